@@ -1,0 +1,35 @@
+# Works on a fresh machine with git, make and Python 3.11 or newer.
+PYTHON ?= python3
+BIN := .venv/bin
+# DVC starts the stages through `python`, which must be the one with the dependencies.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help setup repro test check format
+
+help: ## show these lines
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' Makefile
+
+setup: .venv/ready ## make .venv with the pinned dependencies
+
+.venv/ready: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "carseg needs Python 3.11 or newer: make setup PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+repro: setup ## run the pipeline, then show the scores
+	dvc repro
+	dvc metrics show
+
+test: setup ## run all tests
+	python -m pytest
+
+check: setup ## check format, lint and types
+	ruff format --check .
+	ruff check .
+	mypy
+
+format: setup ## mend format and imports
+	ruff format .
+	ruff check --fix .

@@ -1,0 +1,52 @@
+"""What is computed on, and in which precision."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+Net = TypeVar("Net", bound=nn.Module)
+
+
+class Device:
+    """The processor, or the GPU where there is one, with its fast number format.
+
+    Attributes:
+        torch: the torch device.
+        dtype: of convolutions: bfloat16 or float32. Weights and scores are always float32.
+    """
+
+    def __init__(self, precision: str = "auto") -> None:
+        """Pick the device; `precision` is auto, float32 or bfloat16.
+
+        auto takes bfloat16 where the hardware computes with it, which is two to three times as
+        fast and scores the same.
+        """
+        self.torch = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if precision == "auto":
+            precision = "bfloat16" if self._has_bfloat16() else "float32"
+        self.dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+    def __str__(self) -> str:
+        return f"{self.torch} in {self.dtype}".replace("torch.", "")
+
+    def _has_bfloat16(self) -> bool:
+        if self.torch.type == "cuda":
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        features = torch.cpu.get_capabilities()
+        return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Compute in `dtype` inside this context."""
+        return torch.autocast(self.torch.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def place(self, x: Tensor) -> Tensor:
+        """Move a batch (N, C, H, W) there, channels last, which convolutions read fastest."""
+        return x.to(self.torch, memory_format=torch.channels_last, non_blocking=True)
+
+    def place_net(self, net: Net) -> Net:
+        """Move a network there, its weights channels last."""
+        return net.to(self.torch, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

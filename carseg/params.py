@@ -1,0 +1,122 @@
+"""`params.yaml`, read and checked once."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from carseg.errors import CarsegError
+
+STARTS = ("u2netp", "u2net", "scratch")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Split(_Section):
+    """How the pairs are divided into training and validation."""
+
+    val_size: int = Field(default=5, ge=1, description="a whole number from 1")
+    fold: int | None = Field(default=None, ge=0, description="null or a whole number from 0")
+
+
+class Params(_Section):
+    """All settings of the pipeline. Each description says what the value may be."""
+
+    seed: int = Field(default=42, ge=0, lt=2**32, description="a whole number from 0 to 4294967295")
+    model: Literal["u2net", "u2netp"] = Field(default="u2net", description="u2net or u2netp")
+    init: str = Field(
+        default="u2netp", description="u2netp, u2net, scratch, or the path of a .pth or .onnx file"
+    )
+    image_size: int = Field(
+        default=320, ge=64, le=2048, multiple_of=32, description="a multiple of 32 from 64 to 2048"
+    )
+    epochs: int = Field(default=20, ge=1, description="a whole number from 1")
+    batch_size: int = Field(default=4, ge=1, description="a whole number from 1")
+    learning_rate: float = Field(
+        default=1e-4, gt=0, le=1, description="a number above 0, at most 1"
+    )
+    patience: int | None = Field(default=None, ge=1, description="null or a whole number from 1")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="auto, float32 or bfloat16"
+    )
+    workers: int = Field(default=0, ge=0, le=256, description="a whole number from 0 to 256")
+    threshold: float = Field(default=0.5, gt=0, lt=1, description="a number between 0 and 1")
+    split: Split = Field(default=Split(), description="a section with val_size and fold")
+
+    @field_validator("init")
+    @classmethod
+    def _known_start(cls, value: str) -> str:
+        if value not in STARTS and Path(value).suffix not in (".pth", ".onnx"):
+            raise ValueError("unknown start")
+        return value
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads 1e-4 as a number, as YAML 1.2 (and DVC, which writes it) does."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def load_params(path: Path = Path("params.yaml")) -> Params:
+    """Read and check the parameters.
+
+    Raises:
+        CarsegError: one line for each unknown key, wrong type or value out of range.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506
+    except OSError as error:
+        raise CarsegError(f"{path}: {error.strerror}; it holds the settings, restore it") from error
+    except yaml.YAMLError as error:
+        raise CarsegError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        raise CarsegError(f"{path}: expected lines of the form 'name: value'")
+    try:
+        return Params.model_validate(content)
+    except ValidationError as error:
+        raise CarsegError("\n".join(f"{path}: {line}" for line in _explain(error))) from error
+
+
+def _explain(error: ValidationError) -> Iterator[str]:
+    for fault in error.errors():
+        *sections, name = (str(part) for part in fault["loc"])
+        model: type[BaseModel] = Split if sections == ["split"] else Params
+        key = ".".join([*sections, name])
+        if fault["type"] == "extra_forbidden":
+            yield f"{key} is not a parameter{_suggest(key)}"
+        else:
+            allowed = model.model_fields[name].description
+            yield f"{key} is {_show(fault['input'])}; it must be {allowed}"
+
+
+def _suggest(key: str) -> str:
+    known = [name for name in Params.model_fields if name != "split"]
+    known += [f"split.{name}" for name in Split.model_fields]
+    # A key put into, or left out of, its section is a near miss too.
+    short = key.rsplit(".", 1)[-1]
+    near = difflib.get_close_matches(key, known, 1) or [
+        name
+        for name in known
+        if difflib.SequenceMatcher(None, short, name.rsplit(".", 1)[-1]).ratio() > 0.7
+    ]
+    return f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}"
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,53 @@
+"""Photo to probability to mask."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from carseg.device import Device
+from carseg.u2net import U2Net
+
+# The group D4 as (quarter turns, flip): every way to lay a photo on a table.
+D4 = tuple((turns, flip) for flip in (False, True) for turns in range(4))
+
+
+def probability(net: U2Net, photos: Tensor, device: Device) -> Tensor:
+    """Give each pixel's probability of being car, (N, 1, H, W), float32, 0…1, on the CPU.
+
+    Args:
+        net: on the device, in eval mode.
+        photos: (N, 3, H, W), float32, normalised.
+        device: what to compute on.
+    """
+    with torch.inference_mode(), device.autocast():
+        logits = net(device.place(photos))[:, :1]
+    return torch.sigmoid(logits.float()).cpu()
+
+
+def probability_d4(net: U2Net, photos: Tensor, device: Device) -> Tensor:
+    """Average `probability` over all eight right-angle turns and flips of square photos."""
+    views = [turn_back(probability(net, turn(photos, g), device), g) for g in D4]
+    return torch.stack(views).mean(dim=0)
+
+
+def turn(x: Tensor, view: tuple[int, bool]) -> Tensor:
+    """Lay (…, H, W) the way `view` says."""
+    turns, flip = view
+    x = torch.rot90(x, turns, (-2, -1))
+    return x.flip(-1) if flip else x
+
+
+def turn_back(x: Tensor, view: tuple[int, bool]) -> Tensor:
+    """Undo `turn`."""
+    turns, flip = view
+    return torch.rot90(x.flip(-1) if flip else x, -turns, (-2, -1))
+
+
+def mask_at(probabilities: Tensor, size: tuple[int, int], threshold: float) -> NDArray[np.bool_]:
+    """Scale probabilities (1, h, w) to a photo's own (height, width) and only then threshold."""
+    scaled = F.interpolate(probabilities[None], size=size, mode="bilinear", align_corners=False)
+    return np.asarray(scaled[0, 0] >= threshold)

@@ -1,0 +1,57 @@
+"""Which pairs train and which validate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sklearn.model_selection import KFold, train_test_split
+
+from carseg.errors import CarsegError
+from carseg.files import write_csv
+from carseg.pairs import Pair
+from carseg.params import Split
+
+
+def split_names(names: Sequence[str], settings: Split, seed: int) -> tuple[list[str], list[str]]:
+    """Divide names into training and validation, each sorted.
+
+    Without a fold, `val_size` names are drawn at random. With fold k, the names are shuffled and
+    cut into len(names) // val_size disjoint folds, and the k-th validates: all folds together
+    validate on every name once.
+
+    Raises:
+        CarsegError: too few names for `val_size`, or no such fold.
+    """
+    names = sorted(names)
+    if settings.val_size >= len(names):
+        raise CarsegError(
+            f"params.yaml: split.val_size is {settings.val_size} but there are {len(names)} "
+            "pairs; lower it or add pairs, one at least must be left to train on"
+        )
+    if settings.fold is None:
+        train, val = train_test_split(names, test_size=settings.val_size, random_state=seed)
+        return sorted(train), sorted(val)
+    folds = max(2, len(names) // settings.val_size)
+    if settings.fold >= folds:
+        raise CarsegError(
+            f"params.yaml: split.fold is {settings.fold} but {len(names)} pairs make {folds} "
+            f"folds; it must be null or a whole number from 0 to {folds - 1}"
+        )
+    cuts = list(KFold(folds, shuffle=True, random_state=seed).split(names))
+    train_at, val_at = cuts[settings.fold]
+    return [names[i] for i in train_at], [names[i] for i in val_at]
+
+
+def write_split(pairs: Sequence[Pair], settings: Split, seed: int, folder: Path) -> None:
+    """Write the manifests `train.csv` and `val.csv`, with the columns photo and mask.
+
+    Raises:
+        CarsegError: as `split_names`.
+    """
+    pair_of = {pair.name: pair for pair in pairs}
+    train, val = split_names(list(pair_of), settings, seed)
+    for part, names in (("train", train), ("val", val)):
+        rows = [(pair_of[name].photo.as_posix(), pair_of[name].mask.as_posix()) for name in names]
+        write_csv(folder / f"{part}.csv", ("photo", "mask"), rows)
+    print(f"split: {len(train)} pairs train, {len(val)} validate: {', '.join(val)}")

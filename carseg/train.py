@@ -1,0 +1,247 @@
+"""The training loop of both tasks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+from tqdm import tqdm
+
+from carseg import weights
+from carseg.augment import Augment
+from carseg.device import Device
+from carseg.errors import CarsegError
+from carseg.files import write_csv
+from carseg.losses import BCELoss, DiceLoss
+from carseg.metrics import Counts, count, summarise
+from carseg.pairs import Pair, read_manifest
+from carseg.params import Params
+from carseg.photos import read_mask, read_photo, squared_mask, squared_photo
+from carseg.predict import mask_at
+from carseg.tensors import mask_tensor, photo_tensor
+from carseg.u2net import U2Net
+
+CURVE = ("epoch", "train_loss", "val_loss", "train_dice", "val_dice", "train_iou", "val_iou")
+WARM_UP = 0.05  # share of all steps in which the learning rate climbs to its peak
+SETTLE_PHOTOS = 64  # enough for the statistics of a batch norm
+
+
+def train_bce(params: Params) -> None:
+    """Task 1: from the start weights, with BCE, to `u2net_segmentation.pth`.
+
+    Raises:
+        CarsegError: as `train`, or the start weights do not fit.
+    """
+    net = weights.start(params.model, Path("pretrained"), params.seed)
+    if params.init != "scratch":
+        device = Device(params.precision)
+        squares = Squares(read_manifest(Path("split/train.csv"))[:SETTLE_PHOTOS], params.image_size)
+        photos = (photo[None] for photo, _ in squares.plain())
+        weights.settle_batch_norm(device.place_net(net), photos, device)
+    train("bce", net, BCELoss(), params, Path("u2net_segmentation.pth"))
+
+
+def train_dice(params: Params) -> None:
+    """Task 2: from the weights of task 1, with Dice loss, to `u2net_segmentation_dice_loss.pth`.
+
+    Raises:
+        CarsegError: as `train`, or the weights of task 1 do not fit.
+    """
+    net = weights.load(params.model, Path("u2net_segmentation.pth"))
+    train("dice", net, DiceLoss(), params, Path("u2net_segmentation_dice_loss.pth"))
+
+
+def train(task: str, net: U2Net, criterion: nn.Module, params: Params, output: Path) -> None:
+    """Train on `split/train.csv`; keep the weights of the epoch that validates best.
+
+    Epoch 0 is the net as it came, so training never ends below where it began. The curve goes
+    to `plots/TASK.csv`: training and validation are both measured in eval mode on whole,
+    unchanged photos, the training side on as many photos as validate.
+
+    Raises:
+        CarsegError: a manifest or photo cannot be read, or the loss is no longer finite.
+    """
+    torch.manual_seed(params.seed)
+    device = Device(params.precision)
+    train_pairs, val_pairs = (read_manifest(Path(f"split/{part}.csv")) for part in ("train", "val"))
+    squares = Squares(train_pairs, params.image_size, params.seed)
+    probes = [Probe(pairs, params) for pairs in (train_pairs[: len(val_pairs)], val_pairs)]
+    sampler = EpochSampler(len(squares), params.seed)
+    loader = DataLoader(
+        squares,
+        batch_size=params.batch_size,
+        sampler=sampler,
+        num_workers=params.workers,
+        persistent_workers=params.workers > 0,
+        pin_memory=device.torch.type == "cuda",
+    )
+    net = device.place_net(net)
+    optimizer = torch.optim.Adam(net.parameters(), lr=params.learning_rate, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: warm_cosine(step / (params.epochs * len(loader)))
+    )
+    print(f"{task}: {len(train_pairs)} photos, {params.epochs} epochs, {device}", flush=True)
+
+    curve: list[Row] = []
+    best = 0
+    for epoch in range(params.epochs + 1):
+        if epoch > 0:
+            sampler.epoch = epoch
+            progress = tqdm(loader, f"{task} {epoch}/{params.epochs}", leave=False, disable=None)
+            for photos, masks in progress:
+                loss = step(net, criterion, optimizer, device, photos, masks)
+                schedule.step()
+                if not math.isfinite(loss):
+                    raise CarsegError(
+                        f"{task}: the loss is {loss} in epoch {epoch}; lower learning_rate"
+                    )
+                progress.set_postfix(loss=f"{loss:.4f}")
+        row = Row(epoch, *(probe.measure(net, criterion, device) for probe in probes))
+        curve.append(row)
+        if row.val.iou > curve[best].val.iou or epoch == 0:
+            best = epoch
+            weights.save(net, output)
+        print(row.line(task, params.epochs, kept=best == epoch), flush=True)
+        if params.patience is not None and epoch - best >= params.patience:
+            print(f"{task}: no better epoch in {params.patience}, stopping early")
+            break
+    print(f"{task}: kept epoch {best}, {output}")
+    write_csv(Path(f"plots/{task}.csv"), CURVE, [row.values() for row in curve])
+
+
+def step(
+    net: nn.Module,
+    criterion: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    device: Device,
+    photos: Tensor,
+    masks: Tensor,
+) -> float:
+    """Learn from one batch, photos (N, 3, H, W) and masks (N, 1, H, W); give the loss before."""
+    net.train()
+    with device.autocast():
+        logits = net(device.place(photos))  # (N, 7, H, W)
+    loss: Tensor = criterion(logits.float(), device.place(masks))
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return loss.item()
+
+
+def warm_cosine(progress: float) -> float:
+    """Give the learning rate's factor, 0…1: a linear climb, then half a cosine down to 0.
+
+    Args:
+        progress: share of all steps done, 0…1 (SGDR, Loshchilov & Hutter 2017, without restarts).
+    """
+    if progress < WARM_UP:
+        return progress / WARM_UP
+    return 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))
+
+
+class Score(NamedTuple):
+    """How a net does on some photos."""
+
+    loss: float
+    dice: float
+    iou: float
+
+
+class Row(NamedTuple):
+    """One epoch of the curve."""
+
+    epoch: int
+    train: Score
+    val: Score
+
+    def values(self) -> list[object]:
+        """Give the row in the order of `CURVE`."""
+        pairs = zip(self.train, self.val, strict=True)
+        return [self.epoch, *(round(value, 6) for pair in pairs for value in pair)]
+
+    def line(self, task: str, epochs: int, kept: bool) -> str:
+        """Give the row for reading."""
+        loss, dice, iou = (
+            f"{name} {train:.4f} | {val:.4f}"
+            for name, train, val in zip(Score._fields, self.train, self.val, strict=True)
+        )
+        best = "  best so far" if kept else ""
+        return f"{task} {self.epoch:>3}/{epochs}  train | val  {loss}   {dice}   {iou}{best}"
+
+
+class Squares(Dataset[tuple[Tensor, Tensor]]):
+    """Training photos, decoded and squared once, augmented anew at each look.
+
+    An index is (epoch, position), so that what a look gives depends on nothing else.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], size: int, seed: int = 0) -> None:
+        self._photos = [squared_photo(read_photo(pair.photo), size) for pair in pairs]
+        self._masks = [squared_mask(read_mask(pair.mask), size) for pair in pairs]
+        self._augment = Augment()
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self._photos)
+
+    def __getitem__(self, index: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Give the photo (3, H, W), normalised, and its soft mask (1, H, W), 0…1."""
+        epoch, i = index
+        seed = int(np.random.default_rng([self._seed, epoch, i]).integers(2**32))
+        photo, mask = self._augment(self._photos[i], self._masks[i], seed)
+        return photo_tensor(photo), mask_tensor(mask)
+
+    def plain(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give every photo and mask as they are."""
+        for photo, mask in zip(self._photos, self._masks, strict=True):
+            yield photo_tensor(photo), mask_tensor(mask)
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Every position once an epoch, in an order that depends on seed and epoch alone."""
+
+    def __init__(self, length: int, seed: int) -> None:
+        self.epoch = 0
+        self._length = length
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.random.default_rng([self._seed, self.epoch]).permutation(self._length)
+        return ((self.epoch, int(i)) for i in order)
+
+
+class Probe:
+    """Photos to measure a net on, prepared once."""
+
+    def __init__(self, pairs: Sequence[Pair], params: Params) -> None:
+        self._squares = list(Squares(pairs, params.image_size).plain())
+        self._truths: list[NDArray[np.bool_]] = [
+            np.asarray(read_mask(pair.mask)) > 0 for pair in pairs
+        ]
+        self._threshold = params.threshold
+
+    def measure(self, net: U2Net, criterion: nn.Module, device: Device) -> Score:
+        """Give the means over photos; Dice and IoU at each photo's own resolution."""
+        net.eval()
+        losses: list[float] = []
+        counts: list[Counts] = []
+        for (photo, mask), truth in zip(self._squares, self._truths, strict=True):
+            with torch.inference_mode():
+                with device.autocast():
+                    logits = net(device.place(photo[None]))
+                logits = logits.float().cpu()
+                losses.append(criterion(logits, mask[None]).item())
+                predicted = mask_at(torch.sigmoid(logits[0, :1]), truth.shape, self._threshold)
+            counts.append(count(predicted, truth))
+        scores = summarise(counts)
+        return Score(float(np.mean(losses)), scores["dice"], scores["iou"])

@@ -1,0 +1,185 @@
+"""U²-Net (Qin et al. 2020, Pattern Recognition 106, arXiv:2005.09007): a U whose blocks are Us.
+
+Module names and their order are those of the authors' code, so that official checkpoints load
+with `strict=True` and a walk over the convolutions follows the order in which they run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Level(NamedTuple):
+    """One level of the outer U: the RSU block that stands there."""
+
+    height: int  # levels of the block's own U
+    mid: int  # channels inside it
+    out: int  # channels it gives
+    dilated: bool = False  # True: widens its view by dilation, at one resolution
+
+
+class Variant(NamedTuple):
+    """A row a level: the encoder from the top down, the decoder from the bottom up."""
+
+    encoder: tuple[Level, ...]
+    decoder: tuple[Level, ...]
+
+
+VARIANTS = {
+    "u2net": Variant(
+        encoder=(
+            Level(7, 32, 64),
+            Level(6, 32, 128),
+            Level(5, 64, 256),
+            Level(4, 128, 512),
+            Level(4, 256, 512, dilated=True),
+            Level(4, 256, 512, dilated=True),
+        ),
+        decoder=(
+            Level(4, 256, 512, dilated=True),
+            Level(4, 128, 256),
+            Level(5, 64, 128),
+            Level(6, 32, 64),
+            Level(7, 16, 64),
+        ),
+    ),
+    "u2netp": Variant(
+        encoder=(
+            Level(7, 16, 64),
+            Level(6, 16, 64),
+            Level(5, 16, 64),
+            Level(4, 16, 64),
+            Level(4, 16, 64, dilated=True),
+            Level(4, 16, 64, dilated=True),
+        ),
+        decoder=(
+            Level(4, 16, 64, dilated=True),
+            Level(4, 16, 64),
+            Level(5, 16, 64),
+            Level(6, 16, 64),
+            Level(7, 16, 64),
+        ),
+    ),
+}
+
+
+class ConvBNReLU(nn.Module):
+    """3×3 convolution, batch norm, ReLU: (N, in, H, W) → (N, out, H, W)."""
+
+    def __init__(self, in_channels: int, out_channels: int, dilation: int = 1) -> None:
+        super().__init__()
+        self.conv_s1 = nn.Conv2d(in_channels, out_channels, 3, padding=dilation, dilation=dilation)
+        self.bn_s1 = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give max(0, normalised convolution)."""
+        return F.relu(self.bn_s1(self.conv_s1(x)), inplace=True)
+
+
+def resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear resize of (N, C, h, w) to (N, C, *size)."""
+    if x.shape[-2:] == torch.Size(size):
+        return x
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def u_shape(
+    x: Tensor,
+    encoders: Sequence[nn.Module],
+    decoders: Sequence[nn.Module],
+    pooled: Sequence[bool],
+) -> list[Tensor]:
+    """Walk down the encoders, then up the decoders; the U of a block and of the whole net.
+
+    `pooled[i]` says whether level i is entered at half the resolution. Gives the features from
+    the bottom to the top, one a level.
+    """
+    skips: list[Tensor] = []
+    for encode, pool in zip(encoders, pooled, strict=True):
+        if pool:
+            x = F.max_pool2d(x, 2, ceil_mode=True)
+        x = encode(x)
+        skips.append(x)
+    features = [skips.pop()]
+    for decode in decoders:
+        skip = skips.pop()
+        deeper = resize(features[-1], skip.shape[-2:])
+        features.append(decode(torch.cat((deeper, skip), dim=1)))
+    return features
+
+
+class RSU(nn.Module):
+    """Residual U-block: (N, in, H, W) → (N, level.out, H, W). Paper, section 3.1."""
+
+    def __init__(self, in_channels: int, level: Level) -> None:
+        super().__init__()
+        height, mid, out, dilated = level
+        self.rebnconvin = ConvBNReLU(in_channels, out)
+        for i in range(1, height + 1):
+            dilation = 2 ** (i - 1) if dilated else 2 if i == height else 1
+            self.add_module(f"rebnconv{i}", ConvBNReLU(out if i == 1 else mid, mid, dilation))
+        for i in range(height - 1, 0, -1):
+            dilation = 2 ** (i - 1) if dilated else 1
+            self.add_module(f"rebnconv{i}d", ConvBNReLU(2 * mid, out if i == 1 else mid, dilation))
+        self.height = height
+        # The top is entered at full resolution, the bottom dilated instead of pooled.
+        self.pooled = [not dilated and 1 < i < height for i in range(1, height + 1)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give the sum of local features and what the inner U makes of them."""
+        x = self.rebnconvin(x)
+        encoders = [self.get_submodule(f"rebnconv{i}") for i in range(1, self.height + 1)]
+        decoders = [self.get_submodule(f"rebnconv{i}d") for i in range(self.height - 1, 0, -1)]
+        return u_shape(x, encoders, decoders, self.pooled)[-1] + x
+
+
+class U2Net(nn.Module):
+    """U²-Net: photos (N, 3, H, W), normalised, to logits (N, 7, H, W).
+
+    Channel 0 is the fused output, the one to predict with; 1…6 are the side outputs, finest
+    first, which deep supervision trains as well (paper, equation 1). Values are logits: sigmoid
+    belongs to losses, prediction and export.
+    """
+
+    def __init__(self, variant: str = "u2net") -> None:
+        """Build the net with fresh weights.
+
+        Raises:
+            KeyError: `variant` is not a key of `VARIANTS`.
+        """
+        super().__init__()
+        encoder, decoder = VARIANTS[variant]
+        channels = 3
+        for i, level in enumerate(encoder, start=1):
+            self.add_module(f"stage{i}", RSU(channels, level))
+            channels = level.out
+        self.depth = len(encoder)
+        widths = [channels]
+        for i, level in zip(range(self.depth - 1, 0, -1), decoder, strict=True):
+            self.add_module(f"stage{i}d", RSU(channels + encoder[i - 1].out, level))
+            channels = level.out
+            widths.append(channels)
+        for i, width in enumerate(reversed(widths), start=1):
+            self.add_module(f"side{i}", nn.Conv2d(width, 1, 3, padding=1))
+        self.outconv = nn.Conv2d(self.depth, 1, 1)
+        self.variant = variant
+        self.pooled = [i > 1 for i in range(1, self.depth + 1)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give logits (N, 7, H, W) of photos (N, 3, H, W)."""
+        encoders = [self.get_submodule(f"stage{i}") for i in range(1, self.depth + 1)]
+        decoders = [self.get_submodule(f"stage{i}d") for i in range(self.depth - 1, 0, -1)]
+        features = u_shape(x, encoders, decoders, self.pooled)
+        sides = torch.cat(
+            [
+                resize(self.get_submodule(f"side{i}")(feature), x.shape[-2:])
+                for i, feature in enumerate(reversed(features), start=1)
+            ],
+            dim=1,
+        )  # (N, 6, H, W)
+        return torch.cat((self.outconv(sides), sides), dim=1)

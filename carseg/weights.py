@@ -1,0 +1,207 @@
+"""Weights files into networks and back: PyTorch checkpoints and folded ONNX files."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from carseg.device import Device
+from carseg.errors import CarsegError
+from carseg.files import write_bytes
+from carseg.u2net import VARIANTS, U2Net
+from carseg.widen import widen
+
+State = dict[str, Tensor]
+
+
+def start(variant: str, folder: Path, seed: int) -> U2Net:
+    """Build the net that training starts from.
+
+    Args:
+        variant: a key of `VARIANTS`.
+        folder: holds one weights file, or none: random weights.
+        seed: of what the file does not set: all weights, or the channels added in widening.
+
+    Raises:
+        CarsegError: the file cannot be read or holds another network.
+    """
+    torch.manual_seed(seed)
+    net = U2Net(variant)
+    for path in sorted(folder.iterdir()):
+        state = read_onnx(path) if path.suffix == ".onnx" else read_checkpoint(path)
+        given = _variant_of(state, path)
+        if (given, variant) == ("u2netp", "u2net"):
+            state = widen(state, net.state_dict())
+        elif given != variant:
+            raise CarsegError(
+                f"{path}: holds {given}, which does not fit into {variant}; set model: {given}"
+            )
+        net.load_state_dict(state, strict=True)
+    return net
+
+
+def load(variant: str, path: Path) -> U2Net:
+    """Build a net with the weights that `save` wrote.
+
+    Raises:
+        CarsegError: the file cannot be read or holds another network.
+    """
+    state = read_checkpoint(path)
+    if _variant_of(state, path) != variant:
+        raise CarsegError(f"{path}: holds another network than model: {variant}; train anew")
+    net = U2Net(variant)
+    net.load_state_dict(state, strict=True)
+    return net
+
+
+def save(net: nn.Module, path: Path) -> None:
+    """Write the state dict, float32 on the CPU, under the key names of the authors' code.
+
+    The same weights give the same bytes under every file name.
+    """
+    state = {
+        key: value.detach().cpu().contiguous(memory_format=torch.contiguous_format)
+        for key, value in net.state_dict().items()
+    }
+    # Into memory first: torch.save writes the name of a file it opens itself into its content.
+    content = io.BytesIO()
+    torch.save(state, content)
+    write_bytes(path, content.getvalue())
+
+
+def read_checkpoint(path: Path) -> State:
+    """Read a state dict; no code that the file may hold is run.
+
+    Raises:
+        CarsegError: the file is missing, broken, or holds anything but tensors by name.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CarsegError(f"{path}: there is no such file; run dvc repro") from error
+    except (OSError, EOFError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
+        raise CarsegError(f"{path}: is not a whole PyTorch checkpoint of tensors alone") from error
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise CarsegError(f"{path}: is not a state dict; save net.state_dict() alone")
+    # Official checkpoints predate this counter, which nothing here depends on.
+    for key in [key for key in state if key.endswith(".running_mean")]:
+        counter = key.replace("running_mean", "num_batches_tracked")
+        state.setdefault(counter, torch.zeros((), dtype=torch.int64))
+    return state
+
+
+def read_onnx(path: Path) -> State:
+    """Read the convolutions of an ONNX file, in which batch norm is folded into them.
+
+    The state dict has batch norms that change nothing in eval mode: mean 0, variance 1.
+
+    Raises:
+        CarsegError: the file is broken or is not a U²-Net.
+    """
+    try:
+        graph = onnx.load(str(path)).graph
+        value_of = {tensor.name: tensor for tensor in graph.initializer}
+        convolutions = [
+            [torch.from_numpy(np.array(numpy_helper.to_array(value_of[name]))) for name in wanted]
+            for wanted in (node.input[1:3] for node in graph.node if node.op_type == "Conv")
+        ]
+    except Exception as error:  # onnx has no common base for what a broken file may raise
+        raise CarsegError(f"{path}: is not a whole ONNX file with its weights inside") from error
+    for variant in VARIANTS:
+        with torch.device("meta"):
+            net = U2Net(variant)
+        layers = {name: m for name, m in net.named_modules() if isinstance(m, nn.Conv2d)}
+        shapes = [[layer.weight.shape, (layer.out_channels,)] for layer in layers.values()]
+        if shapes == [[value.shape for value in pair] for pair in convolutions]:
+            state = identity_batch_norm(net)
+            for name, (weight, bias) in zip(layers, convolutions, strict=True):
+                state |= {f"{name}.weight": weight, f"{name}.bias": bias}
+            return state
+    raise CarsegError(
+        f"{path}: is not a U²-Net with batch norm folded in ({len(convolutions)} convolutions); "
+        "take another file or init: scratch"
+    )
+
+
+def identity_batch_norm(net: nn.Module) -> State:
+    """Give the state of the net's batch norms under which each is the identity in eval mode."""
+    state: State = {}
+    for name, layer in net.named_modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            width = layer.num_features
+            state[f"{name}.weight"] = torch.full((width,), (1 + layer.eps) ** 0.5)
+            state[f"{name}.bias"] = torch.zeros(width)
+            state[f"{name}.running_mean"] = torch.zeros(width)
+            state[f"{name}.running_var"] = torch.ones(width)
+            state[f"{name}.num_batches_tracked"] = torch.zeros((), dtype=torch.int64)
+    return state
+
+
+def settle_batch_norm(net: U2Net, photos: Iterable[Tensor], device: Device) -> None:
+    """Give batch norms the statistics of `photos` without changing what the net computes.
+
+    In eval mode a batch norm is a·x + b. Any mean and variance can stand in it if weight and
+    bias make up for them; with those of the training photos, train mode computes nearly the
+    same as eval mode, so training does not begin with a jolt.
+
+    Args:
+        net: on the device; its batch norms are changed in place.
+        photos: (1, 3, H, W) each, normalised, all of one size.
+        device: what to compute on.
+    """
+    layers = [layer for layer in net.modules() if isinstance(layer, nn.BatchNorm2d)]
+    moments: dict[nn.Module, list[Tensor]] = {layer: [] for layer in layers}
+
+    def collect(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
+        variance, mean = torch.var_mean(args[0].float(), dim=(0, 2, 3), correction=0)
+        moments[layer].append(torch.stack((mean, variance + mean**2)).double())  # (2, C)
+
+    hooks = [layer.register_forward_pre_hook(collect) for layer in layers]
+    net.eval()
+    with torch.no_grad():
+        for photo in photos:
+            with device.autocast():
+                net(device.place(photo))
+        for layer in layers:
+            _restate(layer, *torch.stack(moments[layer]).mean(dim=0))
+    for hook in hooks:
+        hook.remove()
+
+
+def _restate(layer: nn.BatchNorm2d, mean: Tensor, square: Tensor) -> None:
+    """Put mean and mean square, (C,) float64, into a batch norm that computes what it did."""
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    variance = (square - mean**2).clamp(min=0)
+    scale = layer.weight.double() / (layer.running_var.double() + layer.eps).sqrt()
+    shift = layer.bias.double() - layer.running_mean.double() * scale
+    layer.running_mean.copy_(mean)
+    layer.running_var.copy_(variance)
+    layer.weight.copy_(scale * (variance + layer.eps).sqrt())
+    layer.bias.copy_(shift + scale * mean)
+
+
+def _variant_of(state: State, path: Path) -> str:
+    """Tell which variant a state dict belongs to, by its key names and shapes.
+
+    Raises:
+        CarsegError: to none.
+    """
+    shapes = {key: value.shape for key, value in state.items()}
+    for variant in VARIANTS:
+        with torch.device("meta"):
+            net = U2Net(variant)
+        if shapes == {key: value.shape for key, value in net.state_dict().items()}:
+            return variant
+    raise CarsegError(
+        f"{path}: its {len(state)} tensors are not those of a U²-Net with 3 channels in and 1 "
+        "out; take another file"
+    )

@@ -1,0 +1,14 @@
+"""Stage evaluate: see `carseg.evaluate.evaluate`."""
+
+from carseg.errors import run
+from carseg.params import load_params
+
+
+def main() -> None:
+    params = load_params()
+    from carseg.evaluate import evaluate
+
+    evaluate(params)
+
+
+run(main)

@@ -1,0 +1,17 @@
+"""Stage split: see `carseg.split.write_split`."""
+
+from pathlib import Path
+
+from carseg.errors import run
+from carseg.pairs import find_pairs
+from carseg.params import load_params
+from carseg.split import write_split
+
+
+def main() -> None:
+    params = load_params()
+    pairs = find_pairs(Path("dataset/Image"), Path("dataset/Mask"))
+    write_split(pairs, params.split, params.seed, Path("split"))
+
+
+run(main)

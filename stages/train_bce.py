@@ -1,0 +1,14 @@
+"""Stage train_bce: see `carseg.train.train_bce`."""
+
+from carseg.errors import run
+from carseg.params import load_params
+
+
+def main() -> None:
+    params = load_params()
+    from carseg.train import train_bce
+
+    train_bce(params)
+
+
+run(main)

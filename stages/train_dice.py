@@ -1,0 +1,14 @@
+"""Stage train_dice: see `carseg.train.train_dice`."""
+
+from carseg.errors import run
+from carseg.params import load_params
+
+
+def main() -> None:
+    params = load_params()
+    from carseg.train import train_dice
+
+    train_dice(params)
+
+
+run(main)

@@ -1,0 +1,14 @@
+"""Stage weights: see `carseg.official.provide`."""
+
+from pathlib import Path
+
+from carseg.errors import run
+from carseg.official import provide
+from carseg.params import load_params
+
+
+def main() -> None:
+    provide(load_params().init, Path("Weights"), Path("pretrained"))
+
+
+run(main)
