@@ -1,0 +1,68 @@
+"""dvc.yaml against the code: a stage must rerun when, and only when, what it uses changes."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+# They word messages and check settings; the settings themselves DVC tracks one by one.
+WITHOUT_EFFECT = {"carseg/errors.py", "carseg/params.py", "carseg/__init__.py"}
+
+
+def imported(path: Path) -> set[Path]:
+    """The project's own modules that a module imports, directly."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("carseg"):
+            parts = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            for part in parts:
+                base = ROOT / part.replace(".", "/")
+                found |= {p for p in (base.with_suffix(".py"), base / "__init__.py") if p.exists()}
+    return found
+
+
+def used(stage: str) -> set[str]:
+    """All modules that a stage comes to import, as dvc.yaml names them."""
+    waiting, seen = {ROOT / "stages" / f"{stage}.py"}, set()
+    while waiting:
+        path = waiting.pop()
+        seen.add(path)
+        waiting |= imported(path) - seen
+    names = {path.relative_to(ROOT).as_posix() for path in seen}
+    # A package is one dependency, the folder.
+    names = {"carseg/sample" if name.startswith("carseg/sample/") else name for name in names}
+    return names - WITHOUT_EFFECT
+
+
+def test_stages_come_in_the_documented_order() -> None:
+    order = ["dataset", "split", "weights", "train_bce", "train_dice", "evaluate"]
+    assert list(STAGES) == order
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_the_modules_that_it_uses(stage: str) -> None:
+    code = {dep for dep in STAGES[stage]["deps"] if dep.startswith(("carseg/", "stages/"))}
+    assert code == used(stage)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_is_a_thin_script(stage: str) -> None:
+    lines = (ROOT / "stages" / f"{stage}.py").read_text().splitlines()
+    assert len(lines) <= 22
+    assert STAGES[stage]["cmd"] == f"python -m stages.{stage}"
+
+
+def test_every_parameter_is_tracked_but_the_one_that_changes_no_result() -> None:
+    tracked = {name for stage in STAGES.values() for name in stage.get("params", [])}
+    assert set(yaml.safe_load((ROOT / "params.yaml").read_text())) - tracked == {"workers"}
+
+
+def test_the_users_folders_are_never_cached() -> None:
+    outs = [out for out in STAGES["dataset"]["outs"] if isinstance(out, dict)]
+    assert outs == [
+        {"Image": {"cache": False, "persist": True}},
+        {"Mask": {"cache": False, "persist": True}},
+    ]

@@ -1,0 +1,216 @@
+"""The pipeline as its user runs it: real DVC, in a fresh repository, with tiny pictures."""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import write_pairs
+
+ROOT = Path(__file__).parent.parent
+TINY = {
+    "model": "u2netp",
+    "init": "scratch",
+    "image_size": 64,
+    "epochs": 2,
+    "batch_size": 3,
+    "learning_rate": 0.001,
+    "precision": "float32",
+    "split": {"val_size": 2, "fold": None},
+}
+USER = ("Image", "Mask", "Weights")
+
+pytestmark = pytest.mark.slow
+
+
+class Project:
+    """A repository of its own with the project's files and one commit."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        listed = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT, check=True, capture_output=True, text=True,
+        ).stdout  # fmt: skip
+        for name in filter(None, listed.split("\0")):
+            if (ROOT / name).is_file():
+                target = folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes((ROOT / name).read_bytes())
+        for name in ("dvc.lock", "metrics.json"):
+            (folder / name).unlink(missing_ok=True)
+        self.git("init", "--quiet", "--initial-branch=main")
+        self.set(TINY)
+        self.commit("start")
+
+    def run(self, *command: str, expect: int = 0) -> str:
+        environment = {
+            **os.environ,
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "GIT_CONFIG_COUNT": "2",
+            **{"GIT_CONFIG_KEY_0": "user.name", "GIT_CONFIG_VALUE_0": "Tester"},
+            **{"GIT_CONFIG_KEY_1": "user.email", "GIT_CONFIG_VALUE_1": "tester@example.com"},
+            "COLUMNS": "400",
+            "PYTHONWARNINGS": "error::UserWarning:carseg",
+        }
+        done = subprocess.run(
+            command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=600
+        )
+        assert done.returncode == expect, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def git(self, *arguments: str) -> str:
+        return self.run("git", *arguments)
+
+    def dvc(self, *arguments: str, expect: int = 0) -> str:
+        return self.run(sys.executable, "-m", "dvc", *arguments, expect=expect)
+
+    def commit(self, message: str) -> None:
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--message", message)
+
+    def set(self, values: dict[str, object]) -> None:
+        path = self.folder / "params.yaml"
+        path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **values}))
+
+    def bytes_of(self, *names: str) -> dict[str, bytes]:
+        return {name: (self.folder / name).read_bytes() for name in names}
+
+    def user_files(self) -> dict[str, str]:
+        return {
+            path.relative_to(self.folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for folder in USER
+            for path in sorted((self.folder / folder).iterdir())
+        }
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project with eight pairs, run once and committed."""
+    project = Project(tmp_path_factory.mktemp("pipeline") / "with a space")
+    write_pairs(project.folder / "Image", project.folder / "Mask", 8)
+    project.dvc("repro")
+    project.commit("run")
+    return project
+
+
+def test_repro_makes_every_result(finished: Project) -> None:
+    for name in ("u2net_segmentation.pth", "u2net_segmentation_dice_loss.pth"):
+        assert (finished.folder / name).stat().st_size > 4_000_000
+    metrics = json.loads((finished.folder / "metrics.json").read_text())
+    assert list(metrics) == ["untrained", "bce", "dice"]
+    for task in ("bce", "dice"):
+        rows = (finished.folder / f"plots/{task}.csv").read_text().splitlines()
+        assert len(rows) == 1 + 1 + TINY["epochs"]
+    overlays = {path.name for path in (finished.folder / "plots/overlays").iterdir()}
+    validated = re.findall(r"Image/(\d+)\.jpg", (finished.folder / "split/val.csv").read_text())
+    assert overlays == {f"{name}_{task}.jpg" for name in validated for task in ("bce", "dice")}
+
+
+def test_a_second_repro_has_nothing_to_do(finished: Project) -> None:
+    assert "Data and pipelines are up to date." in finished.dvc("repro")
+    assert finished.git("status", "--porcelain") == ""
+
+
+def test_a_forced_repro_gives_the_same_bytes(finished: Project) -> None:
+    before, files = finished.bytes_of("dvc.lock", "metrics.json"), finished.user_files()
+    finished.dvc("repro", "--force")
+    assert finished.bytes_of("dvc.lock", "metrics.json") == before
+    assert finished.git("status", "--porcelain") == ""
+    assert finished.user_files() == files
+
+
+def test_an_experiment_can_be_run_compared_and_left(finished: Project) -> None:
+    files = finished.user_files()
+    finished.dvc("exp", "run", "--set-param", "epochs=1", "--set-param", "learning_rate=3e-4")
+    rows = finished.dvc("params", "diff")
+    assert re.search(r"epochs\s+2\s+1\b", rows)
+    assert "Data and pipelines are up to date." in finished.dvc("repro")
+    shown, changed = finished.dvc("metrics", "show"), finished.dvc("metrics", "diff")
+    assert "dice.plain.iou" in shown
+    assert re.search(r"metrics\.json\s+dice\.plain\.iou\s+0\.\d+\s+0\.\d+\s+-?0\.\d+", changed)
+    finished.dvc("plots", "diff", "HEAD", "workspace")
+    page = (finished.folder / "dvc_plots/index.html").read_text()
+    assert page.count("vegaEmbed('#") >= 3
+    assert "HEAD_plots_overlays" in page
+    assert not re.search(r"<script[^>]+src=", page), "the page must open offline"
+    assert finished.user_files() == files
+    finished.git("checkout", "--quiet", "--", ".")
+    finished.dvc("checkout", "--force")
+    assert "Data and pipelines are up to date." in finished.dvc("repro")
+    assert finished.user_files() == files
+
+
+def test_the_users_files_survive_experiments_elsewhere(finished: Project) -> None:
+    files = finished.user_files()
+    finished.dvc("exp", "run", "--temp", "--name", "elsewhere", "--set-param", "epochs=3")
+    assert finished.user_files() == files
+    finished.dvc("exp", "apply", "elsewhere")
+    assert finished.user_files() == files
+    assert "Data and pipelines are up to date." in finished.dvc("repro")
+    assert len((finished.folder / "plots/bce.csv").read_text().splitlines()) == 1 + 1 + 3
+    finished.git("checkout", "--quiet", "--", ".")
+    finished.dvc("checkout", "--force")
+    assert finished.user_files() == files
+
+
+def test_a_clone_without_photos_still_shows_scores(finished: Project, tmp_path: Path) -> None:
+    finished.git("clone", "--quiet", str(finished.folder), str(tmp_path / "clone"))
+    clone = object.__new__(Project)
+    clone.folder = tmp_path / "clone"
+    assert "dice.plain.iou" in clone.dvc("metrics", "show")
+    assert clone.dvc("metrics", "diff").strip() == ""
+    clone.dvc("plots", "show")
+    assert "overlays" in (clone.folder / "dvc_plots/index.html").read_text()
+
+
+def test_a_new_pair_reruns_the_pipeline_and_a_bad_one_stops_it(finished: Project) -> None:
+    photo, mask = finished.folder / "Image/new.jpg", finished.folder / "Mask/new.png"
+    photo.write_bytes((finished.folder / "Image/0.jpg").read_bytes())
+    files = finished.user_files()
+    message = finished.dvc("repro", expect=255)
+    assert "carseg: Image/new.jpg: has no mask; add Mask/new.png or remove the photo" in message
+    assert "Traceback" not in message
+    assert finished.user_files() == files
+    mask.write_bytes((finished.folder / "Mask/0.png").read_bytes())
+    finished.dvc("repro", "split")
+    listed = [(finished.folder / f"split/{part}.csv").read_text() for part in ("train", "val")]
+    assert "dataset/Image/new.jpg,dataset/Mask/new.png" in "".join(listed)
+    photo.unlink()
+    mask.unlink()
+    finished.dvc("repro", "split")
+    assert finished.git("status", "--porcelain") == ""
+
+
+def test_a_wrong_parameter_is_one_line(finished: Project) -> None:
+    message = finished.dvc("exp", "run", "--set-param", "epochs=0", expect=255)
+    assert "carseg: params.yaml: epochs is 0; it must be a whole number from 1" in message
+    assert "Traceback" not in message
+    finished.git("checkout", "--quiet", "--", ".")
+    finished.dvc("checkout", "--force")
+
+
+def test_two_clones_agree_to_the_byte(finished: Project, tmp_path: Path) -> None:
+    other = Project(tmp_path / "other")
+    write_pairs(other.folder / "Image", other.folder / "Mask", 8)
+    other.dvc("repro")
+    names = ("dvc.lock", "metrics.json", "u2net_segmentation.pth", "plots/dice.csv")
+    assert other.bytes_of(*names) == finished.bytes_of(*names)
+
+
+def test_the_sample_is_rendered_into_empty_folders_and_kept(tmp_path: Path) -> None:
+    project = Project(tmp_path / "empty")
+    project.dvc("repro", "dataset")
+    files = project.user_files()
+    photos = [name for name in files if re.fullmatch(r"Image/.*\.jpg", name)]
+    assert len(photos) == 20
+    assert {name.replace("Image", "Mask").replace("jpg", "png") for name in photos} <= set(files)
+    assert project.git("status", "--porcelain") == "?? dvc.lock\n"
+    project.dvc("repro", "--force", "dataset")
+    assert project.user_files() == files
