@@ -1,0 +1,31 @@
+"""Rendered sample data: photos of cars in streets, and their exact masks.
+
+`layout` decides what a picture shows, `car` builds the body, `scene` the street, `light` the
+daylight; `raster` finds what is visible, `paint` shades the car, `render` puts all together.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from carseg.sample.render import render_picture
+
+__all__ = ["render_sample"]
+
+
+def render_sample(
+    image_dir: Path, mask_dir: Path, *, count: int = 20, seed: int = 42, long_side: int = 960
+) -> None:
+    """Render `count` pairs `01.jpg` / `01.png`, ... into the two existing directories.
+
+    Photos are RGB JPEGs in the format 4:3 or 3:4 whose longer side has `long_side` pixels; about
+    half of them lie on their side. Masks are PNGs of mode "L" and the same size: 255 on the car,
+    0 elsewhere. Picture k depends on `seed`, k and `long_side` only, and is the same in each run.
+    """
+    digits = max(2, len(str(count)))
+    for index in range(count):
+        photo, mask = render_picture(seed, index, long_side)
+        stem = f"{index + 1:0{digits}d}"
+        Image.fromarray(np.ascontiguousarray(photo)).save(image_dir / f"{stem}.jpg", quality=90)
+        Image.fromarray(np.ascontiguousarray(mask)).save(mask_dir / f"{stem}.png", optimize=True)

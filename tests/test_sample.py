@@ -1,0 +1,99 @@
+"""The rendered sample pairs: repeatable, well formed, and mask and photo fit each other."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from carseg.sample import render_sample
+
+COUNT = 20
+SIDE = 96
+
+
+def render(root: Path, **options: int) -> Path:
+    """Render into two fresh directories below `root`."""
+    for name in ("Image", "Mask"):
+        (root / name).mkdir(parents=True)
+    render_sample(root / "Image", root / "Mask", **options)
+    return root
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    """All files below `root` by their relative names."""
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
+
+
+def mask_of(path: Path) -> NDArray[np.uint8]:
+    """The mask as an array of shape (height, width)."""
+    with Image.open(path) as mask:
+        return np.asarray(mask)
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All pictures of the default seed, tiny."""
+    return render(tmp_path_factory.mktemp("sample"), count=COUNT, long_side=SIDE)
+
+
+def test_names_and_sizes_agree(sample: Path) -> None:
+    """Each photo has a mask of the same stem and size; the longer side is as asked for."""
+    photos = sorted((sample / "Image").iterdir())
+    masks = sorted((sample / "Mask").iterdir())
+    names = [f"{number:02d}" for number in range(1, COUNT + 1)]
+    assert [path.name for path in photos] == [f"{name}.jpg" for name in names]
+    assert [path.name for path in masks] == [f"{name}.png" for name in names]
+    for photo_path, mask_path in zip(photos, masks, strict=True):
+        with Image.open(photo_path) as photo, Image.open(mask_path) as mask:
+            assert (photo.format, photo.mode) == ("JPEG", "RGB")
+            assert (mask.format, mask.mode) == ("PNG", "L")
+            assert photo.size == mask.size
+            assert sorted(photo.size) == [SIDE * 3 // 4, SIDE]
+
+
+def test_masks_are_binary_with_one_sensible_car(sample: Path) -> None:
+    """Masks hold 0 and 255 only, and the car takes a good part of every picture."""
+    for path in sorted((sample / "Mask").iterdir()):
+        mask = mask_of(path)
+        assert set(np.unique(mask).tolist()) == {0, 255}, path.name
+        assert 0.12 < np.mean(mask == 255) < 0.60, path.name
+
+
+def test_portrait_and_landscape_occur(sample: Path) -> None:
+    """Both formats are there, so that code that swaps the axes is found out."""
+    shapes = {mask_of(path).shape for path in (sample / "Mask").iterdir()}
+    assert shapes == {(SIDE, SIDE * 3 // 4), (SIDE * 3 // 4, SIDE)}
+
+
+def test_pictures_depend_on_seed_and_number_only(sample: Path, tmp_path: Path) -> None:
+    """A second run gives the same bytes, however many pictures; another seed does not."""
+    first = contents(sample)
+    again = contents(render(tmp_path / "again", count=4, long_side=SIDE))
+    assert len(again) == 8
+    assert all(first[name] == data for name, data in again.items())
+    other = contents(render(tmp_path / "other", count=4, seed=7, long_side=SIDE))
+    assert other.keys() == again.keys()
+    assert all(other[name] != data for name, data in again.items())
+
+
+def test_photo_has_edges_where_the_mask_has(sample: Path) -> None:
+    """Brightness changes more along the mask's outline than along a displaced outline."""
+    ratios = []
+    for path in sorted((sample / "Mask").iterdir()):
+        mask = mask_of(path) == 255
+        with Image.open(sample / "Image" / f"{path.stem}.jpg") as photo:
+            grey = np.asarray(photo.convert("L"), dtype=np.float64)
+        gradient = np.hypot(*np.gradient(grey))
+        outline = np.hypot(*np.gradient(mask.astype(float))) > 0
+        on_edge = gradient[outline].mean()
+        shifts = [(9, 5), (-9, 5), (9, -5), (-9, -5), (4, 11), (-4, -11)]
+        elsewhere = np.mean([gradient[np.roll(outline, shift, (0, 1))].mean() for shift in shifts])
+        ratios.append(on_edge / elsewhere)
+    assert np.median(ratios) > 1.4
+    assert min(ratios) > 0.9
