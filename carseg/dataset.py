@@ -12,6 +12,7 @@ from carseg.pairs import Pair, files_in, find_pairs
 from carseg.photos import read_mask, read_photo
 from carseg.sample import render_sample
 
+FOLDERS = ("Image", "Mask")
 SAMPLE = ".sample"  # rendered whole, not yet moved into the user's folders
 
 
@@ -24,13 +25,13 @@ def snapshot(root: Path, dataset: Path) -> list[Pair]:
     Raises:
         CarsegError: a line for each fault found in any of the files.
     """
-    images, masks = root / "Image", root / "Mask"
-    if (root / SAMPLE).exists() or (not files_in(images) and not files_in(masks)):
-        images, masks = _elsewhere(root) or _render(root)
-    pairs = find_pairs(images, masks)
+    empty = not any(files_in(root / folder) for folder in FOLDERS)
+    if (root / SAMPLE).exists() or (empty and not _copy_from_home(root)):
+        _render(root)
+    pairs = find_pairs(root / "Image", root / "Mask")
     check(pairs)
     with new_directory(dataset) as fresh:
-        for folder in ("Image", "Mask"):
+        for folder in FOLDERS:
             (fresh / folder).mkdir()
         for pair in pairs:
             # Real copies: a link would tie the user's file to DVC's cache.
@@ -64,29 +65,32 @@ def check(pairs: list[Pair]) -> None:
         raise CarsegError("\n".join(faults))
 
 
-def _elsewhere(root: Path) -> tuple[Path, Path] | None:
-    """Give the user's folders when this is one of DVC's temporary copies of the project.
+def _copy_from_home(root: Path) -> bool:
+    """Fetch the user's files when `root` is one of DVC's temporary copies of the project.
 
     Such a copy (`dvc exp run --temp`, `--queue`) holds what git knows, so not the photos.
     """
     home = Path(os.environ.get("DVC_ROOT", root))
-    if home.resolve() == root.resolve() or not files_in(home / "Image"):
-        return None
-    return home / "Image", home / "Mask"
+    if home.resolve() == root.resolve():
+        return False
+    paths = [path for name in FOLDERS for path in files_in(home / name) if path.is_file()]
+    for path in paths:
+        (root / path.parent.name).mkdir(exist_ok=True)
+        shutil.copyfile(path, root / path.parent.name / path.name)
+    return bool(paths)
 
 
-def _render(root: Path) -> tuple[Path, Path]:
+def _render(root: Path) -> None:
     """Render the sample whole, then move it in file by file; a cut-off move is taken up again."""
     done = root / SAMPLE
     if not done.exists():
         with new_directory(done) as fresh:
-            for folder in ("Image", "Mask"):
+            for folder in FOLDERS:
                 (fresh / folder).mkdir()
-            print("Image/ and Mask/ are empty: rendering 20 sample pairs")
+            print("Image/ and Mask/ are empty: rendering 20 sample pairs", flush=True)
             render_sample(fresh / "Image", fresh / "Mask")
-    for folder in ("Image", "Mask"):
+    for folder in FOLDERS:
         (root / folder).mkdir(exist_ok=True)
         for path in files_in(done / folder):
             os.replace(path, root / folder / path.name)
     shutil.rmtree(done)
-    return root / "Image", root / "Mask"
