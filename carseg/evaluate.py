@@ -17,7 +17,7 @@ from carseg.metrics import Counts, count, dice, iou, summarise
 from carseg.overlay import overlay
 from carseg.pairs import Pair, read_manifest
 from carseg.params import Params
-from carseg.photos import read_mask, read_photo, squared_photo
+from carseg.photos import read_photo, read_truth, squared_photo
 from carseg.predict import mask_at, probability, probability_d4
 from carseg.tensors import photo_tensor
 from carseg.u2net import U2Net
@@ -60,7 +60,7 @@ def evaluate(params: Params) -> None:
                 table[f"{name}_{view}_iou"] = [round(iou(c), 6) for c in photos]
             if name != "untrained":
                 for pair, mask in zip(pairs, masks["plain"], strict=True):
-                    picture = overlay(read_photo(pair.photo), mask, truth(pair))
+                    picture = overlay(read_photo(pair.photo), mask, read_truth(pair.mask))
                     picture.save(overlays / f"{pair.name}_{name}.jpg", quality=85)
     write_csv(Path("plots/scores.csv"), list(table), zip(*table.values(), strict=True))
     write_json(Path("metrics.json"), metrics)
@@ -87,12 +87,7 @@ def predict(
 
 def compare(masks: Sequence[NDArray[np.bool_]], pairs: Sequence[Pair]) -> list[Counts]:
     """Count each predicted mask against its truth."""
-    return [count(mask, truth(pair)) for mask, pair in zip(masks, pairs, strict=True)]
-
-
-def truth(pair: Pair) -> NDArray[np.bool_]:
-    """Give the pair's mask, (H, W), True where there is car."""
-    return np.asarray(read_mask(pair.mask)) > 0
+    return [count(mask, read_truth(pair.mask)) for mask, pair in zip(masks, pairs, strict=True)]
 
 
 def _rounded(scores: dict[str, float]) -> dict[str, float]:

@@ -29,6 +29,15 @@ def read_mask(path: Path) -> Image.Image:
     return _open(path).convert("L").point(lambda value: 255 if value >= 128 else 0)
 
 
+def read_truth(path: Path) -> NDArray[np.bool_]:
+    """Read a mask as an array, (H, W), True where there is car.
+
+    Raises:
+        CarsegError: as `read_mask`.
+    """
+    return np.asarray(read_mask(path)) > 0
+
+
 def _open(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
@@ -23,7 +22,7 @@ from carseg.losses import BCELoss, DiceLoss
 from carseg.metrics import Counts, count, summarise
 from carseg.pairs import Pair, read_manifest
 from carseg.params import Params
-from carseg.photos import read_mask, read_photo, squared_mask, squared_photo
+from carseg.photos import read_mask, read_photo, read_truth, squared_mask, squared_photo
 from carseg.predict import mask_at
 from carseg.tensors import mask_tensor, photo_tensor
 from carseg.u2net import U2Net
@@ -225,9 +224,7 @@ class Probe:
 
     def __init__(self, pairs: Sequence[Pair], params: Params) -> None:
         self._squares = list(Squares(pairs, params.image_size).plain())
-        self._truths: list[NDArray[np.bool_]] = [
-            np.asarray(read_mask(pair.mask)) > 0 for pair in pairs
-        ]
+        self._truths = [read_truth(pair.mask) for pair in pairs]
         self._threshold = params.threshold
 
     def measure(self, net: U2Net, criterion: nn.Module, device: Device) -> Score:

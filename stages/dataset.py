@@ -12,4 +12,5 @@ def main() -> None:
     print(f"dataset: {len(pairs)} pairs")
 
 
-run(main)
+if __name__ == "__main__":
+    run(main)

@@ -14,4 +14,5 @@ def main() -> None:
     write_split(pairs, params.split, params.seed, Path("split"))
 
 
-run(main)
+if __name__ == "__main__":
+    run(main)

@@ -11,4 +11,5 @@ def main() -> None:
     train_bce(params)
 
 
-run(main)
+if __name__ == "__main__":
+    run(main)

@@ -11,4 +11,5 @@ def main() -> None:
     provide(load_params().init, Path("Weights"), Path("pretrained"))
 
 
-run(main)
+if __name__ == "__main__":
+    run(main)
