@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from carseg import weights
-from carseg.augment import Augment
+from carseg.data import EpochSampler, Squares
 from carseg.device import Device
 from carseg.errors import CarsegError
 from carseg.files import write_csv
@@ -22,12 +22,12 @@ from carseg.losses import BCELoss, DiceLoss
 from carseg.metrics import Counts, count, summarise
 from carseg.pairs import Pair, read_manifest
 from carseg.params import Params
-from carseg.photos import read_mask, read_photo, read_truth, squared_mask, squared_photo
+from carseg.photos import read_truth
 from carseg.predict import mask_at
-from carseg.tensors import mask_tensor, photo_tensor
 from carseg.u2net import U2Net
 
 CURVE = ("epoch", "train_loss", "val_loss", "train_dice", "val_dice", "train_iou", "val_iou")
+TASKS = ("bce", "dice")
 WARM_UP = 0.05  # share of all steps in which the learning rate climbs to its peak
 SETTLE_PHOTOS = 64  # enough for the statistics of a batch norm
 
@@ -70,9 +70,11 @@ def train(task: str, net: U2Net, criterion: nn.Module, params: Params, output: P
     torch.manual_seed(params.seed)
     device = Device(params.precision)
     train_pairs, val_pairs = (read_manifest(Path(f"split/{part}.csv")) for part in ("train", "val"))
-    squares = Squares(train_pairs, params.image_size, params.seed)
+    # Each task sees the photos in an order and in variations of its own.
+    seed = int(np.random.SeedSequence([params.seed, TASKS.index(task)]).generate_state(1)[0])
+    squares = Squares(train_pairs, params.image_size, seed)
+    sampler = EpochSampler(len(squares), seed)
     probes = [Probe(pairs, params) for pairs in (train_pairs[: len(val_pairs)], val_pairs)]
-    sampler = EpochSampler(len(squares), params.seed)
     loader = DataLoader(
         squares,
         batch_size=params.batch_size,
@@ -93,15 +95,13 @@ def train(task: str, net: U2Net, criterion: nn.Module, params: Params, output: P
     for epoch in range(params.epochs + 1):
         if epoch > 0:
             sampler.epoch = epoch
-            progress = tqdm(loader, f"{task} {epoch}/{params.epochs}", leave=False, disable=None)
-            for photos, masks in progress:
+            for photos, masks in tqdm(loader, f"{task} {epoch}", leave=False, disable=None):
                 loss = step(net, criterion, optimizer, device, photos, masks)
                 schedule.step()
                 if not math.isfinite(loss):
                     raise CarsegError(
                         f"{task}: the loss is {loss} in epoch {epoch}; lower learning_rate"
                     )
-                progress.set_postfix(loss=f"{loss:.4f}")
         row = Row(epoch, *(probe.measure(net, criterion, device) for probe in probes))
         curve.append(row)
         if row.val.iou > curve[best].val.iou or epoch == 0:
@@ -173,50 +173,6 @@ class Row(NamedTuple):
         )
         best = "  best so far" if kept else ""
         return f"{task} {self.epoch:>3}/{epochs}  train | val  {loss}   {dice}   {iou}{best}"
-
-
-class Squares(Dataset[tuple[Tensor, Tensor]]):
-    """Training photos, decoded and squared once, augmented anew at each look.
-
-    An index is (epoch, position), so that what a look gives depends on nothing else.
-    """
-
-    def __init__(self, pairs: Sequence[Pair], size: int, seed: int = 0) -> None:
-        self._photos = [squared_photo(read_photo(pair.photo), size) for pair in pairs]
-        self._masks = [squared_mask(read_mask(pair.mask), size) for pair in pairs]
-        self._augment = Augment()
-        self._seed = seed
-
-    def __len__(self) -> int:
-        return len(self._photos)
-
-    def __getitem__(self, index: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Give the photo (3, H, W), normalised, and its soft mask (1, H, W), 0…1."""
-        epoch, i = index
-        seed = int(np.random.default_rng([self._seed, epoch, i]).integers(2**32))
-        photo, mask = self._augment(self._photos[i], self._masks[i], seed)
-        return photo_tensor(photo), mask_tensor(mask)
-
-    def plain(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give every photo and mask as they are."""
-        for photo, mask in zip(self._photos, self._masks, strict=True):
-            yield photo_tensor(photo), mask_tensor(mask)
-
-
-class EpochSampler(Sampler[tuple[int, int]]):
-    """Every position once an epoch, in an order that depends on seed and epoch alone."""
-
-    def __init__(self, length: int, seed: int) -> None:
-        self.epoch = 0
-        self._length = length
-        self._seed = seed
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.random.default_rng([self._seed, self.epoch]).permutation(self._length)
-        return ((self.epoch, int(i)) for i in order)
 
 
 class Probe:
