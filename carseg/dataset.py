@@ -92,5 +92,6 @@ def _render(root: Path) -> None:
     for folder in FOLDERS:
         (root / folder).mkdir(exist_ok=True)
         for path in files_in(done / folder):
-            os.replace(path, root / folder / path.name)
+            if not (root / folder / path.name).exists():
+                os.replace(path, root / folder / path.name)
     shutil.rmtree(done)

@@ -34,10 +34,14 @@ def write_json(path: Path, value: Mapping[str, object]) -> None:
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a table as CSV, with the same bytes on every platform."""
+    table: list[Sequence[object]] = [header, *rows]
+    # Before Python 3.13 a lone carriage return is left unquoted, which no reader understands.
+    odd = any("\r" in str(cell) for row in table for cell in row)
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
+    writer = csv.writer(
+        text, lineterminator="\n", quoting=csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL
+    )
+    writer.writerows(table)
     write_bytes(path, text.getvalue().encode())
 
 

@@ -106,7 +106,7 @@ def _official_bytes(official: Official, own: Path) -> bytes:
                 if hashlib.sha256(content).hexdigest() == official.sha256:
                     return content
             except (OSError, ValueError, subprocess.SubprocessError) as error:
-                print(f"that failed: {str(error).splitlines()[0]}")
+                print(f"that failed: {error!r}")
     raise CarsegError(
         f"init: the official weights {official.file} could not be fetched; download "
         f"{RELEASE}{official.file} elsewhere and put it into {own}/, or train without: "

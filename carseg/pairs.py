@@ -28,9 +28,9 @@ def read_manifest(path: Path) -> list[Pair]:
     """Read the pairs of a manifest, a CSV file with the columns photo and mask.
 
     Raises:
-        CarsegError: a column is missing, or there is no pair.
+        CarsegError: the file or a column is missing, or there is no pair.
     """
-    rows = read_csv(path)
+    rows = read_csv(path) if path.is_file() else []
     if not rows or not {"photo", "mask"} <= rows[0].keys():
         raise CarsegError(f"{path}: expected the columns photo,mask and a row a pair; rerun split")
     return [Pair(Path(row["photo"]), Path(row["mask"])) for row in rows]

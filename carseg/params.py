@@ -80,7 +80,7 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506
     except OSError as error:
         raise CarsegError(f"{path}: {error.strerror}; it holds the settings, restore it") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise CarsegError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if content is None:
         content = {}
@@ -97,7 +97,7 @@ def _explain(error: ValidationError) -> Iterator[str]:
         *sections, name = (str(part) for part in fault["loc"])
         model: type[BaseModel] = Split if sections == ["split"] else Params
         key = ".".join([*sections, name])
-        if fault["type"] == "extra_forbidden":
+        if fault["type"] in ("extra_forbidden", "invalid_key"):
             yield f"{key} is not a parameter{_suggest(key)}"
         else:
             allowed = model.model_fields[name].description
@@ -108,11 +108,12 @@ def _suggest(key: str) -> str:
     known = [name for name in Params.model_fields if name != "split"]
     known += [f"split.{name}" for name in Split.model_fields]
     # A key put into, or left out of, its section is a near miss too.
+    known_as = {name.rsplit(".", 1)[-1]: name for name in known} | {name: name for name in known}
     short = key.rsplit(".", 1)[-1]
-    near = difflib.get_close_matches(key, known, 1) or [
-        name
-        for name in known
-        if difflib.SequenceMatcher(None, short, name.rsplit(".", 1)[-1]).ratio() > 0.7
+    near = [
+        known_as[match]
+        for wanted in (short, key)
+        for match in difflib.get_close_matches(wanted, known_as, 1, cutoff=0.7)
     ]
     return f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}"
 

@@ -45,7 +45,7 @@ def _open(path: Path) -> Image.Image:
             return ImageOps.exif_transpose(image)
     except FileNotFoundError as error:
         raise CarsegError(f"{path}: there is no such file; put it back") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow has no common base for what a broken file may raise
         raise CarsegError(f"{path}: cannot be read as an image ({error}); save it anew") from error
 
 

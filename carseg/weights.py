@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import pickle
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -68,7 +67,8 @@ def save(net: nn.Module, path: Path) -> None:
     The same weights give the same bytes under every file name.
     """
     state = {
-        key: value.detach().cpu().contiguous(memory_format=torch.contiguous_format)
+        # A copy, as the strides of channels-last weights would be written too.
+        key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for key, value in net.state_dict().items()
     }
     # Into memory first: torch.save writes the name of a file it opens itself into its content.
@@ -87,9 +87,11 @@ def read_checkpoint(path: Path) -> State:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CarsegError(f"{path}: there is no such file; run dvc repro") from error
-    except (OSError, EOFError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
+    except Exception as error:  # torch has no common base for what a broken file may raise
         raise CarsegError(f"{path}: is not a whole PyTorch checkpoint of tensors alone") from error
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
         raise CarsegError(f"{path}: is not a state dict; save net.state_dict() alone")
     # Official checkpoints predate this counter, which nothing here depends on.
     for key in [key for key in state if key.endswith(".running_mean")]:
