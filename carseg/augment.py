@@ -5,6 +5,9 @@ from __future__ import annotations
 import albumentations as A
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+
+SIZES = (0.3, 0.7)  # of a car put behind another, against its own size
 
 
 class Augment:
@@ -25,7 +28,9 @@ class Augment:
                     rotate=(-12, 12),
                     shear=(-6, 6),
                     interpolation=1,
-                    border_mode=4,
+                    # Not mirrored: that would show a second car, and call it one.
+                    border_mode=0,
+                    fill=(124, 116, 104),
                     p=0.8,
                 ),
                 A.ColorJitter(
@@ -51,3 +56,46 @@ class Augment:
         self._compose.set_random_seed(seed)
         result = self._compose(image=photo, mask=mask)
         return result["image"], result["mask"]
+
+
+def put_behind(
+    photo: NDArray[np.uint8],
+    mask: NDArray[np.uint8],
+    other_photo: NDArray[np.uint8],
+    other_mask: NDArray[np.uint8],
+    random: np.random.Generator,
+) -> NDArray[np.uint8]:
+    """Give the photo with the car of another one, smaller, somewhere behind its own.
+
+    The mask stays as it is: cars in the background are background. Few photos show one, and a
+    net that has seen none takes it for a part of the car before it. After copy-paste
+    augmentation (Ghiasi et al. 2021, arXiv:2012.07177).
+
+    Args:
+        photo: (S, S, 3), uint8.
+        mask: (S, S), uint8, share of car in each pixel, 0…255.
+        other_photo: as `photo`, where the other car comes from.
+        other_mask: as `mask`.
+        random: what scale, side and place are drawn from.
+    """
+    size = photo.shape[0]
+    scale = random.uniform(*SIZES)
+    flip = random.random() < 0.5
+    x, y = random.integers(size, size=2)  # of the middle of the other car
+    rows, columns = np.nonzero(other_mask)
+    if not len(rows):
+        return photo
+    box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+    width = max(1, round(scale * (box[2] - box[0])))
+    height = max(1, round(scale * (box[3] - box[1])))
+    car, shape = (
+        Image.fromarray(array).resize((width, height), Image.Resampling.BILINEAR, box=box)
+        for array in (other_photo, other_mask)
+    )
+    if flip:
+        car, shape = (part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for part in (car, shape))
+    behind = Image.fromarray(photo)
+    behind.paste(car, (int(x) - width // 2, int(y) - height // 2), shape)
+    share = mask[..., None] / 255  # (S, S, 1)
+    mixed: NDArray[np.float64] = share * photo + (1 - share) * np.asarray(behind)
+    return mixed.round().astype(np.uint8)

@@ -8,10 +8,12 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from carseg.augment import Augment
+from carseg.augment import Augment, put_behind
 from carseg.pairs import Pair
 from carseg.photos import read_mask, read_photo, squared_mask, squared_photo
 from carseg.tensors import mask_tensor, photo_tensor
+
+CROWD = 2  # cars put behind a photo's own, at most
 
 
 class Squares(Dataset[tuple[Tensor, Tensor]]):
@@ -32,9 +34,17 @@ class Squares(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Give the photo (3, H, W), normalised, and its soft mask (1, H, W), 0…1."""
         epoch, i = index
-        seed = int(np.random.default_rng([self._seed, epoch, i]).integers(2**32))
-        photo, mask = self._augment(self._photos[i], self._masks[i], seed)
+        random = np.random.default_rng([self._seed, epoch, i])
+        photo, mask = self._photos[i], self._masks[i]
+        for other in self._others(i, random):
+            photo = put_behind(photo, mask, self._photos[other], self._masks[other], random)
+        photo, mask = self._augment(photo, mask, int(random.integers(2**32)))
         return photo_tensor(photo), mask_tensor(mask)
+
+    def _others(self, i: int, random: np.random.Generator) -> list[int]:
+        """Draw the photos, none to `CROWD`, whose cars come behind that of photo i."""
+        number = int(random.integers(CROWD + 1)) if len(self) > 1 else 0
+        return [int(i + random.integers(1, len(self))) % len(self) for _ in range(number)]
 
     def plain(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Give every photo and mask as they are."""
