@@ -1,0 +1,109 @@
+"""What several tests need: tiny photos with masks, nets with uneven weights, official weights."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+
+from carseg.files import write_csv
+from carseg.official import provide
+from carseg.u2net import U2Net
+
+LONG, SHORT = 88, 60  # neither is a multiple of 32, nor is one a multiple of the other
+
+
+def ellipse(height: int, width: int, seed: int) -> NDArray[np.bool_]:
+    """A filled ellipse off the centre, (height, width), True inside."""
+    random = np.random.default_rng(seed)
+    y, x = np.ogrid[:height, :width]
+    top, left = random.uniform(0.4, 0.6, 2) * (height, width)
+    high, wide = random.uniform(0.2, 0.32, 2) * (height, width)
+    return ((y - top) / high) ** 2 + ((x - left) / wide) ** 2 < 1
+
+
+def write_pairs(images: Path, masks: Path, count: int) -> list[str]:
+    """Write `count` photos of a bright "car" on dark noise, and their masks; give the names.
+
+    Every other photo stands upright. The same call writes the same bytes.
+    """
+    names = [str(i) for i in range(count)]
+    for folder in (images, masks):
+        folder.mkdir(parents=True, exist_ok=True)
+    for i, name in enumerate(names):
+        height, width = (SHORT, LONG) if i % 2 == 0 else (LONG, SHORT)
+        car = ellipse(height, width, seed=i)
+        photo = np.random.default_rng(i).integers(0, 110, (height, width, 3), dtype=np.uint8)
+        photo[car] += np.array([130, 120, 90], np.uint8)
+        Image.fromarray(photo).save(images / f"{name}.jpg", quality=95)
+        Image.fromarray(np.where(car, 255, 0).astype(np.uint8)).save(masks / f"{name}.png")
+    return names
+
+
+def write_manifests(root: Path, train: int, val: int) -> None:
+    """Write pairs into `root`'s dataset and list the first ones for training, the rest not."""
+    names = write_pairs(root / "dataset/Image", root / "dataset/Mask", train + val)
+    for part, chosen in (("train", names[:train]), ("val", names[train:])):
+        rows = [(f"dataset/Image/{name}.jpg", f"dataset/Mask/{name}.png") for name in chosen]
+        write_csv(root / f"split/{part}.csv", ("photo", "mask"), rows)
+
+
+def uneven(net: U2Net, seed: int = 0) -> U2Net:
+    """Give every weight and statistic a random value, in eval mode; signals keep their size."""
+    random = torch.Generator().manual_seed(seed)
+
+    def uniform(x: torch.Tensor, low: float, high: float) -> None:
+        x.copy_(torch.empty(x.shape).uniform_(low, high, generator=random))
+
+    with torch.no_grad():
+        for layer in net.modules():
+            if isinstance(layer, nn.Conv2d):
+                spread = (3 / layer.weight[0].numel()) ** 0.5
+                uniform(layer.weight, -spread, spread)
+                assert layer.bias is not None
+                uniform(layer.bias, -0.3, 0.3)
+            elif isinstance(layer, nn.BatchNorm2d):
+                assert layer.running_mean is not None
+                assert layer.running_var is not None
+                uniform(layer.weight, 0.7, 1.5)
+                uniform(layer.bias, -0.3, 0.3)
+                uniform(layer.running_mean, -0.3, 0.3)
+                uniform(layer.running_var, 0.4, 1.6)
+    return net.eval()
+
+
+def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Standard normal values, the same in each run and apart from torch's own generator."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+@pytest.fixture(scope="session")
+def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the official u2netp.onnx, as the stage `weights` leaves it."""
+    root = tmp_path_factory.mktemp("official")
+    (root / "Weights").mkdir()
+    provide("u2netp", root / "Weights", root / "pretrained")
+    return root / "pretrained"
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], Path]:
+    """Make folders below a project that DVC_ROOT names."""
+    home = tmp_path / "home"
+    monkeypatch.setenv("DVC_ROOT", str(home))
+
+    def make(name: str) -> Path:
+        (home / name).mkdir(parents=True)
+        return home / name
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def _no_dvc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run as outside of DVC, even where these tests are started by it."""
+    monkeypatch.delenv("DVC_ROOT", raising=False)

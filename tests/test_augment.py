@@ -1,0 +1,158 @@
+"""Augmentation: repeatable by its seed, and the mask goes where the photo goes."""
+
+import numpy as np
+import pytest
+from conftest import ellipse
+from numpy.typing import NDArray
+
+from carseg.augment import SIZES, Augment, put_behind
+
+Array = NDArray[np.uint8]
+SIZE = 96
+SEEDS = range(20)
+CAR = ellipse(SIZE, SIZE, seed=2)
+
+
+def soft_mask() -> Array:
+    """A mask whose edge is grey, as averaging over areas leaves it."""
+    mask = np.where(CAR, 255, 0).astype(np.uint8)
+    return np.mean([np.roll(mask, (y, x), (0, 1)) for y in (0, 1) for x in (0, 1)], axis=0).astype(
+        np.uint8
+    )
+
+
+def pair() -> tuple[Array, Array]:
+    """A photo that shows its own mask: a bright car before a dark street."""
+    photo = np.where(CAR[..., None], (235, 225, 215), (35, 25, 30)).astype(np.uint8)
+    return photo, soft_mask()
+
+
+@pytest.fixture(scope="module")
+def augmented() -> list[tuple[Array, Array]]:
+    augment = Augment()
+    return [augment(*pair(), seed) for seed in SEEDS]
+
+
+def test_the_same_seed_gives_the_same_whatever_came_before(
+    augmented: list[tuple[Array, Array]],
+) -> None:
+    fresh, used = Augment(), Augment()
+    for seed in (3, 5, 8):
+        used(*pair(), seed + 100)
+        for augment in (fresh, used):
+            photo, mask = augment(*pair(), seed)
+            assert np.array_equal(photo, augmented[seed][0])
+            assert np.array_equal(mask, augmented[seed][1])
+
+
+def test_other_seeds_give_others(augmented: list[tuple[Array, Array]]) -> None:
+    # Few may agree: those that are turned alike and drew nothing else.
+    assert len({photo.tobytes() for photo, _ in augmented}) > 15
+    assert len({mask.tobytes() for _, mask in augmented}) > 15
+
+
+def test_numpys_own_generator_has_no_say_and_is_left_alone() -> None:
+    before = np.random.get_state()
+    Augment()(*pair(), 1)
+    after = np.random.get_state()
+    assert all(np.array_equal(one, other) for one, other in zip(before, after, strict=True))
+
+
+def test_the_mask_follows_the_photo(augmented: list[tuple[Array, Array]]) -> None:
+    for seed, (photo, mask) in zip(SEEDS, augmented, strict=True):
+        shown, said = photo.mean(axis=2) > 128, mask >= 128
+        overlap = np.count_nonzero(shown & said) / np.count_nonzero(shown | said)
+        assert overlap > 0.9, seed
+
+
+def test_shapes_and_types_stay(augmented: list[tuple[Array, Array]]) -> None:
+    for photo, mask in augmented:
+        assert (photo.shape, photo.dtype) == ((SIZE, SIZE, 3), np.uint8)
+        assert (mask.shape, mask.dtype) == ((SIZE, SIZE), np.uint8)
+
+
+def test_soft_edges_stay_soft(augmented: list[tuple[Array, Array]]) -> None:
+    for _, mask in augmented:
+        assert np.count_nonzero((mask > 0) & (mask < 255)) > 50
+        assert mask.max() == 255
+
+
+def test_the_sources_stay_as_they_were() -> None:
+    photo, mask = pair()
+    augment = Augment()
+    for seed in range(5):
+        augment(photo, mask, seed)
+    assert np.array_equal(photo, pair()[0])
+    assert np.array_equal(mask, pair()[1])
+
+
+def test_all_ways_to_hold_the_camera_occur() -> None:
+    # A marked corner of the mask: where it comes to lie tells turns, and flips turn it over.
+    photo = np.zeros((SIZE, SIZE, 3), np.uint8)
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    mask[: SIZE // 2, : SIZE // 2], mask[: SIZE // 2, SIZE // 2 :] = 250, 120
+    augment = Augment()
+    seen = set()
+    for seed in range(60):
+        _, found = augment(photo, mask, seed)
+        middle = found[SIZE // 4 :: SIZE // 2, SIZE // 4 :: SIZE // 2]
+        seen.add(tuple((middle.astype(int) // 100).flatten().tolist()))
+    assert {
+        (2, 1, 0, 0), (1, 2, 0, 0), (0, 0, 2, 1), (0, 0, 1, 2),
+        (2, 0, 1, 0), (0, 2, 0, 1), (1, 0, 2, 0), (0, 1, 0, 2),
+    } <= seen  # fmt: skip
+
+
+def scene(seed: int, size: int = 64) -> tuple[Array, Array]:
+    """A disc of one bright colour on black, and its mask."""
+    random = np.random.default_rng(seed)
+    y, x = np.ogrid[:size, :size]
+    mask = np.where((y - size // 2) ** 2 + (x - size // 2) ** 2 < (size // 4) ** 2, 255, 0)
+    colour = random.integers(100, 256, 3)
+    return (mask[..., None] // 255 * colour).astype(np.uint8), mask.astype(np.uint8)
+
+
+def test_a_car_put_behind_covers_background_only() -> None:
+    (photo, mask), (other, other_mask) = scene(1), scene(2)
+    changed = 0
+    for seed in range(20):
+        before = photo.copy()
+        mixed = put_behind(photo, mask, other, other_mask, np.random.default_rng(seed))
+        assert mixed.dtype == np.uint8
+        assert np.array_equal(photo, before), "the cached photo is left alone"
+        assert np.array_equal(mixed[mask == 255], photo[mask == 255])
+        added = (mixed != photo).any(axis=-1)
+        colours = mixed[added]
+        assert (colours <= other.max(axis=(0, 1)) + 1).all()
+        # Smaller than its own size by SIZES, in each direction.
+        assert added.sum() <= SIZES[1] ** 2 * (other_mask > 0).sum() * 1.2
+        changed += bool(added.any())
+    assert changed >= 10
+
+
+def test_a_car_put_behind_depends_on_its_generator_alone() -> None:
+    scenes = (*scene(1), *scene(2))
+    one, two, three = (put_behind(*scenes, np.random.default_rng(seed)) for seed in (3, 3, 4))
+    assert np.array_equal(one, two)
+    assert not np.array_equal(one, three)
+
+
+def test_a_mask_too_small_to_see_puts_nothing_behind() -> None:
+    photo, mask = scene(1)
+    mixed = put_behind(photo, mask, photo, np.zeros_like(mask), np.random.default_rng(0))
+    assert np.array_equal(mixed, photo)
+
+
+def test_shifted_pictures_show_no_second_car() -> None:
+    # Mirrored at its border, a car in a corner would appear twice, in photo and mask.
+    photo = np.zeros((64, 64, 3), np.uint8)
+    mask = np.zeros((64, 64), np.uint8)
+    photo[2:18, 2:18] = 255
+    mask[2:18, 2:18] = 255
+    augment = Augment()
+    for seed in range(60):
+        _, found = augment(photo, mask, seed)
+        columns = np.flatnonzero((found > 127).any(axis=0))
+        rows = np.flatnonzero((found > 127).any(axis=1))
+        for line in (columns, rows):
+            assert len(line) == 0 or line[-1] - line[0] < 40

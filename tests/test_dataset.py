@@ -1,0 +1,279 @@
+"""The snapshot of the user's pairs: checked, copied, and nothing of the user's ever changed."""
+
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import LONG, SHORT, write_pairs
+from PIL import ExifTags, Image
+
+from carseg import dataset
+from carseg.dataset import SAMPLE, snapshot
+from carseg.errors import CarsegError
+
+IMAGE, MASK, TARGET = Path("Image"), Path("Mask"), Path("dataset")
+Tree = dict[str, tuple[bytes, int]]
+
+
+def tree(*folders: Path) -> Tree:
+    """Every file's bytes and time of its last change."""
+    return {
+        path.as_posix(): (path.read_bytes(), path.stat().st_mtime_ns)
+        for folder in folders
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.*"))
+
+
+def faults() -> list[str]:
+    with pytest.raises(CarsegError) as caught:
+        snapshot(Path(), TARGET)
+    return str(caught.value).splitlines()
+
+
+@pytest.fixture(autouse=True)
+def rendered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Path]:
+    """An empty project and a stand-in for the renderer; gives the folders it was called with."""
+    calls: list[Path] = []
+
+    def render(images: Path, masks: Path) -> None:
+        calls.append(images)
+        write_pairs(images, masks, 3)
+
+    monkeypatch.setattr(dataset, "render_sample", render)
+    monkeypatch.chdir(tmp_path)
+    for folder in (IMAGE, MASK):
+        folder.mkdir()
+        (folder / "README.md").write_text("Put files here.")
+    return calls
+
+
+@pytest.fixture
+def own() -> Tree:
+    """Four pairs of the user's own."""
+    write_pairs(IMAGE, MASK, 4)
+    return tree(IMAGE, MASK)
+
+
+def test_pairs_are_copied_to_the_byte(own: Tree, rendered: list[Path]) -> None:
+    pairs = snapshot(Path(), TARGET)
+    assert [pair.name for pair in pairs] == ["0", "1", "2", "3"]
+    copies = {f"dataset/{name}": text for name, (text, _) in own.items() if "README" not in name}
+    assert {name: text for name, (text, _) in tree(TARGET).items()} == copies
+    assert tree(IMAGE, MASK) == own
+    assert rendered == []
+
+
+def test_copies_are_files_of_their_own(own: Tree) -> None:
+    (IMAGE / "0.jpg").rename("elsewhere.jpg")
+    (IMAGE / "0.jpg").symlink_to(Path("../elsewhere.jpg"))
+    for _ in range(2):
+        snapshot(Path(), TARGET)
+    for path in (path for path in TARGET.rglob("*") if path.is_file()):
+        assert not path.is_symlink()
+        assert path.stat().st_nlink == 1
+        assert not path.samefile(Path(*path.parts[1:]))
+
+
+def test_the_snapshot_follows_the_users_folders(own: Tree) -> None:
+    snapshot(Path(), TARGET)
+    for path in (IMAGE / "0.jpg", MASK / "0.png"):
+        path.unlink()
+    shutil.copy(IMAGE / "1.jpg", IMAGE / "9.jpg")
+    shutil.copy(MASK / "1.png", MASK / "9.png")
+    snapshot(Path(), TARGET)
+    assert names(TARGET / "Image") == ["1.jpg", "2.jpg", "3.jpg", "9.jpg"]
+    assert names(TARGET / "Mask") == ["1.png", "2.png", "3.png", "9.png"]
+
+
+def test_a_mask_of_another_size_is_named_with_both_sizes(own: Tree) -> None:
+    # Only turned: as many pixels, but the other way round.
+    with Image.open(MASK / "0.png") as mask:
+        mask.transpose(Image.Transpose.ROTATE_90).save(MASK / "0.png")
+    assert faults() == [
+        f"Mask/0.png: is {SHORT}x{LONG} but Image/0.jpg is {LONG}x{SHORT}; give both one size"
+    ]
+
+
+def test_a_photo_turned_by_its_camera_is_compared_as_it_is_seen(own: Tree) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    with Image.open(IMAGE / "0.jpg") as photo:
+        photo.save(IMAGE / "0.jpg", exif=exif)
+    (line,) = faults()
+    assert f"Image/0.jpg is {SHORT}x{LONG}" in line
+    with Image.open(MASK / "0.png") as mask:
+        mask.transpose(Image.Transpose.ROTATE_270).save(MASK / "0.png")
+    assert len(snapshot(Path(), TARGET)) == 4
+
+
+@pytest.mark.parametrize("level", [0, 127])
+def test_a_mask_without_a_car_is_refused(level: int, own: Tree) -> None:
+    Image.new("L", (LONG, SHORT), level).save(MASK / "0.png")
+    assert faults() == ["Mask/0.png: is black all over; paint the car white"]
+
+
+def test_a_single_white_pixel_is_a_car(own: Tree) -> None:
+    pixels = np.zeros((SHORT, LONG), np.uint8)
+    pixels[-1, -1] = 255
+    Image.fromarray(pixels).save(MASK / "0.png")
+    assert len(snapshot(Path(), TARGET)) == 4
+
+
+def test_all_faults_are_told_at_once_and_the_old_snapshot_stays(own: Tree) -> None:
+    snapshot(Path(), TARGET)
+    before = tree(TARGET)
+    (IMAGE / "0.jpg").write_bytes((IMAGE / "0.jpg").read_bytes()[:1000])
+    Image.new("L", (LONG, LONG), 255).save(MASK / "1.png")
+    Image.new("L", (LONG, SHORT)).save(MASK / "2.png")
+    (MASK / "3.png").write_text("no picture")
+    changed = tree(IMAGE, MASK)
+    starts = ["Image/0.jpg: cannot be read", "Mask/1.png: is", "Mask/2.png: is black", "Mask/3.png"]
+    found = faults()
+    assert len(found) == 4
+    assert all(line.startswith(start) for line, start in zip(sorted(found), starts, strict=True))
+    assert tree(TARGET) == before
+    assert tree(IMAGE, MASK) == changed
+    assert sorted(os.listdir()) == ["Image", "Mask", "dataset"]
+
+
+@pytest.mark.parametrize(("kept", "lost"), [(IMAGE, MASK), (MASK, IMAGE)])
+def test_one_empty_folder_is_a_fault_and_not_filled(
+    kept: Path, lost: Path, own: Tree, rendered: list[Path]
+) -> None:
+    for path in lost.glob("[0-9].*"):
+        path.unlink()
+    assert len(faults()) == 4
+    assert rendered == []
+    assert names(lost) == ["README.md"]
+    assert not TARGET.exists()
+
+
+def test_empty_folders_get_the_sample_once(rendered: list[Path]) -> None:
+    assert [pair.name for pair in snapshot(Path(), TARGET)] == ["0", "1", "2"]
+    assert names(IMAGE) == ["0.jpg", "1.jpg", "2.jpg", "README.md"]
+    assert names(MASK) == ["0.png", "1.png", "2.png", "README.md"]
+    assert names(TARGET / "Image") == ["0.jpg", "1.jpg", "2.jpg"]
+    assert sorted(os.listdir()) == ["Image", "Mask", "dataset"]
+    before = tree(IMAGE, MASK)
+    snapshot(Path(), TARGET)
+    assert len(rendered) == 1
+    assert tree(IMAGE, MASK) == before
+
+
+def test_folders_that_are_gone_are_made_again() -> None:
+    shutil.rmtree(IMAGE)
+    shutil.rmtree(MASK)
+    assert len(snapshot(Path(), TARGET)) == 3
+    assert names(IMAGE) == ["0.jpg", "1.jpg", "2.jpg"]
+
+
+def test_a_rendering_that_was_cut_off_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def render(images: Path, masks: Path) -> None:
+        write_pairs(images, masks, 1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(dataset, "render_sample", render)
+    with pytest.raises(KeyboardInterrupt):
+        snapshot(Path(), TARGET)
+    assert sorted(os.listdir()) == ["Image", "Mask"]
+    assert names(IMAGE) == names(MASK) == ["README.md"]
+
+
+@pytest.mark.parametrize("moved", [0, 1, 3, 4, 6])
+def test_a_move_that_was_cut_off_is_taken_up_again(
+    moved: int, monkeypatch: pytest.MonkeyPatch, rendered: list[Path]
+) -> None:
+    moves = 0
+
+    def replace(source: Path, target: Path) -> None:
+        nonlocal moves
+        if Path(SAMPLE) in Path(source).parents:
+            if moves == moved:
+                raise KeyboardInterrupt
+            moves += 1
+        rename(source, target)
+
+    def rmtree(path: Path, **_: object) -> None:
+        if Path(path) == Path(SAMPLE):
+            raise KeyboardInterrupt
+
+    rename = os.replace
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset.os, "replace", replace)
+        if moved == 6:
+            patch.setattr(dataset.shutil, "rmtree", rmtree)
+        with pytest.raises(KeyboardInterrupt):
+            snapshot(Path(), TARGET)
+    assert Path(SAMPLE).exists()
+    assert len([*IMAGE.glob("*.jpg"), *MASK.glob("*.png")]) == moved
+    assert len(snapshot(Path(), TARGET)) == 3
+    assert len(rendered) == 1, "the sample was rendered whole before"
+    assert sorted(os.listdir()) == ["Image", "Mask", "dataset"]
+
+
+def test_taking_up_a_move_overwrites_no_file_of_the_users() -> None:
+    for folder in (IMAGE, MASK):
+        (Path(SAMPLE) / folder).mkdir(parents=True)
+    write_pairs(Path(SAMPLE) / IMAGE, Path(SAMPLE) / MASK, 2)
+    (IMAGE / "1.jpg").write_bytes((Path(SAMPLE) / IMAGE / "0.jpg").read_bytes())
+    before = (IMAGE / "1.jpg").read_bytes()
+    with suppress(CarsegError):
+        snapshot(Path(), TARGET)
+    assert (IMAGE / "1.jpg").read_bytes() == before
+
+
+def test_a_copy_made_by_dvc_takes_the_pairs_from_home(
+    elsewhere: Callable[[str], Path], rendered: list[Path]
+) -> None:
+    images, masks = elsewhere("Image"), elsewhere("Mask")
+    write_pairs(images, masks, 2)
+    before = tree(images, masks)
+    assert len(snapshot(Path(), TARGET)) == 2
+    assert names(TARGET / "Image") == ["0.jpg", "1.jpg"]
+    assert names(IMAGE) == ["0.jpg", "1.jpg", "README.md"], "DVC records the copy's own folders"
+    assert not (IMAGE / "0.jpg").samefile(images / "0.jpg")
+    assert tree(images, masks) == before
+    assert rendered == []
+
+
+def test_faults_at_home_are_told_and_nothing_is_rendered(
+    elsewhere: Callable[[str], Path], rendered: list[Path]
+) -> None:
+    write_pairs(elsewhere("Image"), elsewhere("Mask"), 2)
+    (Path("home") / "Mask" / "1.png").unlink()
+    (line,) = faults()
+    assert "1.jpg: has no mask" in line
+    assert rendered == []
+
+
+def test_masks_alone_at_home_are_a_fault_too(
+    elsewhere: Callable[[str], Path], rendered: list[Path]
+) -> None:
+    write_pairs(elsewhere("Image"), elsewhere("Mask"), 2)
+    for path in (Path("home") / "Image").iterdir():
+        path.unlink()
+    assert all("has no photo" in line for line in faults())
+    assert rendered == []
+
+
+def test_pairs_here_come_before_those_at_home(elsewhere: Callable[[str], Path], own: Tree) -> None:
+    write_pairs(elsewhere("Image"), elsewhere("Mask"), 2)
+    assert len(snapshot(Path(), TARGET)) == 4
+
+
+@pytest.mark.parametrize("home", ["", "nowhere"])
+def test_a_home_without_pairs_is_no_other_place(
+    home: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rendered: list[Path]
+) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / home))
+    assert len(snapshot(Path(), TARGET)) == 3
+    assert len(rendered) == 1

@@ -1,0 +1,50 @@
+"""How a stage ends."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from carseg.errors import run
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_a_stage_that_works_ends_quietly(capsys: pytest.CaptureFixture[str]) -> None:
+    done = []
+    run(lambda: done.append(True))
+    assert done == [True]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_users_faults_are_plain_lines_on_stderr() -> None:
+    code = """
+from carseg.errors import CarsegError, run
+def stage():
+    raise CarsegError("a.jpg: has no mask\\nb.jpg: has no mask")
+run(stage)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr == "carseg: a.jpg: has no mask\ncarseg: b.jpg: has no mask\n"
+    assert (done.returncode, done.stdout) == (1, "")
+
+
+def test_an_interruption_is_a_line_and_the_shells_code(capsys: pytest.CaptureFixture[str]) -> None:
+    def stage() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as caught:
+        run(stage)
+    assert caught.value.code == 130
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert errors.strip().startswith("carseg: interrupted")
+
+
+def test_a_bug_is_not_hidden() -> None:
+    def stage() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run(stage)

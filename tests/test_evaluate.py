@@ -1,0 +1,219 @@
+"""Scores, tables and overlays of the validation photos."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import uneven, write_manifests
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.metrics import f1_score, jaccard_score
+
+from carseg import evaluate as evaluation
+from carseg import weights
+from carseg.errors import CarsegError
+from carseg.evaluate import evaluate
+from carseg.files import read_csv
+from carseg.overlay import FALSE_NEGATIVE, FALSE_POSITIVE, LONG_SIDE, TRUE_POSITIVE, overlay
+from carseg.pairs import Pair
+from carseg.params import Params
+from carseg.photos import read_truth
+from carseg.u2net import U2Net
+
+Mask = NDArray[np.bool_]
+
+NETS = ("untrained", "bce", "dice")
+VIEWS = ("plain", "d4")
+SCORES = ("dice", "iou", "dice_micro", "iou_micro")
+FILES = {
+    "untrained": Path("pretrained/mine.pth"),
+    "bce": Path("u2net_segmentation.pth"),
+    "dice": Path("u2net_segmentation_dice_loss.pth"),
+}
+TINY = Params(model="u2netp", image_size=64, precision="float32", threshold=0.45)
+VAL = ("1", "2", "3")
+
+
+@pytest.fixture(scope="module")
+def nets() -> dict[str, U2Net]:
+    """Three nets that find different things."""
+    return {name: uneven(U2Net("u2netp"), seed) for seed, name in enumerate(NETS)}
+
+
+def prepare(root: Path, nets: dict[str, U2Net]) -> None:
+    write_manifests(root, train=1, val=3)
+    for name, net in nets.items():
+        weights.save(net, root / FILES[name])
+
+
+@pytest.fixture(scope="module")
+def results(nets: dict[str, U2Net], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project that was evaluated once, where an earlier run had left an overlay."""
+    root = tmp_path_factory.mktemp("evaluated")
+    prepare(root, nets)
+    (root / "plots/overlays").mkdir(parents=True)
+    (root / "plots/overlays/old_bce.jpg").touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        evaluate(TINY)
+    return root
+
+
+@pytest.fixture
+def evaluated(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be in that project."""
+    monkeypatch.chdir(results)
+
+
+@pytest.fixture
+def perfect(nets: dict[str, U2Net], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Be in a project whose nets find each car to the pixel."""
+
+    def find(net: U2Net, pairs: list[Pair], *_: object) -> list[Mask]:
+        return [read_truth(pair.mask) for pair in pairs]
+
+    monkeypatch.chdir(tmp_path)
+    prepare(tmp_path, nets)
+    monkeypatch.setattr(evaluation, "predict", find)
+
+
+def scores() -> dict[str, dict[str, dict[str, float]]]:
+    found: dict[str, dict[str, dict[str, float]]] = json.loads(Path("metrics.json").read_text())
+    return found
+
+
+def predicted(net: U2Net, name: str, turned: bool = False) -> Mask:
+    """What a net finds in a validation photo, by other means than the project's."""
+    mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    with Image.open(f"dataset/Image/{name}.jpg") as photo:
+        square = np.asarray(photo.resize((64, 64), Image.Resampling.LANCZOS), np.float64)
+        height, width = photo.height, photo.width
+    pixels = (square / square.max() - mean) / deviation
+    found = []
+    for quarter in range(4 if turned else 1):
+        for flip in (False, True) if turned else (False,):
+            view = np.rot90(pixels, quarter)[:, :: -1 if flip else 1]
+            tensor = torch.from_numpy(view.copy()).permute(2, 0, 1).float()
+            with torch.inference_mode():
+                share = torch.sigmoid(net(tensor[None])[0, 0]).numpy()
+            found.append(np.rot90(share[:, :: -1 if flip else 1], -quarter))
+    mean_share = torch.from_numpy(np.mean(found, axis=0))[None, None]
+    scaled = torch.nn.functional.interpolate(mean_share, (height, width), mode="bilinear")
+    return np.asarray(scaled[0, 0] >= 0.45)
+
+
+@pytest.mark.usefixtures("evaluated")
+def test_scores_are_those_of_a_second_computation(nets: dict[str, U2Net]) -> None:
+    metrics, rows = scores(), read_csv(Path("plots/scores.csv"))
+    truths = [np.asarray(Image.open(f"dataset/Mask/{name}.png")) > 0 for name in VAL]
+    for name, net in nets.items():
+        for view in VIEWS:
+            masks = [predicted(net, photo, turned=view == "d4") for photo in VAL]
+            pairs = [(t.ravel(), m.ravel()) for t, m in zip(truths, masks, strict=True)]
+            dices, ious = ([score(*pair) for pair in pairs] for score in (f1_score, jaccard_score))
+            together = [np.concatenate(parts) for parts in zip(*pairs, strict=True)]
+            # A pixel at the very threshold may fall to either side.
+            assert metrics[name][view] == pytest.approx(
+                {
+                    "dice": np.mean(dices),
+                    "iou": np.mean(ious),
+                    "dice_micro": f1_score(*together),
+                    "iou_micro": jaccard_score(*together),
+                },
+                abs=1e-3,
+            )
+            for key, expected in (("dice", dices), ("iou", ious)):
+                column = [float(row[f"{name}_{view}_{key}"]) for row in rows]
+                assert column == pytest.approx(expected, abs=1e-3)
+    assert len({round(views["plain"]["iou"], 2) for views in metrics.values()}) == 3
+
+
+@pytest.mark.usefixtures("evaluated")
+def test_every_net_view_and_score_is_there_in_order() -> None:
+    metrics = scores()
+    assert list(metrics) == list(NETS)
+    assert all(list(views) == list(VIEWS) for views in metrics.values())
+    for views in metrics.values():
+        for found in views.values():
+            assert list(found) == list(SCORES)
+            assert all(0 <= value <= 1 for value in found.values())
+    rows = read_csv(Path("plots/scores.csv"))
+    assert [row["photo"] for row in rows] == list(VAL)
+    columns = [f"{n}_{v}_{s}" for n in NETS for v in VIEWS for s in ("dice", "iou")]
+    assert list(rows[0]) == ["photo", *columns]
+
+
+@pytest.mark.usefixtures("evaluated")
+def test_overlays_are_there_for_both_tasks_and_no_old_ones() -> None:
+    paths = sorted(path.name for path in Path("plots/overlays").iterdir())
+    assert paths == sorted(f"{name}_{task}.jpg" for name in VAL for task in ("bce", "dice"))
+    for name in VAL:
+        with Image.open(f"dataset/Image/{name}.jpg") as photo:
+            for task in ("bce", "dice"):
+                with Image.open(f"plots/overlays/{name}_{task}.jpg") as picture:
+                    assert picture.size == photo.size
+
+
+@pytest.mark.usefixtures("evaluated")
+def test_the_overlay_shows_what_its_own_task_found(nets: dict[str, U2Net]) -> None:
+    for task in ("bce", "dice"):
+        with Image.open("dataset/Image/1.jpg") as photo:
+            expected = overlay(
+                photo, predicted(nets[task], "1"), read_truth(Path("dataset/Mask/1.png"))
+            )
+        with Image.open(f"plots/overlays/1_{task}.jpg") as picture:
+            difference = np.asarray(picture).astype(int) - np.asarray(expected)
+        assert np.abs(difference).mean() < 12
+
+
+@pytest.mark.usefixtures("perfect")
+def test_a_perfect_prediction_scores_one_everywhere() -> None:
+    evaluate(TINY)
+    assert {
+        value for views in scores().values() for found in views.values() for value in found.values()
+    } == {1.0}
+    for row in read_csv(Path("plots/scores.csv")):
+        assert {float(value) for key, value in row.items() if key != "photo"} == {1.0}
+
+
+@pytest.mark.usefixtures("perfect")
+@pytest.mark.parametrize("name", ["bce", "dice"])
+def test_missing_weights_are_named_and_old_results_stay(name: str) -> None:
+    evaluate(TINY)
+    before = {path: path.read_bytes() for path in Path("plots").rglob("*.*")}
+    FILES[name].unlink()
+    with pytest.raises(CarsegError, match=FILES[name].name):
+        evaluate(TINY)
+    assert {path: path.read_bytes() for path in Path("plots").rglob("*.*")} == before
+
+
+def test_hits_and_errors_have_a_colour_each() -> None:
+    photo = Image.new("RGB", (4, 3), (100, 50, 200))
+    found, truth = np.zeros((3, 4), bool), np.zeros((3, 4), bool)
+    found[0, 1] = truth[0, 1] = True
+    found[1, 3] = True
+    truth[2, 0] = True
+    pixels = np.asarray(overlay(photo, found, truth)).astype(int)
+    plain = np.array([100, 50, 200])
+    for at, colour, strength in (
+        ((0, 1), TRUE_POSITIVE, 0.45),
+        ((1, 3), FALSE_POSITIVE, 0.9),
+        ((2, 0), FALSE_NEGATIVE, 0.9),
+    ):
+        expected = plain + strength * (np.array(colour) - plain)
+        assert np.abs(pixels[at] - expected).max() <= 1
+        pixels[at] = plain
+    assert (pixels == plain).all()
+    assert np.asarray(photo)[0, 1].tolist() == [100, 50, 200]
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((1600, 1200), (640, 480)), ((600, 1280), (300, 640)), ((64, 48), (64, 48))],
+)
+def test_a_big_overlay_is_scaled_down(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    nothing = np.zeros(size[::-1], bool)
+    assert overlay(Image.new("RGB", size), nothing, nothing).size == expected
+    assert max(expected) <= LONG_SIDE

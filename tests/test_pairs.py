@@ -1,0 +1,114 @@
+"""Which photo belongs to which mask, and what is said about those without."""
+
+from pathlib import Path
+
+import pytest
+
+from carseg.errors import CarsegError
+from carseg.pairs import Pair, files_in, find_pairs
+
+
+def make(folder: Path, *names: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        (folder / name).touch()
+    return folder
+
+
+def faults(images: Path, masks: Path) -> list[str]:
+    with pytest.raises(CarsegError) as caught:
+        find_pairs(images, masks)
+    return str(caught.value).splitlines()
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+IMAGE, MASK = Path("Image"), Path("Mask")
+
+
+def test_pairs_are_matched_by_name_and_sorted() -> None:
+    make(IMAGE, "b.jpg", "a.jpeg", "C.JPG", "d.JpEg", "two.dots.jpg", "машина.jpg")
+    make(MASK, "a.png", "b.PNG", "C.png", "d.png", "two.dots.png", "машина.png")
+    pairs = find_pairs(IMAGE, MASK)
+    assert [pair.name for pair in pairs] == ["C", "a", "b", "d", "two.dots", "машина"]
+    assert pairs[0] == Pair(IMAGE / "C.JPG", MASK / "C.png")
+    assert all(pair.photo.stem == pair.mask.stem for pair in pairs)
+
+
+def test_readme_and_hidden_files_are_no_pairs() -> None:
+    make(IMAGE, "a.jpg", "README.md", ".DS_Store", ".gitignore", "._a.jpg")
+    make(MASK, "a.png", "README.md", ".hidden.png")
+    assert find_pairs(IMAGE, MASK) == [Pair(IMAGE / "a.jpg", MASK / "a.png")]
+
+
+def test_a_photo_without_mask_says_which_file_is_missing() -> None:
+    make(IMAGE, "a.jpg", "b.jpg")
+    make(MASK, "a.png")
+    assert faults(IMAGE, MASK) == [
+        "Image/b.jpg: has no mask; add Mask/b.png or remove the photo"
+    ]  # fmt: skip
+
+
+def test_a_mask_without_photo_says_which_file_is_missing() -> None:
+    make(IMAGE, "a.jpg")
+    make(MASK, "a.png", "b.png")
+    assert faults(IMAGE, MASK) == [
+        "Mask/b.png: has no photo; add Image/b.jpg or remove the mask"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("other", ["a.jpeg", "a.JPEG"])
+def test_two_photos_of_one_name_are_refused(other: str) -> None:
+    make(IMAGE, "a.jpg", other)
+    make(MASK, "a.png")
+    (line,) = faults(IMAGE, MASK)
+    assert "shares its name with" in line
+    assert all(f"Image/{name}" in line for name in ("a.jpg", other))
+
+
+@pytest.mark.parametrize(
+    ("folder", "name", "ending"),
+    [(IMAGE, "notes.txt", ".jpg"), (IMAGE, "a.png", ".jpg"), (IMAGE, "a", ".jpg"),
+     (MASK, "a.jpg", ".png"), (MASK, "a.tiff", ".png")],
+)  # fmt: skip
+def test_a_file_of_another_kind_is_named(folder: Path, name: str, ending: str) -> None:
+    make(IMAGE, "a.jpg")
+    make(MASK, "a.png")
+    make(folder, name)
+    assert faults(IMAGE, MASK) == [
+        f"{folder / name}: is not a {ending} file; convert it or move it away"
+    ]
+
+
+def test_a_folder_among_the_photos_is_named() -> None:
+    make(IMAGE, "a.jpg")
+    make(MASK, "a.png")
+    (IMAGE / "more.jpg").mkdir()
+    (line,) = faults(IMAGE, MASK)
+    assert line.startswith("Image/more.jpg: ")
+
+
+def test_all_faults_are_told_at_once() -> None:
+    make(IMAGE, "a.jpg", "a.jpeg", "b.jpg", "x.gif")
+    make(MASK, "a.png", "c.png", "y.bmp")
+    assert sorted(line.split(": ")[0] for line in faults(IMAGE, MASK)) == [
+        "Image/a.jpg", "Image/b.jpg", "Image/x.gif", "Mask/c.png", "Mask/y.bmp",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_without_any_file_the_remedy_is_told(made: bool) -> None:
+    if made:
+        make(IMAGE, "README.md")
+        make(MASK)
+    assert faults(IMAGE, MASK) == [
+        "Image: has no photos; put .jpg files there and their masks in Mask"
+    ]
+
+
+def test_files_are_listed_in_one_order() -> None:
+    make(IMAGE, "b", "a", "C", "1", "README.md", ".x")
+    assert [path.name for path in files_in(IMAGE)] == ["1", "C", "a", "b"]

@@ -1,0 +1,111 @@
+"""From probabilities to masks: views, their average, and scaling before the threshold."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import noise
+from torch import Tensor, nn
+
+from carseg.device import Device
+from carseg.predict import D4, mask_at, probability, probability_d4, turn, turn_back
+
+CPU = Device("float32")
+
+
+class Corner(nn.Module):
+    """Stands in for the net: logits that know left from right and top from bottom."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = torch.linspace(-2, 2, 8).view(1, 1, 8, 1) + torch.linspace(-1, 1, 8)
+        self.seen: list[Tensor] = []
+
+    def forward(self, photos: Tensor) -> Tensor:
+        self.seen.append(photos.clone())
+        fused = photos.mean(dim=1, keepdim=True) + self.slope
+        return torch.cat([fused, *[torch.full_like(fused, 9.0)] * 6], dim=1)
+
+
+@pytest.mark.parametrize("view", D4)
+def test_a_view_can_be_undone(view: tuple[int, bool]) -> None:
+    x = noise(2, 3, 8, 8)
+    assert torch.equal(turn_back(turn(x, view), view), x)
+    assert torch.equal(turn(turn_back(x, view), view), x)
+    # Only places change: photos and channels stay apart.
+    assert torch.equal(turn(x, view)[1, 2], turn(x[1, 2], view))
+
+
+def test_the_views_are_the_eight_symmetries_of_the_square() -> None:
+    x = torch.arange(9).view(3, 3)
+    found = {tuple(turn(x, view).flatten().tolist()) for view in D4}
+    symmetries = set()
+    for y in (x, x.T):
+        for rows in (y, y.flip(0)):
+            symmetries |= {tuple(z.flatten().tolist()) for z in (rows, rows.flip(1))}
+    assert len(D4) == len(symmetries) == 8
+    assert found == symmetries
+
+
+def test_probability_is_the_sigmoid_of_the_fused_logit() -> None:
+    net, photos = Corner(), noise(2, 3, 8, 8)
+    found = probability(net, photos, CPU)
+    assert (found.shape, found.dtype, found.requires_grad) == ((2, 1, 8, 8), torch.float32, False)
+    expected = 1 / (1 + np.exp(-(photos.mean(1, keepdim=True) + net.slope).numpy()))
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5)
+
+
+def test_probability_is_float32_even_from_bfloat16() -> None:
+    net = nn.Conv2d(3, 7, 1)
+    found = probability(net, noise(1, 3, 8, 8), Device("bfloat16"))
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(
+        found, probability(net, noise(1, 3, 8, 8), CPU), rtol=0.02, atol=0.02
+    )
+
+
+def test_d4_is_the_average_over_all_views() -> None:
+    net, photos = Corner(), noise(2, 3, 8, 8)
+    found = probability_d4(net, photos, CPU)
+    assert len(net.seen) == 8
+    expected = torch.zeros(2, 1, 8, 8)
+    for flip in (False, True):
+        for quarter in range(4):
+            view = np.rot90(photos.numpy(), quarter, (2, 3))
+            view = view[..., ::-1] if flip else view
+            mean = view.mean(axis=1, keepdims=True)
+            logits = mean + net.slope.numpy()
+            back = logits[..., ::-1] if flip else logits
+            back = np.rot90(back, -quarter, (2, 3))
+            expected += torch.sigmoid(torch.from_numpy(back.copy())) / 8
+    torch.testing.assert_close(found, expected)
+    assert (found - probability(net, photos, CPU)).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("view", D4)
+def test_d4_turns_with_the_photo(view: tuple[int, bool]) -> None:
+    net, photos = Corner(), noise(1, 3, 8, 8)
+    straight = probability_d4(net, photos, CPU)
+    torch.testing.assert_close(probability_d4(net, turn(photos, view), CPU), turn(straight, view))
+
+
+def test_a_mask_has_the_photos_own_size() -> None:
+    mask = mask_at(torch.tensor([[[0.0, 1.0], [0.0, 1.0]]]), (5, 9), 0.5)
+    assert (mask.shape, mask.dtype) == ((5, 9), np.bool_)
+    assert mask.tolist() == [[False] * 4 + [True] * 5] * 5
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.25])
+def test_the_threshold_itself_is_car(threshold: float) -> None:
+    row = torch.tensor([[[threshold, threshold * 0.999, threshold * 1.001]]])
+    assert mask_at(row, (1, 3), threshold).tolist() == [[True, False, True]]
+
+
+def test_probabilities_are_scaled_before_the_threshold() -> None:
+    # Thresholded first, the single sure pixel would become four and its neighbours none.
+    probabilities = torch.tensor([[[0.4, 0.4, 1.0, 0.4]]])
+    soft = mask_at(probabilities, (1, 16), 0.5)
+    at = np.clip((np.arange(16) + 0.5) / 4 - 0.5, 0, 3)
+    expected = np.interp(at, range(4), [0.4, 0.4, 1.0, 0.4]) >= 0.5
+    assert soft[0].tolist() == expected.tolist()
+    hard = mask_at((probabilities >= 0.5).float(), (1, 16), 0.5)
+    assert soft.sum() > hard.sum()

@@ -1,0 +1,113 @@
+"""Which pairs train and which validate: the plan's split, and manifests for any name."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.model_selection import train_test_split
+
+from carseg.errors import CarsegError
+from carseg.pairs import Pair, read_manifest
+from carseg.params import Split
+from carseg.split import split_names, write_split
+
+NAMES = [f"{i:02d}" for i in range(1, 21)]
+LISTS = st.lists(st.text(min_size=1, max_size=4), min_size=2, max_size=30, unique=True)
+
+
+def pair(name: str) -> Pair:
+    return Pair(Path(f"dataset/Image/{name}.jpg"), Path(f"dataset/Mask/{name}.png"))
+
+
+def test_twenty_pairs_are_split_as_the_plan_has_it() -> None:
+    train, val = split_names(NAMES, Split(val_size=5), seed=42)
+    expected = train_test_split(sorted(NAMES), test_size=5, random_state=42)
+    assert [train, val] == [sorted(part) for part in expected]
+    # Written out, so that another version of the library that draws anew would show.
+    assert val == ["01", "02", "09", "16", "18"]
+
+
+@given(LISTS, st.data())
+def test_a_hold_out_is_complete_disjoint_and_blind_to_order(
+    names: list[str], data: st.DataObject
+) -> None:
+    size = data.draw(st.integers(1, len(names) - 1))
+    train, val = split_names(names, Split(val_size=size), seed=7)
+    assert len(val) == size
+    assert sorted(train + val) == sorted(names)
+    assert (train, val) == (sorted(train), sorted(val))
+    shuffled = data.draw(st.permutations(names))
+    assert split_names(shuffled, Split(val_size=size), seed=7) == (train, val)
+
+
+@given(LISTS, st.data())
+def test_folds_validate_every_name_once(names: list[str], data: st.DataObject) -> None:
+    size = data.draw(st.integers(1, len(names) - 1))
+    folds = max(2, len(names) // size)
+    shuffled = data.draw(st.permutations(names))
+    validated = []
+    for fold in range(folds):
+        train, val = split_names(names, Split(val_size=size, fold=fold), seed=7)
+        assert sorted(train + val) == sorted(names)
+        assert (train, val) == (sorted(train), sorted(val))
+        assert split_names(shuffled, Split(val_size=size, fold=fold), seed=7) == (train, val)
+        validated += val
+    assert sorted(validated) == sorted(names)
+    with pytest.raises(CarsegError, match=rf"split\.fold .* from 0 to {folds - 1}$"):
+        split_names(names, Split(val_size=size, fold=folds), seed=7)
+
+
+def test_folds_hold_as_many_as_asked_for() -> None:
+    assert {
+        len(split_names(NAMES, Split(val_size=5, fold=fold), seed=42)[1]) for fold in range(4)
+    } == {5}
+
+
+@pytest.mark.parametrize("fold", [None, 0])
+def test_the_seed_decides(fold: int | None) -> None:
+    settings = Split(val_size=5, fold=fold)
+    drawn = {tuple(split_names(NAMES, settings, seed)[1]) for seed in range(8)}
+    assert len(drawn) > 5
+    assert split_names(NAMES, settings, 3) == split_names(NAMES, settings, 3)
+
+
+@pytest.mark.parametrize("size", [20, 21, 1000])
+@pytest.mark.parametrize("fold", [None, 0])
+def test_one_pair_at_least_must_be_left_to_train_on(size: int, fold: int | None) -> None:
+    with pytest.raises(CarsegError, match=rf"params\.yaml: split\.val_size is {size} .* 20 pairs"):
+        split_names(NAMES, Split(val_size=size, fold=fold), seed=42)
+
+
+def test_manifests_hold_the_split_and_are_read_back(tmp_path: Path) -> None:
+    pairs = [pair(name) for name in NAMES]
+    write_split(pairs[::-1], Split(val_size=5), 42, tmp_path)
+    train, val = split_names(NAMES, Split(val_size=5), 42)
+    assert read_manifest(tmp_path / "train.csv") == [pair(name) for name in train]
+    assert read_manifest(tmp_path / "val.csv") == [pair(name) for name in val]
+    lines = (tmp_path / "val.csv").read_bytes().decode().split("\n")
+    assert lines[:2] == ["photo,mask", "dataset/Image/01.jpg,dataset/Mask/01.png"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a,b", 'say "car"', "two\nlines", "one\rreturn", " blank ", "машина", "車 🚗", "a;b\t'c'"],
+)
+def test_an_odd_name_survives_the_manifest(name: str, tmp_path: Path) -> None:
+    pairs = [pair(name), pair("plain")]
+    write_split(pairs, Split(val_size=1), 0, tmp_path)
+    found = [*read_manifest(tmp_path / "train.csv"), *read_manifest(tmp_path / "val.csv")]
+    assert sorted(found) == sorted(pairs)
+
+
+@pytest.mark.parametrize("content", ["", "photo,mask\n", "image,mask\na.jpg,a.png\n", "photo\na\n"])
+def test_a_manifest_without_pairs_is_refused_by_name(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "train.csv"
+    path.write_text(content)
+    with pytest.raises(CarsegError, match=r"train\.csv: expected the columns photo,mask"):
+        read_manifest(path)
+
+
+def test_a_missing_manifest_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(CarsegError, match=r"train\.csv: "):
+        read_manifest(tmp_path / "train.csv")

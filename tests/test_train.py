@@ -1,0 +1,335 @@
+"""Training: repeatable to the byte, ends with its best epoch, and stops when it should."""
+
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import noise, uneven, write_manifests
+from PIL import Image
+from sklearn.metrics import f1_score, jaccard_score
+from torch import Tensor, nn
+
+from carseg import train as training
+from carseg import weights
+from carseg.data import EpochSampler, Squares
+from carseg.device import Device
+from carseg.errors import CarsegError
+from carseg.files import read_csv
+from carseg.losses import BCELoss, DiceLoss
+from carseg.pairs import read_manifest
+from carseg.params import Params
+from carseg.train import (
+    CURVE,
+    WARM_UP,
+    Probe,
+    Score,
+    step,
+    train,
+    train_bce,
+    train_dice,
+    warm_cosine,
+)
+from carseg.u2net import U2Net
+
+CPU = Device("float32")
+OUTPUT, PLOT = Path("net.pth"), Path("plots/bce.csv")
+TINY = Params(
+    model="u2netp", image_size=64, epochs=2, batch_size=2, learning_rate=1e-2, precision="float32"
+)
+
+
+@pytest.fixture(autouse=True)
+def _project(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A project with three pairs to train on, so that the last batch is not full, and two more."""
+    monkeypatch.chdir(tmp_path)
+    write_manifests(tmp_path, train=3, val=2)
+
+
+def tiny(**changes: object) -> Params:
+    return TINY.model_copy(update=changes)
+
+
+def fresh_net(seed: int = 0) -> U2Net:
+    torch.manual_seed(seed)
+    return U2Net("u2netp")
+
+
+def run(
+    params: Params = TINY, criterion: nn.Module | None = None, task: str = "bce"
+) -> tuple[bytes, bytes]:
+    """Train a fresh net; give the weights and the curve as bytes."""
+    train(task, fresh_net(), criterion or BCELoss(), params, OUTPUT)
+    return OUTPUT.read_bytes(), Path(f"plots/{task}.csv").read_bytes()
+
+
+def curve(path: Path = PLOT) -> list[dict[str, float]]:
+    return [{key: float(value) for key, value in row.items()} for row in read_csv(path)]
+
+
+class Script:
+    """Stands in for measuring: says the validation IoU given, and keeps each epoch's weights."""
+
+    def __init__(self, *ious: float) -> None:
+        # Training gets worse where validation gets better: only one of them may decide.
+        self.scores = (Score(0.0, 0.0, x) for iou in ious for x in (1 - iou, iou))
+        self.states: list[dict[str, Tensor]] = []
+        self.calls = 0
+
+    def measure(self, probe: Probe, net: U2Net, criterion: nn.Module, device: Device) -> Score:
+        if self.calls % 2 == 0:
+            self.states.append({key: value.clone() for key, value in net.state_dict().items()})
+        self.calls += 1
+        return next(self.scores)
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Script]:
+    def patch(*ious: float) -> Script:
+        script = Script(*ious)
+        monkeypatch.setattr(
+            Probe, "measure", lambda probe, *arguments: script.measure(probe, *arguments)
+        )
+        return script
+
+    return patch
+
+
+def test_the_curve_has_a_row_for_each_epoch_and_the_start() -> None:
+    run()
+    assert PLOT.read_text().splitlines()[0] == ",".join(CURVE)
+    rows = curve()
+    assert [row["epoch"] for row in rows] == [0, 1, 2]
+    assert all(0 <= row[key] <= 1 for row in rows for key in CURVE[3:])
+    assert all(math.isfinite(row[key]) for row in rows for key in CURVE)
+    assert len({row["val_loss"] for row in rows}) == 3, "the net must have changed in each epoch"
+
+
+def test_the_same_run_gives_the_same_bytes_whatever_came_before() -> None:
+    first = run()
+    np.random.default_rng().random()
+    torch.rand(3)
+    assert run() == first
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_workers_change_nothing() -> None:
+    assert run(tiny(workers=2)) == run(tiny(workers=0))
+
+
+def test_the_seed_changes_the_run() -> None:
+    # From the same start: what differs is the order of photos and how they are augmented.
+    assert run(tiny(epochs=1))[1] != run(tiny(epochs=1, seed=43))[1]
+
+
+def test_the_second_task_sees_the_photos_otherwise_than_the_first() -> None:
+    assert run(tiny(epochs=1))[1] != run(tiny(epochs=1), task="dice")[1]
+
+
+def test_the_kept_weights_score_as_the_best_row_says() -> None:
+    # A start and a rate with which the score goes up and down.
+    params = tiny(epochs=3, learning_rate=3e-3)
+    train("bce", uneven(fresh_net()), BCELoss(), params, OUTPUT)
+    rows = curve()
+    assert len({row["val_iou"] for row in rows}) == 4, "epochs alike would prove nothing"
+    best = max(rows, key=lambda row: row["val_iou"])
+    probe = Probe(read_manifest(Path("split/val.csv")), params)
+    score = probe.measure(weights.load("u2netp", OUTPUT), BCELoss(), CPU)
+    assert score == pytest.approx((best["val_loss"], best["val_dice"], best["val_iou"]), abs=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("ious", "best"),
+    [((0.1, 0.5, 0.3), 1), ((0.5, 0.4, 0.3), 0), ((0.1, 0.2, 0.3), 2), ((0.0, 0.4, 0.4), 1)],
+)
+def test_the_best_epoch_is_kept_the_first_of_equals(
+    ious: tuple[float, ...], best: int, scripted: Callable[..., Script]
+) -> None:
+    script = scripted(*ious)
+    run()
+    kept = weights.load("u2netp", OUTPUT).state_dict()
+    same = [all(torch.equal(kept[key], state[key]) for key in kept) for state in script.states]
+    assert same == [epoch == best for epoch in range(3)]
+
+
+@pytest.mark.parametrize(("patience", "last"), [(1, 2), (2, 5), (None, 7)])
+def test_patience_ends_a_run_that_gets_no_better(
+    patience: int | None, last: int, scripted: Callable[..., Script]
+) -> None:
+    scripted(0.1, 0.2, 0.15, 0.3, 0.3, 0.2, 0.1, 0.9)
+    run(tiny(epochs=7, patience=patience))
+    assert [row["epoch"] for row in curve()] == list(range(last + 1))
+
+
+class Broken(nn.Module):
+    """A loss that is no number as soon as the net trains."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        return logits.mean() * (self.value if logits.requires_grad else 1)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_ends_the_run_with_a_remedy(value: float) -> None:
+    with pytest.raises(CarsegError, match=r"^bce: the loss is .* epoch 1; lower learning_rate$"):
+        run(criterion=Broken(value))
+    assert not PLOT.exists()
+
+
+def test_a_step_learns_from_its_batch() -> None:
+    squares = Squares(read_manifest(Path("split/train.csv")), 64)
+    photos, masks = (torch.stack(parts) for parts in zip(*squares.plain(), strict=True))
+    net = fresh_net()
+    optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
+    losses = [step(net, BCELoss(), optimizer, CPU, photos, masks) for _ in range(10)]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_a_step_takes_gradients_of_its_own_batch_only_and_tells_the_loss_before() -> None:
+    photos, masks = noise(2, 3, 64, 64), (noise(2, 1, 64, 64) > 0).float()
+    net, criterion = fresh_net(), DiceLoss()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
+    net.eval()
+    first = step(net, criterion, optimizer, CPU, photos, masks)
+    assert net.training
+    gradient = net.outconv.weight.grad.clone()
+    assert step(net, criterion, optimizer, CPU, photos, masks) == pytest.approx(first)
+    torch.testing.assert_close(net.outconv.weight.grad, gradient)
+    assert criterion(net(photos), masks).item() == pytest.approx(first)
+    assert all(p.grad is not None for p in net.parameters())
+
+
+def test_the_learning_rate_climbs_then_falls_to_nothing() -> None:
+    assert warm_cosine(0) == 0
+    assert warm_cosine(WARM_UP / 2) == pytest.approx(0.5)
+    assert warm_cosine(WARM_UP) == pytest.approx(1)
+    assert warm_cosine((1 + WARM_UP) / 2) == pytest.approx(0.5)
+    assert warm_cosine(1) == pytest.approx(0)
+    climb = [warm_cosine(x) for x in np.linspace(0, WARM_UP, 50)]
+    fall = [warm_cosine(x) for x in np.linspace(WARM_UP, 1, 200)]
+    assert np.all(np.diff(climb) > 0)
+    assert np.all(np.diff(fall) < 0)
+
+
+def test_the_learning_rate_runs_through_its_whole_schedule(
+    monkeypatch: pytest.MonkeyPatch, scripted: Callable[..., Script]
+) -> None:
+    rates = []
+
+    def record(
+        net: nn.Module, criterion: nn.Module, optimizer: torch.optim.Optimizer, *_: object
+    ) -> float:
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        return 0.0
+
+    scripted(*[0.5] * 11)
+    monkeypatch.setattr(training, "step", record)
+    run(tiny(epochs=10, learning_rate=0.2))
+    # Three photos in batches of two: two steps an epoch, each at the middle of its share.
+    expected = [0.2 * warm_cosine((i + 0.5) / 20) for i in range(20)]
+    assert rates == pytest.approx(expected)
+
+
+def test_every_photo_is_seen_once_an_epoch_in_an_order_of_its_own() -> None:
+    sampler = EpochSampler(20, seed=1)
+    orders = []
+    for epoch in (1, 2, 1):
+        sampler.epoch = epoch
+        indices = list(sampler)
+        assert {at for at, _ in indices} == {epoch}
+        assert sorted(i for _, i in indices) == list(range(20))
+        orders.append([i for _, i in indices])
+    assert orders[0] == orders[2] != orders[1]
+    other = EpochSampler(20, seed=2)
+    other.epoch = 1
+    assert [i for _, i in other] != orders[0]
+    assert len(sampler) == 20
+
+
+def test_a_look_depends_on_seed_epoch_and_photo_alone() -> None:
+    pairs = read_manifest(Path("split/train.csv"))
+    squares, again = Squares(pairs, 64, seed=1), Squares(pairs, 64, seed=1)
+    photo, mask = squares[4, 2]
+    assert (photo.shape, mask.shape) == ((3, 64, 64), (1, 64, 64))
+    _ = again[0, 0]
+    assert torch.equal(again[4, 2][0], photo)
+    assert torch.equal(again[4, 2][1], mask)
+    assert not torch.equal(squares[5, 2][0], photo)
+    assert not torch.equal(Squares(pairs, 64, seed=2)[4, 2][0], photo)
+    # The same picture twice is still turned differently.
+    double = Squares([pairs[0]] * 2, 64, seed=1)
+    assert not torch.equal(double[4, 0][0], double[4, 1][0])
+
+
+def test_a_probe_measures_at_each_photos_own_size() -> None:
+    pairs = read_manifest(Path("split/val.csv"))
+    net = uneven(fresh_net())
+    score = Probe(pairs, tiny(threshold=0.4)).measure(net.train(), DiceLoss(), CPU)
+    losses, dices, ious = [], [], []
+    plain = Squares(pairs, 64).plain()
+    for pair, (photo, mask) in zip(pairs, plain, strict=True):
+        with torch.inference_mode():
+            logits = net.eval()(photo[None])
+        losses.append(DiceLoss()(logits, mask[None]).item())
+        truth = np.asarray(Image.open(pair.mask)) > 0
+        scaled = nn.functional.interpolate(
+            torch.sigmoid(logits[:, :1]), truth.shape, mode="bilinear"
+        )
+        found = scaled[0, 0].numpy() >= 0.4
+        dices.append(f1_score(truth.ravel(), found.ravel()))
+        ious.append(jaccard_score(truth.ravel(), found.ravel()))
+    assert 0 < min(ious) < max(ious) < 1
+    assert score == pytest.approx((np.mean(losses), np.mean(dices), np.mean(ious)))
+
+
+@pytest.fixture
+def pretrained(official: Path) -> Path:
+    return Path(shutil.copytree(official, "pretrained"))
+
+
+@pytest.mark.usefixtures("pretrained")
+def test_the_second_task_goes_on_where_the_first_one_ended() -> None:
+    params = tiny(epochs=1, learning_rate=1e-3)
+    train_bce(params)
+    train_dice(params)
+    first, second = curve(Path("plots/bce.csv")), curve(Path("plots/dice.csv"))
+    assert second[0]["val_iou"] == max(row["val_iou"] for row in first)
+    best = max(row["val_iou"] for row in second)
+    net = weights.load("u2netp", Path("u2net_segmentation_dice_loss.pth"))
+    probe = Probe(read_manifest(Path("split/val.csv")), params)
+    assert probe.measure(net, DiceLoss(), CPU).iou == pytest.approx(best, abs=2e-6)
+    # Each task's losses are its own: what task 2 begins with, BCE and Dice measure differently.
+    start = weights.load("u2netp", Path("u2net_segmentation.pth"))
+    assert second[0]["val_loss"] == pytest.approx(
+        probe.measure(start, DiceLoss(), CPU).loss, abs=2e-6
+    )
+    assert first[1]["val_loss"] != second[0]["val_loss"]
+
+
+@pytest.mark.usefixtures("pretrained")
+@pytest.mark.parametrize(("init", "settled"), [("u2netp", True), ("scratch", False)])
+def test_only_given_weights_are_settled_and_begin_as_given(
+    init: str, settled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[U2Net] = []
+    monkeypatch.setattr(training, "train", lambda task, net, *_: begun.append(net))
+    train_bce(tiny(init=init))
+    given = weights.start("u2netp", Path("pretrained"), TINY.seed).eval()
+    photos = noise(1, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(begun[0].eval()(photos), given(photos), rtol=1e-3, atol=1e-3)
+    key = "stage1.rebnconvin.bn_s1.running_mean"
+    assert torch.equal(begun[0].state_dict()[key], given.state_dict()[key]) != settled
+
+
+def test_a_missing_manifest_is_named() -> None:
+    Path("split/val.csv").unlink()
+    with pytest.raises(CarsegError, match=r"split/val\.csv"):
+        run()
