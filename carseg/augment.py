@@ -23,28 +23,26 @@ class Augment:
                 # right-angle turns and flips is the first thing to be invariant to.
                 A.D4(p=1.0),
                 A.Affine(
-                    scale=(0.75, 1.3),
-                    translate_percent=(-0.1, 0.1),
-                    rotate=(-12, 12),
-                    shear=(-6, 6),
+                    scale=(0.85, 1.2),
+                    translate_percent=(-0.06, 0.06),
+                    rotate=(-8, 8),
                     interpolation=1,
                     # Not mirrored: that would show a second car, and call it one.
                     border_mode=0,
                     fill=(124, 116, 104),
-                    p=0.8,
+                    p=0.7,
                 ),
                 A.ColorJitter(
-                    brightness=(0.7, 1.3), contrast=(0.7, 1.3), saturation=(0.6, 1.4),
-                    hue=(-0.05, 0.05), p=0.8,
+                    brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2),
+                    hue=(-0.03, 0.03), p=0.7,
                 ),
-                A.ToGray(p=0.05),
                 A.OneOf(
                     [
                         A.GaussianBlur(blur_limit=(3, 5)),
                         A.GaussNoise(std_range=(0.01, 0.05)),
                         A.ImageCompression(quality_range=(40, 90)),
                     ],
-                    p=0.3,
+                    p=0.2,
                 ),
             ]
         )  # fmt: skip
