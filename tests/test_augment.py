@@ -60,7 +60,9 @@ def test_numpys_own_generator_has_no_say_and_is_left_alone() -> None:
 
 def test_the_mask_follows_the_photo(augmented: list[tuple[Array, Array]]) -> None:
     for seed, (photo, mask) in zip(SEEDS, augmented, strict=True):
-        shown, said = photo.mean(axis=2) > 128, mask >= 128
+        light = photo.mean(axis=2)
+        # Between the car and the grey that fills what a shift lays bare.
+        shown, said = light > 0.77 * light.max(), mask >= 128
         overlap = np.count_nonzero(shown & said) / np.count_nonzero(shown | said)
         assert overlap > 0.9, seed
 
