@@ -11,11 +11,11 @@ help: ## show these lines
 
 setup: .venv/ready ## make .venv with the pinned dependencies
 
-.venv/ready: requirements.txt
+.venv/ready: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "carseg needs Python 3.11 or newer: make setup PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -e .
 	@touch $@
 
 repro: setup ## run the pipeline, then show the scores

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,33 +12,51 @@ from torch import Tensor
 from tqdm import tqdm
 
 from carseg import weights
+from carseg.clean import clean
 from carseg.device import Device
+from carseg.edges import boundary_iou, hd95
 from carseg.files import new_directory, write_csv, write_json
 from carseg.metrics import Counts, count, dice, iou, summarise
 from carseg.overlay import overlay
 from carseg.pairs import Pair, read_manifest
 from carseg.params import Params
 from carseg.photos import read_photo, read_truth, squared_photo
-from carseg.predict import mask_at, probability, probability_d4
+from carseg.predict import combine, mask_at, probability_of_views
 from carseg.tensors import photo_tensor
 from carseg.u2net import U2Net
 
-VIEWS: Mapping[str, Callable[[U2Net, Tensor, Device], Tensor]] = {
-    "plain": probability,
-    "d4": probability_d4,
-}
 NETS: Mapping[str, Callable[[Params], U2Net]] = {
     "untrained": lambda p: weights.start(p.model, Path("pretrained"), p.seed),
     "bce": lambda p: weights.load(p.model, Path("u2net_segmentation.pth")),
     "dice": lambda p: weights.load(p.model, Path("u2net_segmentation_dice_loss.pth")),
 }
+VIEWS = ("plain", "d4")
+TURNS = ("turn90", "turn180", "turn270")  # the plain view of the photo turned so far
+
+
+class Scores(NamedTuple):
+    """How one predicted mask agrees with the truth."""
+
+    dice: float
+    iou: float
+    boundary_iou: float
+    hd95: float  # pixels
+
+
+class Judged(NamedTuple):
+    """What one net does with one photo."""
+
+    counts: Mapping[str, Counts]  # a view each
+    scores: Mapping[str, Scores]  # a view each
+    turned: Mapping[str, float]  # IoU, a turn each
+    mask: NDArray[np.bool_]  # plain, (H, W)
 
 
 def evaluate(params: Params) -> None:
     """Score every net on `split/val.csv`, at each photo's own resolution.
 
-    Writes `metrics.json` (net → view → score), `plots/scores.csv` (a row a photo, a column a
-    net, view and score) and the plain predictions of both tasks into `plots/overlays`.
+    Writes `metrics.json` (net → view → score), `plots/scores.csv` (a row a photo) and the plain
+    predictions of both tasks into `plots/overlays`.
 
     Raises:
         CarsegError: a manifest, photo or weights file cannot be read.
@@ -45,58 +64,88 @@ def evaluate(params: Params) -> None:
     device = Device(params.precision)
     pairs = read_manifest(Path("split/val.csv"))
     metrics: dict[str, dict[str, dict[str, float]]] = {}
-    table: dict[str, list[object]] = {"photo": [pair.name for pair in pairs]}
+    table: dict[str, list[object]] = {
+        "photo": [pair.name for pair in pairs],
+        "lying": [int(lies(read_truth(pair.mask))) for pair in pairs],
+    }
     with new_directory(Path("plots/overlays")) as overlays:
         for name, make in NETS.items():
             net = device.place_net(make(params)).eval()
-            masks = {
-                view: predict(net, pairs, look, params, device, f"{name} {view}")
-                for view, look in VIEWS.items()
-            }
-            counts = {view: compare(found, pairs) for view, found in masks.items()}
-            metrics[name] = {view: _rounded(summarise(c)) for view, c in counts.items()}
-            for view, photos in counts.items():
-                table[f"{name}_{view}_dice"] = [round(dice(c), 6) for c in photos]
-                table[f"{name}_{view}_iou"] = [round(iou(c), 6) for c in photos]
-            if name != "untrained":
-                for pair, mask in zip(pairs, masks["plain"], strict=True):
-                    picture = overlay(read_photo(pair.photo), mask, read_truth(pair.mask))
+            photos = []
+            for pair in tqdm(pairs, name, leave=False, disable=None):
+                judged = judge(net, pair, params, device)
+                if name != "untrained":
+                    picture = overlay(read_photo(pair.photo), judged.mask, read_truth(pair.mask))
                     picture.save(overlays / f"{pair.name}_{name}.jpg", quality=85)
+                photos.append(judged._replace(mask=judged.mask[:0]))
+            metrics[name] = {view: _means(photos, view) for view in VIEWS}
+            table |= _columns(name, photos)
     write_csv(Path("plots/scores.csv"), list(table), zip(*table.values(), strict=True))
     write_json(Path("metrics.json"), metrics)
     print(_report(metrics, len(pairs)))
 
 
-def predict(
-    net: U2Net,
-    pairs: Sequence[Pair],
-    look: Callable[[U2Net, Tensor, Device], Tensor],
-    params: Params,
-    device: Device,
-    label: str,
-) -> list[NDArray[np.bool_]]:
-    """Give a mask a photo, bool, at the photo's own size."""
-    masks = []
-    for pair in tqdm(pairs, label, leave=False, disable=None):
-        photo = read_photo(pair.photo)
-        square = photo_tensor(squared_photo(photo, params.image_size))
-        found = look(net, square[None], device)[0]
-        masks.append(mask_at(found, (photo.height, photo.width), params.threshold))
-    return masks
+def judge(net: U2Net, pair: Pair, params: Params, device: Device) -> Judged:
+    """Look at a photo from all sides, and score what the net finds against the mask."""
+    photo, truth = read_photo(pair.photo), read_truth(pair.mask)
+    square = photo_tensor(squared_photo(photo, params.image_size))
+    views = probability_of_views(net, square, device)  # (8, 1, S, S), the quarter turns first
+    found = {
+        name: mask_of(probability, truth.shape, params)
+        for name, probability in (
+            *zip(("plain", *TURNS), views, strict=False),
+            ("d4", combine(views)),
+        )
+    }
+    return Judged(
+        {view: count(found[view], truth) for view in VIEWS},
+        {view: score(found[view], truth) for view in VIEWS},
+        {turn: iou(count(found[turn], truth)) for turn in TURNS},
+        found["plain"],
+    )
 
 
-def compare(masks: Sequence[NDArray[np.bool_]], pairs: Sequence[Pair]) -> list[Counts]:
-    """Count each predicted mask against its truth."""
-    return [count(mask, read_truth(pair.mask)) for mask, pair in zip(masks, pairs, strict=True)]
+def mask_of(probability: Tensor, size: tuple[int, int], params: Params) -> NDArray[np.bool_]:
+    """Give the mask, (height, width), that the parameters make of a probability (1, S, S)."""
+    mask = mask_at(probability, size, params.threshold)
+    return clean(mask) if params.cleanup else mask
 
 
-def _rounded(scores: dict[str, float]) -> dict[str, float]:
-    return {name: round(value, 6) for name, value in scores.items()}
+def score(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> Scores:
+    """Score a mask (H, W) against the truth, of the same shape."""
+    c = count(predicted, truth)
+    return Scores(dice(c), iou(c), boundary_iou(predicted, truth), hd95(predicted, truth))
+
+
+def lies(truth: NDArray[np.bool_]) -> bool:
+    """Tell whether the car of a mask (H, W) lies on its side: is taller than wide."""
+    height, width = (np.ptp(np.flatnonzero(truth.any(axis=axis))) for axis in (1, 0))
+    return bool(height > width)
+
+
+def _means(photos: Sequence[Judged], view: str) -> dict[str, float]:
+    scores = [judged.scores[view] for judged in photos]
+    means = summarise([judged.counts[view] for judged in photos])
+    for name in ("boundary_iou", "hd95"):
+        means[name] = float(np.mean([getattr(s, name) for s in scores]))
+    return {name: round(value, 6) for name, value in means.items()}
+
+
+def _columns(net: str, photos: Sequence[Judged]) -> dict[str, list[object]]:
+    columns: dict[str, list[object]] = {}
+    for view in VIEWS:
+        for name in Scores._fields:
+            columns[f"{net}_{view}_{name}"] = [
+                round(getattr(judged.scores[view], name), 6) for judged in photos
+            ]
+    for turn in TURNS:
+        columns[f"{net}_{turn}_iou"] = [round(judged.turned[turn], 6) for judged in photos]
+    return columns
 
 
 def _report(metrics: Mapping[str, Mapping[str, Mapping[str, float]]], photos: int) -> str:
-    columns = [(view, score) for view in VIEWS for score in ("dice", "iou")]
-    lines = [f"{f'{photos} photos':<12}" + "".join(f"{f'{v} {s}':>12}" for v, s in columns)]
+    columns = [(view, name) for view in VIEWS for name in Scores._fields]
+    lines = [f"{f'{photos} photos':<12}" + "".join(f"{f'{v} {s}':>20}" for v, s in columns)]
     for name, views in metrics.items():
-        lines.append(f"{name:<12}" + "".join(f"{views[v][s]:>12.4f}" for v, s in columns))
+        lines.append(f"{name:<12}" + "".join(f"{views[v][s]:>20.4f}" for v, s in columns))
     return "\n".join(lines)

@@ -47,8 +47,12 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
 
 def read_csv(path: Path) -> list[dict[str, str]]:
     """Read a table that `write_csv` wrote, one dict a row."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return parse_csv(path.read_bytes().decode())
+
+
+def parse_csv(text: str) -> list[dict[str, str]]:
+    """Read a table from text that `write_csv` wrote, one dict a row."""
+    return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
 @contextmanager

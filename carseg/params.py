@@ -43,12 +43,14 @@ class Params(_Section):
     learning_rate: float = Field(
         default=1e-4, gt=0, le=1, description="a number above 0, at most 1"
     )
+    keep: Literal["best", "last"] = Field(default="best", description="best or last")
     patience: int | None = Field(default=None, ge=1, description="null or a whole number from 1")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="auto, float32 or bfloat16"
     )
     workers: int = Field(default=0, ge=0, le=256, description="a whole number from 0 to 256")
     threshold: float = Field(default=0.5, gt=0, lt=1, description="a number between 0 and 1")
+    cleanup: bool = Field(default=False, description="true or false")
     split: Split = Field(default=Split(), description="a section with val_size and fold")
 
     @field_validator("init")

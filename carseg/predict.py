@@ -28,10 +28,16 @@ def probability(net: U2Net, photos: Tensor, device: Device) -> Tensor:
     return torch.sigmoid(logits.float()).cpu()
 
 
-def probability_d4(net: U2Net, photos: Tensor, device: Device) -> Tensor:
-    """Average `probability` over all eight right-angle turns and flips of square photos."""
-    views = [turn_back(probability(net, turn(photos, g), device), g) for g in D4]
-    return torch.stack(views).mean(dim=0)
+def probability_of_views(net: U2Net, photo: Tensor, device: Device) -> Tensor:
+    """Look at a square photo (3, S, S) from all of `D4`: (8, 1, S, S), laid as the photo is."""
+    return torch.cat(
+        [turn_back(probability(net, turn(photo[None], view), device), view) for view in D4]
+    )
+
+
+def combine(views: Tensor) -> Tensor:
+    """Average the probabilities (V, 1, S, S) of one photo's views to (1, S, S)."""
+    return views.mean(dim=0)
 
 
 def turn(x: Tensor, view: tuple[int, bool]) -> Tensor:

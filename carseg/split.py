@@ -32,7 +32,7 @@ def split_names(names: Sequence[str], settings: Split, seed: int) -> tuple[list[
     if settings.fold is None:
         train, val = train_test_split(names, test_size=settings.val_size, random_state=seed)
         return sorted(train), sorted(val)
-    folds = max(2, len(names) // settings.val_size)
+    folds = fold_count(len(names), settings)
     if settings.fold >= folds:
         raise CarsegError(
             f"params.yaml: split.fold is {settings.fold} but {len(names)} pairs make {folds} "
@@ -41,6 +41,11 @@ def split_names(names: Sequence[str], settings: Split, seed: int) -> tuple[list[
     cuts = list(KFold(folds, shuffle=True, random_state=seed).split(names))
     train_at, val_at = cuts[settings.fold]
     return [names[i] for i in train_at], [names[i] for i in val_at]
+
+
+def fold_count(pairs: int, settings: Split) -> int:
+    """Give the number of disjoint folds of about `val_size` pairs, two at least."""
+    return max(2, pairs // settings.val_size)
 
 
 def write_split(pairs: Sequence[Pair], settings: Split, seed: int, folder: Path) -> None:

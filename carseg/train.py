@@ -106,12 +106,14 @@ def train(task: str, net: U2Net, criterion: nn.Module, params: Params, output: P
         curve.append(row)
         if row.val.iou > curve[best].val.iou or epoch == 0:
             best = epoch
+        kept = best if params.keep == "best" else epoch
+        if kept == epoch:
             weights.save(net, output)
-        print(row.line(task, params.epochs, kept=best == epoch), flush=True)
+        print(row.line(task, params.epochs, better=best == epoch), flush=True)
         if params.patience is not None and epoch - best >= params.patience:
             print(f"{task}: no better epoch in {params.patience}, stopping early")
             break
-    print(f"{task}: kept epoch {best}, {output}")
+    print(f"{task}: kept epoch {kept}, {output}")
     write_csv(Path(f"plots/{task}.csv"), CURVE, [row.values() for row in curve])
 
 
@@ -165,13 +167,13 @@ class Row(NamedTuple):
         pairs = zip(self.train, self.val, strict=True)
         return [self.epoch, *(round(value, 6) for pair in pairs for value in pair)]
 
-    def line(self, task: str, epochs: int, kept: bool) -> str:
+    def line(self, task: str, epochs: int, better: bool) -> str:
         """Give the row for reading."""
         loss, dice, iou = (
             f"{name} {train:.4f} | {val:.4f}"
             for name, train, val in zip(Score._fields, self.train, self.val, strict=True)
         )
-        best = "  best so far" if kept else ""
+        best = "  best so far" if better else ""
         return f"{task} {self.epoch:>3}/{epochs}  train | val  {loss}   {dice}   {iou}{best}"
 
 

@@ -1,6 +1,7 @@
 """Scores, tables and overlays of the validation photos."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,12 @@ from sklearn.metrics import f1_score, jaccard_score
 
 from carseg import evaluate as evaluation
 from carseg import weights
+from carseg.device import Device
+from carseg.edges import boundary_iou, hd95
 from carseg.errors import CarsegError
-from carseg.evaluate import evaluate
+from carseg.evaluate import Judged, evaluate, lies, score
 from carseg.files import read_csv
+from carseg.metrics import count
 from carseg.overlay import FALSE_NEGATIVE, FALSE_POSITIVE, LONG_SIDE, TRUE_POSITIVE, overlay
 from carseg.pairs import Pair
 from carseg.params import Params
@@ -26,7 +30,9 @@ Mask = NDArray[np.bool_]
 
 NETS = ("untrained", "bce", "dice")
 VIEWS = ("plain", "d4")
-SCORES = ("dice", "iou", "dice_micro", "iou_micro")
+SCORES = ("dice", "iou", "dice_micro", "iou_micro", "boundary_iou", "hd95")
+PHOTO_SCORES = ("dice", "iou", "boundary_iou", "hd95")
+TURNS = ("turn90", "turn180", "turn270")
 FILES = {
     "untrained": Path("pretrained/mine.pth"),
     "bce": Path("u2net_segmentation.pth"),
@@ -71,12 +77,16 @@ def evaluated(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def perfect(nets: dict[str, U2Net], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Be in a project whose nets find each car to the pixel."""
 
-    def find(net: U2Net, pairs: list[Pair], *_: object) -> list[Mask]:
-        return [read_truth(pair.mask) for pair in pairs]
+    def find(net: U2Net, pair: Pair, params: Params, device: Device) -> Judged:
+        truth = read_truth(pair.mask)
+        same, counts = score(truth, truth), count(truth, truth)
+        return Judged(
+            dict.fromkeys(VIEWS, counts), dict.fromkeys(VIEWS, same), dict.fromkeys(TURNS, 1), truth
+        )
 
     monkeypatch.chdir(tmp_path)
     prepare(tmp_path, nets)
-    monkeypatch.setattr(evaluation, "predict", find)
+    monkeypatch.setattr(evaluation, "judge", find)
 
 
 def scores() -> dict[str, dict[str, dict[str, float]]]:
@@ -84,7 +94,7 @@ def scores() -> dict[str, dict[str, dict[str, float]]]:
     return found
 
 
-def predicted(net: U2Net, name: str, turned: bool = False) -> Mask:
+def predicted(net: U2Net, name: str, quarters: Sequence[int] = (0,), flips: int = 1) -> Mask:
     """What a net finds in a validation photo, by other means than the project's."""
     mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     with Image.open(f"dataset/Image/{name}.jpg") as photo:
@@ -92,8 +102,8 @@ def predicted(net: U2Net, name: str, turned: bool = False) -> Mask:
         height, width = photo.height, photo.width
     pixels = (square / square.max() - mean) / deviation
     found = []
-    for quarter in range(4 if turned else 1):
-        for flip in (False, True) if turned else (False,):
+    for quarter in quarters:
+        for flip in range(flips):
             view = np.rot90(pixels, quarter)[:, :: -1 if flip else 1]
             tensor = torch.from_numpy(view.copy()).permute(2, 0, 1).float()
             with torch.inference_mode():
@@ -110,11 +120,20 @@ def test_scores_are_those_of_a_second_computation(nets: dict[str, U2Net]) -> Non
     truths = [np.asarray(Image.open(f"dataset/Mask/{name}.png")) > 0 for name in VAL]
     for name, net in nets.items():
         for view in VIEWS:
-            masks = [predicted(net, photo, turned=view == "d4") for photo in VAL]
+            sides = (range(4), 2) if view == "d4" else ((0,), 1)
+            masks = [predicted(net, photo, *sides) for photo in VAL]
             pairs = [(t.ravel(), m.ravel()) for t, m in zip(truths, masks, strict=True)]
-            dices, ious = ([score(*pair) for pair in pairs] for score in (f1_score, jaccard_score))
+            dices, ious = ([ratio(*pair) for pair in pairs] for ratio in (f1_score, jaccard_score))
             together = [np.concatenate(parts) for parts in zip(*pairs, strict=True)]
             # A pixel at the very threshold may fall to either side.
+            edges = {
+                key: [measure(m, t) for t, m in zip(truths, masks, strict=True)]
+                for key, measure in (("boundary_iou", boundary_iou), ("hd95", hd95))
+            }
+            for key, values in edges.items():
+                column = [float(row[f"{name}_{view}_{key}"]) for row in rows]
+                assert column == pytest.approx(values, rel=0.05, abs=0.02)
+                assert metrics[name][view].pop(key) == pytest.approx(np.mean(column), abs=1e-5)
             assert metrics[name][view] == pytest.approx(
                 {
                     "dice": np.mean(dices),
@@ -127,6 +146,13 @@ def test_scores_are_those_of_a_second_computation(nets: dict[str, U2Net]) -> Non
             for key, expected in (("dice", dices), ("iou", ious)):
                 column = [float(row[f"{name}_{view}_{key}"]) for row in rows]
                 assert column == pytest.approx(expected, abs=1e-3)
+        for quarter, turn in enumerate(TURNS, start=1):
+            column = [float(row[f"{name}_{turn}_iou"]) for row in rows]
+            masks = [predicted(net, photo, (quarter,)) for photo in VAL]
+            expected = [
+                jaccard_score(t.ravel(), m.ravel()) for t, m in zip(truths, masks, strict=True)
+            ]
+            assert column == pytest.approx(expected, abs=1e-3)
     assert len({round(views["plain"]["iou"], 2) for views in metrics.values()}) == 3
 
 
@@ -138,11 +164,14 @@ def test_every_net_view_and_score_is_there_in_order() -> None:
     for views in metrics.values():
         for found in views.values():
             assert list(found) == list(SCORES)
-            assert all(0 <= value <= 1 for value in found.values())
+            assert all(0 <= value <= 1 for key, value in found.items() if key != "hd95")
     rows = read_csv(Path("plots/scores.csv"))
     assert [row["photo"] for row in rows] == list(VAL)
-    columns = [f"{n}_{v}_{s}" for n in NETS for v in VIEWS for s in ("dice", "iou")]
-    assert list(rows[0]) == ["photo", *columns]
+    columns = []
+    for net in NETS:
+        columns += [f"{net}_{view}_{name}" for view in VIEWS for name in PHOTO_SCORES]
+        columns += [f"{net}_{turn}_iou" for turn in TURNS]
+    assert list(rows[0]) == ["photo", "lying", *columns]
 
 
 @pytest.mark.usefixtures("evaluated")
@@ -171,11 +200,20 @@ def test_the_overlay_shows_what_its_own_task_found(nets: dict[str, U2Net]) -> No
 @pytest.mark.usefixtures("perfect")
 def test_a_perfect_prediction_scores_one_everywhere() -> None:
     evaluate(TINY)
-    assert {
-        value for views in scores().values() for found in views.values() for value in found.values()
-    } == {1.0}
+    for views in scores().values():
+        for found in views.values():
+            assert found == {name: 0.0 if name == "hd95" else 1.0 for name in SCORES}
     for row in read_csv(Path("plots/scores.csv")):
-        assert {float(value) for key, value in row.items() if key != "photo"} == {1.0}
+        for key, value in row.items():
+            if key not in ("photo", "lying"):
+                assert float(value) == (0 if key.endswith("hd95") else 1)
+
+
+@pytest.mark.parametrize(("shape", "expected"), [((9, 5), True), ((5, 9), False)])
+def test_a_car_taller_than_wide_lies_on_its_side(shape: tuple[int, int], expected: bool) -> None:
+    truth = np.zeros((20, 30), bool)
+    truth[3 : 3 + shape[0], 8 : 8 + shape[1]] = True
+    assert lies(truth) is expected
 
 
 @pytest.mark.usefixtures("perfect")

@@ -55,6 +55,8 @@ def test_an_empty_file_means_the_defaults(text: str, tmp_path: Path) -> None:
         ("learning_rate: 1", Params(learning_rate=1.0)),
         ("patience: 1", Params(patience=1)),
         ("patience: null", Params(patience=None)),
+        ("keep: last", Params(keep="last")),
+        ("cleanup: true", Params(cleanup=True)),
         ("precision: bfloat16", Params(precision="bfloat16")),
         ("workers: 256", Params(workers=256)),
         ("threshold: .25", Params(threshold=0.25)),
@@ -97,6 +99,8 @@ WRONG = {
     "patience": (PATIENCE, ["0", "-1", "2.5", "false", "never"]),
     "precision": (PRECISION, ["float16", "16", "null", "true"]),
     "workers": (WORKERS, ["-1", "257", "1.0", "true", "null"]),
+    "keep": ("best or last", ["first", "null", "1", "true"]),
+    "cleanup": ("true or false", ["1", "'yes'", "null", "largest"]),
     "threshold": (THRESHOLD, ["0", "1", "0.0", "1.0", "-.5", ".nan", "half", "true", "null"]),
     "split": (SECTION, ["5", "null", "[5, null]", "true"]),
 }

@@ -196,6 +196,28 @@ def test_a_wrong_parameter_is_one_line(finished: Project) -> None:
     finished.dvc("checkout", "--force")
 
 
+def test_a_cross_validation_judges_every_photo_once_and_goes_on_where_it_was(
+    finished: Project,
+) -> None:
+    files = finished.user_files()
+    finished.dvc("exp", "run", "--queue", "--name", "mine", "--set-param", "epochs=4")
+    finished.dvc("queue", "remove", "mine")
+    command = (*(sys.executable, "-m", "carseg", "crossval"), *("-S", "epochs=1"))
+    first = finished.run(*command)
+    assert re.search(r"dice d4 +0\.\d+ +0\.\d+ +0\.\d+ to 0\.\d+ +0\.\d+", first)
+    table = finished.bytes_of("crossval/scores.csv")
+    rows = (finished.folder / "crossval/scores.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[0] for row in rows] == [str(i) for i in range(8)]
+    # As if it had been cut off in the last fold: the others are not trained again.
+    finished.dvc("exp", "remove", "crossval-fold-3")
+    again = finished.run(*command)
+    assert again.count("Running stage 'train_") == 0
+    assert finished.bytes_of("crossval/scores.csv") == table
+    assert finished.user_files() == files
+    assert finished.git("status", "--porcelain") == "?? crossval/\n"
+    finished.git("clean", "-fdq", "crossval")
+
+
 def test_two_clones_agree_to_the_byte(finished: Project, tmp_path: Path) -> None:
     other = Project(tmp_path / "other")
     write_pairs(other.folder / "Image", other.folder / "Mask", 8)

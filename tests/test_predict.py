@@ -7,7 +7,15 @@ from conftest import noise
 from torch import Tensor, nn
 
 from carseg.device import Device
-from carseg.predict import D4, mask_at, probability, probability_d4, turn, turn_back
+from carseg.predict import (
+    D4,
+    combine,
+    mask_at,
+    probability,
+    probability_of_views,
+    turn,
+    turn_back,
+)
 
 CPU = Device("float32")
 
@@ -63,29 +71,29 @@ def test_probability_is_float32_even_from_bfloat16() -> None:
     )
 
 
-def test_d4_is_the_average_over_all_views() -> None:
-    net, photos = Corner(), noise(2, 3, 8, 8)
-    found = probability_d4(net, photos, CPU)
-    assert len(net.seen) == 8
-    expected = torch.zeros(2, 1, 8, 8)
+def test_views_are_predictions_of_the_turned_photo_laid_back() -> None:
+    net, photo = Corner(), noise(3, 8, 8)
+    found = probability_of_views(net, photo, CPU)
+    assert (found.shape, len(net.seen)) == ((8, 1, 8, 8), 8)
+    expected = []
     for flip in (False, True):
         for quarter in range(4):
-            view = np.rot90(photos.numpy(), quarter, (2, 3))
+            view = np.rot90(photo.numpy(), quarter, (1, 2))
             view = view[..., ::-1] if flip else view
-            mean = view.mean(axis=1, keepdims=True)
-            logits = mean + net.slope.numpy()
-            back = logits[..., ::-1] if flip else logits
-            back = np.rot90(back, -quarter, (2, 3))
-            expected += torch.sigmoid(torch.from_numpy(back.copy())) / 8
-    torch.testing.assert_close(found, expected)
-    assert (found - probability(net, photos, CPU)).abs().max() > 0.1
+            logits = view.mean(axis=0) + net.slope[0, 0].numpy()
+            back = np.rot90(logits[..., ::-1] if flip else logits, -quarter)
+            expected.append(torch.sigmoid(torch.from_numpy(back.copy()))[None])
+    torch.testing.assert_close(found, torch.stack(expected))
+    torch.testing.assert_close(combine(found), torch.stack(expected).mean(dim=0))
+    assert (combine(found) - found[0]).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("view", D4)
-def test_d4_turns_with_the_photo(view: tuple[int, bool]) -> None:
-    net, photos = Corner(), noise(1, 3, 8, 8)
-    straight = probability_d4(net, photos, CPU)
-    torch.testing.assert_close(probability_d4(net, turn(photos, view), CPU), turn(straight, view))
+def test_the_average_of_views_turns_with_the_photo(view: tuple[int, bool]) -> None:
+    net, photo = Corner(), noise(3, 8, 8)
+    straight = combine(probability_of_views(net, photo, CPU))
+    turned = combine(probability_of_views(net, turn(photo, view), CPU))
+    torch.testing.assert_close(turned, turn(straight, view))
 
 
 def test_a_mask_has_the_photos_own_size() -> None:

@@ -155,6 +155,14 @@ def test_the_best_epoch_is_kept_the_first_of_equals(
     assert same == [epoch == best for epoch in range(3)]
 
 
+def test_the_last_epoch_is_kept_when_asked(scripted: Callable[..., Script]) -> None:
+    script = scripted(0.1, 0.5, 0.3)
+    run(tiny(keep="last"))
+    kept = weights.load("u2netp", OUTPUT).state_dict()
+    same = [all(torch.equal(kept[key], state[key]) for key in kept) for state in script.states]
+    assert same == [False, False, True]
+
+
 @pytest.mark.parametrize(("patience", "last"), [(1, 2), (2, 5), (None, 7)])
 def test_patience_ends_a_run_that_gets_no_better(
     patience: int | None, last: int, scripted: Callable[..., Script]

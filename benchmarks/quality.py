@@ -1,0 +1,109 @@
+"""Trained weights against a ready-made background remover: one table, on one folder of pairs.
+
+    python -m benchmarks.quality                                  the validation photos
+    python -m benchmarks.quality --images DIR --masks DIR         any other pairs
+
+The remover is rembg's way with U²-Net†, nothing trained: ONNX Runtime on the published file, the
+photo resized with Lanczos, the map stretched to 0…1, resized back with Lanczos and cut at 0.5.
+Photos that the weights were trained on flatter them; the validation photos did not train.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from carseg import weights
+from carseg.device import Device
+from carseg.errors import CarsegError, run
+from carseg.evaluate import Scores, score
+from carseg.pairs import find_pairs, read_manifest
+from carseg.params import load_params
+from carseg.photos import read_photo, read_truth, squared_photo
+from carseg.predict import combine, mask_at, probability_of_views
+from carseg.tensors import photo_tensor
+
+SIZE = 320
+MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+
+Mask = NDArray[np.bool_]
+
+
+class Remover:
+    """The published ONNX file as rembg runs it."""
+
+    def __init__(self, path: Path) -> None:
+        self._session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        self._input = self._session.get_inputs()[0].name
+
+    def __call__(self, photo: Image.Image, turns: int) -> Mask:
+        """Give the mask (H, W) of a photo, averaged over the first `turns` right angles."""
+        square = np.asarray(photo.resize((SIZE, SIZE), Image.Resampling.LANCZOS), np.float64)
+        pixels = (square / max(square.max(), 1e-6) - MEAN) / STD  # (S, S, 3)
+        found = np.mean(
+            [np.rot90(self._map(np.rot90(pixels, k)), -k) for k in range(turns)], axis=0
+        )
+        grey = Image.fromarray((found * 255).astype(np.uint8))
+        return np.asarray(grey.resize(photo.size, Image.Resampling.LANCZOS)) >= 128
+
+    def _map(self, pixels: NDArray[np.float64]) -> NDArray[np.float32]:
+        batch = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None], np.float32)
+        found = self._session.run(None, {self._input: batch})[0][0, 0]
+        low, high = found.min(), found.max()
+        return np.asarray((found - low) / max(high - low, 1e-6), np.float32)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=Path, help="folder of photos, with --masks")
+    parser.add_argument("--masks", type=Path, help="folder of masks, with --images")
+    parser.add_argument("--onnx", type=Path, default=Path("pretrained/u2netp.onnx"))
+    parser.add_argument("--weights", type=Path, default=Path("u2net_segmentation_dice_loss.pth"))
+    arguments = parser.parse_args()
+    if (arguments.images is None) != (arguments.masks is None):
+        parser.error("--images and --masks go together")
+    run(lambda: compare(arguments))
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    """Score both on every pair and print the table."""
+    params = load_params()
+    if arguments.images is None:
+        pairs = read_manifest(Path("split/val.csv"))
+    else:
+        pairs = find_pairs(arguments.images, arguments.masks)
+    if not arguments.onnx.is_file():
+        raise CarsegError(f"{arguments.onnx}: there is no such file; run dvc repro weights")
+    remover, device = Remover(arguments.onnx), Device(params.precision)
+    net = device.place_net(weights.load(params.model, arguments.weights)).eval()
+
+    def ours(photo: Image.Image, averaged: bool) -> Mask:
+        square = photo_tensor(squared_photo(photo, params.image_size))
+        views = probability_of_views(net, square, device)
+        found = combine(views) if averaged else views[0]
+        return mask_at(found, (photo.height, photo.width), params.threshold)
+
+    ways: dict[str, Callable[[Image.Image], Mask]] = {
+        "U2-Netp untrained, as rembg": lambda photo: remover(photo, 1),
+        "  averaged over 4 rotations": lambda photo: remover(photo, 4),
+        "trained here": lambda photo: ours(photo, averaged=False),
+        "  averaged over D4": lambda photo: ours(photo, averaged=True),
+    }
+    print(f"{f'{len(pairs)} photos':<30}" + "".join(f"{name:>14}" for name in Scores._fields))
+    for name, way in ways.items():
+        rows = [
+            score(way(read_photo(pair.photo)), read_truth(pair.mask))
+            for pair in tqdm(pairs, name, leave=False, disable=None)
+        ]
+        print(f"{name:<30}" + "".join(f"{mean:>14.4f}" for mean in np.mean(rows, axis=0)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""The summary of a cross-validation; the run itself is in test_pipeline.py."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from carseg.crossval import NETS, VIEWS, Row, crossval, report, sides, spread
+from carseg.errors import CarsegError
+from carseg.files import read_csv
+
+
+def rows(ious: dict[str, list[float]], lying: list[int]) -> list[Row]:
+    """Rows as `evaluate` writes them: all scores of a photo are its IoU, of every net and view."""
+    names = [f"{net}_{view}_{s}" for net in NETS for view in VIEWS
+             for s in ("dice", "iou", "boundary_iou", "hd95")]  # fmt: skip
+    names += [f"{net}_turn{angle}_iou" for net in NETS for angle in (90, 180, 270)]
+    return [
+        {"photo": photo, "lying": str(lies), **{name: str(values[0]) for name in names}}
+        | {f"dice_{key}_iou": str(v) for key, v in zip(TURNS, values, strict=True)}
+        for (photo, values), lies in zip(ious.items(), lying, strict=True)
+    ]
+
+
+TURNS = ("plain", "turn90", "turn180", "turn270")
+
+
+def test_the_spread_of_known_values() -> None:
+    found = spread([0.9, 0.7, 0.8], min)
+    assert (found.mean, found.worst) == (0.8, 0.7)
+    assert found.std == pytest.approx(np.std([0.9, 0.7, 0.8]), abs=1e-6)
+    assert spread([0.5, 0.5], max) == (0.5, 0, 0.5, 0.5, 0.5)
+    assert spread([2.0, 3.0], max).worst == 3
+
+
+def test_the_interval_covers_as_often_as_it_says() -> None:
+    random = np.random.default_rng(1)
+    hits = 0
+    for _ in range(100):
+        found = spread(random.normal(0.9, 0.02, 40).tolist(), min)
+        assert found.low < found.mean < found.high
+        hits += found.low <= 0.9 <= found.high
+    # 95 of 100, less a little for 40 values; the chance to see fewer than 86 is below 1 in 1000.
+    assert hits >= 86
+    values = random.normal(0.9, 0.02, 40)
+    normal = stats.norm.interval(0.95, values.mean(), values.std() / 40**0.5)
+    found = spread(values.tolist(), min)
+    assert (found.low, found.high) == pytest.approx(normal, abs=1e-3)
+
+
+def test_a_standing_car_lies_when_its_photo_is_turned_and_the_reverse() -> None:
+    found = sides(rows({"a": [0.9, 0.5, 0.8, 0.6], "b": [0.4, 1.0, 0.2, 0.9]}, [0, 1]), "dice")
+    assert found["standing"] == pytest.approx((0.9 + 0.8 + 1.0 + 0.9) / 4)
+    assert found["lying"] == pytest.approx((0.5 + 0.6 + 0.4 + 0.2) / 4)
+
+
+def test_the_report_has_every_photo_and_its_summary(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = rows({"b": [0.9] * 4, "a": [0.7] * 4}, [0, 1])
+    report(table, tmp_path / "crossval")
+    assert read_csv(tmp_path / "crossval/scores.csv") == table[::-1]
+    summary = json.loads((tmp_path / "crossval/summary.json").read_text())
+    assert summary["photos"] == 2
+    assert summary["dice"]["plain"]["iou"]["mean"] == 0.8
+    assert summary["bce"]["d4"]["hd95"]["worst"] == 0.9
+    assert summary["bce"]["d4"]["iou"]["worst"] == 0.7
+    printed = capsys.readouterr().out
+    assert all(f"{net} {view} " in printed for net in NETS for view in VIEWS)
+
+
+@pytest.mark.parametrize("change", ["split.fold=1", "keep=best", "split.val_size=3"])
+def test_what_a_cross_validation_sets_itself_cannot_be_set(change: str) -> None:
+    with pytest.raises(CarsegError, match=change):
+        crossval([change], Path("crossval"))
