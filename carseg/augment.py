@@ -6,8 +6,11 @@ import albumentations as A
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy import ndimage
 
-SIZES = (0.3, 0.7)  # of a car put behind another, against its own size
+SIZES = (0.3, 0.8)  # of a car put behind another, against its own size
+PARTS = (0.4, 0.9)  # side of the part of a photo that becomes a background, against the photo's
+TRIES = 4  # parts looked at, to find one with little car
 
 
 class Augment:
@@ -63,7 +66,7 @@ def put_behind(
     other_mask: NDArray[np.uint8],
     random: np.random.Generator,
 ) -> NDArray[np.uint8]:
-    """Give the photo with the car of another one, smaller, somewhere behind its own.
+    """Give the photo with the car of another one, smaller, sticking out from behind its own.
 
     The mask stays as it is: cars in the background are background. Few photos show one, and a
     net that has seen none takes it for a part of the car before it. After copy-paste
@@ -76,24 +79,63 @@ def put_behind(
         other_mask: as `mask`.
         random: what scale, side and place are drawn from.
     """
-    size = photo.shape[0]
     scale = random.uniform(*SIZES)
     flip = random.random() < 0.5
-    x, y = random.integers(size, size=2)  # of the middle of the other car
-    rows, columns = np.nonzero(other_mask)
-    if not len(rows):
+    places, car = np.argwhere(outline(mask)), np.argwhere(other_mask)
+    if not len(places) or not len(car):
         return photo
-    box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-    width = max(1, round(scale * (box[2] - box[0])))
-    height = max(1, round(scale * (box[3] - box[1])))
-    car, shape = (
-        Image.fromarray(array).resize((width, height), Image.Resampling.BILINEAR, box=box)
+    y, x = places[random.integers(len(places))]  # of the middle of the other car
+    (top, left), (bottom, right) = car.min(axis=0), car.max(axis=0) + 1
+    width = max(1, round(scale * (right - left)))
+    height = max(1, round(scale * (bottom - top)))
+    pasted, shape = (
+        Image.fromarray(array).resize(
+            (width, height), Image.Resampling.BILINEAR, box=(left, top, right, bottom)
+        )
         for array in (other_photo, other_mask)
     )
     if flip:
-        car, shape = (part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for part in (car, shape))
+        pasted, shape = (
+            part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for part in (pasted, shape)
+        )
     behind = Image.fromarray(photo)
-    behind.paste(car, (int(x) - width // 2, int(y) - height // 2), shape)
-    share = mask[..., None] / 255  # (S, S, 1)
-    mixed: NDArray[np.float64] = share * photo + (1 - share) * np.asarray(behind)
+    behind.paste(pasted, (int(x) - width // 2, int(y) - height // 2), shape)
+    return before(photo, mask, np.asarray(behind))
+
+
+def put_elsewhere(
+    photo: NDArray[np.uint8],
+    mask: NDArray[np.uint8],
+    other_photo: NDArray[np.uint8],
+    other_mask: NDArray[np.uint8],
+    random: np.random.Generator,
+) -> NDArray[np.uint8]:
+    """Give the photo's car before a part of another photo, one that shows little of its car.
+
+    Fifteen backgrounds are few: what stands beside a car only once is easily taken for car.
+    Arguments as of `put_behind`.
+    """
+    size = photo.shape[0]
+    boxes = []
+    for _ in range(TRIES):
+        side = int(size * random.uniform(*PARTS))
+        top, left = random.integers(size - side + 1, size=2)
+        boxes.append((int(left), int(top), int(left) + side, int(top) + side))
+    box = min(boxes, key=lambda b: int(other_mask[b[1] : b[3], b[0] : b[2]].mean()))
+    scene = Image.fromarray(other_photo).resize((size, size), Image.Resampling.BILINEAR, box=box)
+    return before(photo, mask, np.asarray(scene))
+
+
+def before(
+    photo: NDArray[np.uint8], mask: NDArray[np.uint8], scene: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """Blend the photo's car (H, W, 3) over a scene of the same size, by its mask (H, W), 0…255."""
+    share = mask[..., None] / 255  # (H, W, 1)
+    mixed: NDArray[np.float64] = share * photo + (1 - share) * scene
     return mixed.round().astype(np.uint8)
+
+
+def outline(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Give the pixels of a soft mask (H, W) along the edge of its car."""
+    car = mask >= 128
+    return np.asarray(car & ~ndimage.binary_erosion(car), np.bool_)

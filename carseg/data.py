@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from carseg.augment import Augment, put_behind
+from carseg.augment import Augment, put_behind, put_elsewhere
 from carseg.pairs import Pair
 from carseg.photos import read_mask, read_photo, squared_mask, squared_photo
 from carseg.tensors import mask_tensor, photo_tensor
 
+MOVED = 0.4  # share of looks at a car before another photo's background
 CROWD = 2  # cars put behind a photo's own, at most
 
 
@@ -36,15 +38,19 @@ class Squares(Dataset[tuple[Tensor, Tensor]]):
         epoch, i = index
         random = np.random.default_rng([self._seed, epoch, i])
         photo, mask = self._photos[i], self._masks[i]
-        for other in self._others(i, random):
-            photo = put_behind(photo, mask, self._photos[other], self._masks[other], random)
+        if len(self) > 1 and random.random() < MOVED:
+            photo = put_elsewhere(photo, mask, *self._other(i, random), random)
+        for _ in range(int(random.integers(CROWD + 1)) if len(self) > 1 else 0):
+            photo = put_behind(photo, mask, *self._other(i, random), random)
         photo, mask = self._augment(photo, mask, int(random.integers(2**32)))
         return photo_tensor(photo), mask_tensor(mask)
 
-    def _others(self, i: int, random: np.random.Generator) -> list[int]:
-        """Draw the photos, none to `CROWD`, whose cars come behind that of photo i."""
-        number = int(random.integers(CROWD + 1)) if len(self) > 1 else 0
-        return [int(i + random.integers(1, len(self))) % len(self) for _ in range(number)]
+    def _other(
+        self, i: int, random: np.random.Generator
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Draw any photo but the i-th, with its mask."""
+        other = int(i + random.integers(1, len(self))) % len(self)
+        return self._photos[other], self._masks[other]
 
     def plain(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Give every photo and mask as they are."""

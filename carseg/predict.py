@@ -11,6 +11,8 @@ from torch import Tensor
 from carseg.device import Device
 from carseg.u2net import U2Net
 
+SHARPNESS = 100.0  # one view surer by 0.01 than another weighs e times as much
+
 # The group D4 as (quarter turns, flip): every way to lay a photo on a table.
 D4 = tuple((turns, flip) for flip in (False, True) for turns in range(4))
 
@@ -36,8 +38,14 @@ def probability_of_views(net: U2Net, photo: Tensor, device: Device) -> Tensor:
 
 
 def combine(views: Tensor) -> Tensor:
-    """Average the probabilities (V, 1, S, S) of one photo's views to (1, S, S)."""
-    return views.mean(dim=0)
+    """Average the probabilities (V, 1, S, S) of one photo's views to (1, S, S).
+
+    A view weighs the more the surer the net is of it: one of a car lying on its roof, say, is
+    blurred all over, and should not blur the others.
+    """
+    certainty = (2 * views - 1).abs().mean(dim=(1, 2, 3))  # (V,), 0…1
+    weight = torch.softmax(SHARPNESS * certainty, dim=0)
+    return (weight.view(-1, 1, 1, 1) * views).sum(dim=0)
 
 
 def turn(x: Tensor, view: tuple[int, bool]) -> Tensor:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -28,7 +29,8 @@ from carseg.u2net import U2Net
 
 CURVE = ("epoch", "train_loss", "val_loss", "train_dice", "val_dice", "train_iou", "val_iou")
 TASKS = ("bce", "dice")
-WARM_UP = 0.05  # share of all steps in which the learning rate climbs to its peak
+WARM_UP, FALL = 0.1, 0.9  # shares of all steps: the learning rate's climb ends, its fall begins
+MEMORY = 0.2  # share of all steps over which weights are averaged
 SETTLE_PHOTOS = 64  # enough for the statistics of a batch norm
 
 
@@ -58,7 +60,7 @@ def train_dice(params: Params) -> None:
 
 
 def train(task: str, net: U2Net, criterion: nn.Module, params: Params, output: Path) -> None:
-    """Train on `split/train.csv`; keep the weights of the epoch that validates best.
+    """Train on `split/train.csv`; keep the averaged weights of the epoch that validates best.
 
     Epoch 0 is the net as it came, so training never ends below where it began. The curve goes
     to `plots/TASK.csv`: training and validation are both measured in eval mode on whole,
@@ -85,9 +87,11 @@ def train(task: str, net: U2Net, criterion: nn.Module, params: Params, output: P
     )
     net = device.place_net(net)
     optimizer = torch.optim.Adam(net.parameters(), lr=params.learning_rate, fused=True)
+    steps = params.epochs * len(loader)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: warm_cosine((step + 0.5) / (params.epochs * len(loader)))
+        optimizer, lambda step: trapezoid((step + 0.5) / steps)
     )
+    average = moving_average(net, MEMORY * steps)
     print(f"{task}: {len(train_pairs)} photos, {params.epochs} epochs, {device}", flush=True)
 
     curve: list[Row] = []
@@ -98,17 +102,18 @@ def train(task: str, net: U2Net, criterion: nn.Module, params: Params, output: P
             for photos, masks in tqdm(loader, f"{task} {epoch}", leave=False, disable=None):
                 loss = step(net, criterion, optimizer, device, photos, masks)
                 schedule.step()
+                average.update_parameters(net)
                 if not math.isfinite(loss):
                     raise CarsegError(
                         f"{task}: the loss is {loss} in epoch {epoch}; lower learning_rate"
                     )
-        row = Row(epoch, *(probe.measure(net, criterion, device) for probe in probes))
+        row = Row(epoch, *(probe.measure(average.module, criterion, device) for probe in probes))
         curve.append(row)
         if row.val.iou > curve[best].val.iou or epoch == 0:
             best = epoch
         kept = best if params.keep == "best" else epoch
         if kept == epoch:
-            weights.save(net, output)
+            weights.save(average.module, output)
         print(row.line(task, params.epochs, better=best == epoch), flush=True)
         if params.patience is not None and epoch - best >= params.patience:
             print(f"{task}: no better epoch in {params.patience}, stopping early")
@@ -136,15 +141,33 @@ def step(
     return loss.item()
 
 
-def warm_cosine(progress: float) -> float:
-    """Give the learning rate's factor, 0…1: a linear climb, then half a cosine down to 0.
+def trapezoid(progress: float) -> float:
+    """Give the learning rate's factor, 0…1: a linear climb, a plateau, half a cosine down to 0.
 
     Args:
-        progress: share of all steps done, 0…1 (SGDR, Loshchilov & Hutter 2017, without restarts).
+        progress: share of all steps done, 0…1.
     """
     if progress < WARM_UP:
         return progress / WARM_UP
-    return 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))
+    return 0.5 * (1 + math.cos(math.pi * max(0.0, progress - FALL) / (1 - FALL)))
+
+
+def moving_average(net: U2Net, memory: float) -> AveragedModel:
+    """Give an exponential moving average of a net's weights and statistics, updated by the step.
+
+    With few photos single steps shake a net more than they teach it; the average stays calm
+    (Polyak & Juditsky 1992; Izmailov et al. 2018, arXiv:1803.05407).
+
+    Args:
+        net: what is averaged, and what the average starts from.
+        memory: how many steps it reaches back; with 1 and less it is the net itself.
+    """
+    decay = max(0.0, 1 - 1 / memory)
+    blend = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    average = AveragedModel(net, multi_avg_fn=blend, use_buffers=True)
+    # The first update would copy, and forget the start.
+    average.n_averaged.fill_(1)
+    return average
 
 
 class Score(NamedTuple):
@@ -185,7 +208,7 @@ class Probe:
         self._truths = [read_truth(pair.mask) for pair in pairs]
         self._threshold = params.threshold
 
-    def measure(self, net: U2Net, criterion: nn.Module, device: Device) -> Score:
+    def measure(self, net: nn.Module, criterion: nn.Module, device: Device) -> Score:
         """Give the means over photos; Dice and IoU at each photo's own resolution."""
         net.eval()
         losses: list[float] = []

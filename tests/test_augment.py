@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from conftest import ellipse
 from numpy.typing import NDArray
+from scipy import ndimage
 
-from carseg.augment import SIZES, Augment, put_behind
+from carseg.augment import SIZES, Augment, put_behind, put_elsewhere
 
 Array = NDArray[np.uint8]
 SIZE = 96
@@ -137,6 +138,33 @@ def test_a_car_put_behind_depends_on_its_generator_alone() -> None:
     one, two, three = (put_behind(*scenes, np.random.default_rng(seed)) for seed in (3, 3, 4))
     assert np.array_equal(one, two)
     assert not np.array_equal(one, three)
+
+
+def test_a_car_put_behind_sticks_out_from_behind_the_own_one() -> None:
+    (photo, mask), (other, other_mask) = scene(1), scene(2)
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        added = (put_behind(photo, mask, other, other_mask, random) != photo).any(axis=-1)
+        beside = ndimage.binary_dilation(mask > 0, iterations=2) & added
+        assert beside.any() or not added.any(), seed
+
+
+def test_a_car_put_elsewhere_keeps_itself_and_changes_its_surroundings() -> None:
+    (photo, mask), (other, other_mask) = scene(1), scene(2)
+    # A wide street, brighter from left to right, with the other car far to the right.
+    other[..., :] = np.arange(64, dtype=np.uint8)[None, :, None] * 2
+    other_mask[:] = 0
+    other_mask[20:40, 44:] = 255
+    shown = []
+    for seed in range(20):
+        mixed = put_elsewhere(photo, mask, other, other_mask, np.random.default_rng(seed))
+        assert (mixed.shape, mixed.dtype) == (photo.shape, np.uint8)
+        assert np.array_equal(mixed[mask == 255], photo[mask == 255])
+        assert mixed[mask == 0].max() <= other.max()
+        shown.append(mixed[0, :, 0])
+    assert len({row.tobytes() for row in shown}) > 10, "parts are drawn at random"
+    # Where there is a choice, the part with less of the other car is taken.
+    assert np.mean([row.mean() for row in shown]) < other.mean() - 4
 
 
 def test_a_mask_too_small_to_see_puts_nothing_behind() -> None:

@@ -109,8 +109,10 @@ def predicted(net: U2Net, name: str, quarters: Sequence[int] = (0,), flips: int 
             with torch.inference_mode():
                 share = torch.sigmoid(net(tensor[None])[0, 0]).numpy()
             found.append(np.rot90(share[:, :: -1 if flip else 1], -quarter))
-    mean_share = torch.from_numpy(np.mean(found, axis=0))[None, None]
-    scaled = torch.nn.functional.interpolate(mean_share, (height, width), mode="bilinear")
+    sure = np.array([np.abs(2 * share - 1).mean() for share in found])
+    weights = np.exp(100 * (sure - sure.max()))
+    share = torch.from_numpy(np.average(found, axis=0, weights=weights))[None, None]
+    scaled = torch.nn.functional.interpolate(share, (height, width), mode="bilinear")
     return np.asarray(scaled[0, 0] >= 0.45)
 
 

@@ -84,8 +84,23 @@ def test_views_are_predictions_of_the_turned_photo_laid_back() -> None:
             back = np.rot90(logits[..., ::-1] if flip else logits, -quarter)
             expected.append(torch.sigmoid(torch.from_numpy(back.copy()))[None])
     torch.testing.assert_close(found, torch.stack(expected))
-    torch.testing.assert_close(combine(found), torch.stack(expected).mean(dim=0))
-    assert (combine(found) - found[0]).abs().max() > 0.1
+
+
+def test_alike_views_are_averaged() -> None:
+    # A row each, equally sure of it, with what it finds in another place.
+    views = torch.stack(
+        [torch.full((1, 4, 4), 0.2).index_fill(1, torch.tensor(i), 0.8) for i in (0, 2)]
+    )
+    torch.testing.assert_close(combine(views), views.mean(dim=0))
+
+
+def test_a_surer_view_weighs_more_as_documented() -> None:
+    sure, unsure = torch.full((1, 4, 4), 0.9), torch.full((1, 4, 4), 0.11)
+    expected = (0.9 * np.exp(100 * 0.8) + 0.11 * np.exp(100 * 0.78)) / (
+        np.exp(100 * 0.8) + np.exp(100 * 0.78)
+    )
+    found = combine(torch.stack([unsure, sure]))
+    torch.testing.assert_close(found, torch.full((1, 4, 4), float(expected)), rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize("view", D4)
