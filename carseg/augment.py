@@ -9,8 +9,9 @@ from PIL import Image
 from scipy import ndimage
 
 SIZES = (0.3, 0.8)  # of a car put behind another, against its own size
-PARTS = (0.4, 0.9)  # side of the part of a photo that becomes a background, against the photo's
-TRIES = 4  # parts looked at, to find one with little car
+PARTS = (0.25, 0.7)  # side of the part of a photo that becomes a background, against the photo's
+TRIES = 20  # parts looked at, to find one without car
+CAR = 0.1  # share of car in such a part, at most
 
 
 class Augment:
@@ -22,9 +23,10 @@ class Augment:
     def __init__(self) -> None:
         self._compose = A.Compose(
             [
-                # Half of all cars lie on their side, as the camera was turned: the group D4 of
-                # right-angle turns and flips is the first thing to be invariant to.
-                A.D4(p=1.0),
+                # Many cars lie on their side, as the camera was turned: the group D4 of right-angle
+                # turns and flips is the first thing to be invariant to. Half of the looks are left
+                # as they are, since photos to come will be held as those at hand were.
+                A.D4(p=0.5),
                 A.Affine(
                     scale=(0.85, 1.2),
                     translate_percent=(-0.06, 0.06),
@@ -110,10 +112,10 @@ def put_elsewhere(
     other_mask: NDArray[np.uint8],
     random: np.random.Generator,
 ) -> NDArray[np.uint8]:
-    """Give the photo's car before a part of another photo, one that shows little of its car.
+    """Give the photo's car before a part of another photo that shows next to nothing of its car.
 
-    Fifteen backgrounds are few: what stands beside a car only once is easily taken for car.
-    Arguments as of `put_behind`.
+    Fifteen backgrounds are few: what stands beside a car only once is easily taken for car. A
+    photo without such a part changes nothing. Arguments as of `put_behind`.
     """
     size = photo.shape[0]
     boxes = []
@@ -121,7 +123,9 @@ def put_elsewhere(
         side = int(size * random.uniform(*PARTS))
         top, left = random.integers(size - side + 1, size=2)
         boxes.append((int(left), int(top), int(left) + side, int(top) + side))
-    box = min(boxes, key=lambda b: int(other_mask[b[1] : b[3], b[0] : b[2]].mean()))
+    share, box = min((other_mask[b[1] : b[3], b[0] : b[2]].mean() / 255, b) for b in boxes)
+    if share > CAR:
+        return photo
     scene = Image.fromarray(other_photo).resize((size, size), Image.Resampling.BILINEAR, box=box)
     return before(photo, mask, np.asarray(scene))
 

@@ -14,8 +14,8 @@ from carseg.pairs import Pair
 from carseg.photos import read_mask, read_photo, squared_mask, squared_photo
 from carseg.tensors import mask_tensor, photo_tensor
 
-MOVED = 0.4  # share of looks at a car before another photo's background
-CROWD = 2  # cars put behind a photo's own, at most
+MOVED = 0.25  # share of looks at a car before another photo's background
+CROWD = 1  # cars put behind a photo's own, at most
 
 
 class Squares(Dataset[tuple[Tensor, Tensor]]):

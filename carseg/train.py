@@ -29,7 +29,7 @@ from carseg.u2net import U2Net
 
 CURVE = ("epoch", "train_loss", "val_loss", "train_dice", "val_dice", "train_iou", "val_iou")
 TASKS = ("bce", "dice")
-WARM_UP, FALL = 0.1, 0.9  # shares of all steps: the learning rate's climb ends, its fall begins
+WARM_UP = 0.2  # share of all steps in which the learning rate climbs to its peak
 MEMORY = 0.2  # share of all steps over which weights are averaged
 SETTLE_PHOTOS = 64  # enough for the statistics of a batch norm
 
@@ -89,7 +89,7 @@ def train(task: str, net: U2Net, criterion: nn.Module, params: Params, output: P
     optimizer = torch.optim.Adam(net.parameters(), lr=params.learning_rate, fused=True)
     steps = params.epochs * len(loader)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: trapezoid((step + 0.5) / steps)
+        optimizer, lambda step: warm_cosine((step + 0.5) / steps)
     )
     average = moving_average(net, MEMORY * steps)
     print(f"{task}: {len(train_pairs)} photos, {params.epochs} epochs, {device}", flush=True)
@@ -141,15 +141,18 @@ def step(
     return loss.item()
 
 
-def trapezoid(progress: float) -> float:
-    """Give the learning rate's factor, 0…1: a linear climb, a plateau, half a cosine down to 0.
+def warm_cosine(progress: float) -> float:
+    """Give the learning rate's factor, 0…1: a linear climb, then half a cosine down to 0.
+
+    The climb is long, as Adam's first steps move every weight by the full rate, however little
+    it matters; in task 2 they would shake what task 1 has learnt.
 
     Args:
-        progress: share of all steps done, 0…1.
+        progress: share of all steps done, 0…1 (SGDR, Loshchilov & Hutter 2017, without restarts).
     """
     if progress < WARM_UP:
         return progress / WARM_UP
-    return 0.5 * (1 + math.cos(math.pi * max(0.0, progress - FALL) / (1 - FALL)))
+    return 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))
 
 
 def moving_average(net: U2Net, memory: float) -> AveragedModel:

@@ -16,8 +16,8 @@ from torch import Tensor
 HALVES = re.compile(r"(stage\dd\.rebnconvin|rebnconv\dd)\.conv_s1\.weight$")
 
 # Nothing listens to the added channels yet, and Adam's first steps move all the weights that
-# could by the full learning rate at once. Quiet channels keep that from shaking the net: on 15
-# photos the score of the last epochs rose from 0.937 to 0.950 (one split, BCE).
+# could by the full learning rate at once. Quiet channels keep that from shaking the net; they also
+# learn more slowly (docs/recipe.md).
 QUIET = 0.1
 
 

@@ -24,7 +24,6 @@ from carseg.pairs import read_manifest
 from carseg.params import Params
 from carseg.train import (
     CURVE,
-    FALL,
     WARM_UP,
     Probe,
     Score,
@@ -33,7 +32,7 @@ from carseg.train import (
     train,
     train_bce,
     train_dice,
-    trapezoid,
+    warm_cosine,
 )
 from carseg.u2net import U2Net
 
@@ -215,14 +214,14 @@ def test_a_step_takes_gradients_of_its_own_batch_only_and_tells_the_loss_before(
     assert all(p.grad is not None for p in net.parameters())
 
 
-def test_the_learning_rate_climbs_stays_and_falls_to_nothing() -> None:
-    assert trapezoid(0) == 0
-    assert trapezoid(WARM_UP / 2) == pytest.approx(0.5)
-    assert trapezoid(WARM_UP) == trapezoid((WARM_UP + FALL) / 2) == trapezoid(FALL) == 1
-    assert trapezoid((1 + FALL) / 2) == pytest.approx(0.5)
-    assert trapezoid(1) == pytest.approx(0)
-    climb = [trapezoid(x) for x in np.linspace(0, WARM_UP, 50)]
-    fall = [trapezoid(x) for x in np.linspace(FALL, 1, 200)]
+def test_the_learning_rate_climbs_then_falls_to_nothing() -> None:
+    assert warm_cosine(0) == 0
+    assert warm_cosine(WARM_UP / 2) == pytest.approx(0.5)
+    assert warm_cosine(WARM_UP) == pytest.approx(1)
+    assert warm_cosine((1 + WARM_UP) / 2) == pytest.approx(0.5)
+    assert warm_cosine(1) == pytest.approx(0)
+    climb = [warm_cosine(x) for x in np.linspace(0, WARM_UP, 50)]
+    fall = [warm_cosine(x) for x in np.linspace(WARM_UP, 1, 200)]
     assert np.all(np.diff(climb) > 0)
     assert np.all(np.diff(fall) < 0)
 
@@ -267,7 +266,7 @@ def test_the_learning_rate_runs_through_its_whole_schedule(
     monkeypatch.setattr(training, "step", record)
     run(tiny(epochs=10, learning_rate=0.2))
     # Three photos in batches of two: two steps an epoch, each at the middle of its share.
-    expected = [0.2 * trapezoid((i + 0.5) / 20) for i in range(20)]
+    expected = [0.2 * warm_cosine((i + 0.5) / 20) for i in range(20)]
     assert rates == pytest.approx(expected)
 
 
