@@ -294,11 +294,16 @@ def test_a_look_depends_on_seed_epoch_and_photo_alone() -> None:
     _ = again[0, 0]
     assert torch.equal(again[4, 2][0], photo)
     assert torch.equal(again[4, 2][1], mask)
-    assert not torch.equal(squares[5, 2][0], photo)
-    assert not torch.equal(Squares(pairs, 64, seed=2)[4, 2][0], photo)
+    # A single look may be left as it is; a handful of them is not.
+    assert not same_looks(squares, 4, squares, 5)
+    assert not same_looks(squares, 4, Squares(pairs, 64, seed=2), 4)
     # The same picture twice is still turned differently.
     double = Squares([pairs[0]] * 2, 64, seed=1)
-    assert not torch.equal(double[4, 0][0], double[4, 1][0])
+    assert any(not torch.equal(double[epoch, 0][0], double[epoch, 1][0]) for epoch in range(4))
+
+
+def same_looks(one: Squares, epoch: int, other: Squares, other_epoch: int) -> bool:
+    return all(torch.equal(one[epoch, i][0], other[other_epoch, i][0]) for i in range(len(one)))
 
 
 def test_a_probe_measures_at_each_photos_own_size() -> None:
