@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 from tqdm import tqdm
 
 from carseg import weights
@@ -24,6 +23,8 @@ from carseg.photos import read_photo, read_truth, squared_photo
 from carseg.predict import combine, mask_at, probability_of_views
 from carseg.tensors import photo_tensor
 from carseg.u2net import U2Net
+
+Mask = NDArray[np.bool_]
 
 NETS: Mapping[str, Callable[[Params], U2Net]] = {
     "untrained": lambda p: weights.start(p.model, Path("pretrained"), p.seed),
@@ -49,7 +50,6 @@ class Judged(NamedTuple):
     counts: Mapping[str, Counts]  # a view each
     scores: Mapping[str, Scores]  # a view each
     turned: Mapping[str, float]  # IoU, a turn each
-    mask: NDArray[np.bool_]  # plain, (H, W)
 
 
 def evaluate(params: Params) -> None:
@@ -73,11 +73,12 @@ def evaluate(params: Params) -> None:
             net = device.place_net(make(params)).eval()
             photos = []
             for pair in tqdm(pairs, name, leave=False, disable=None):
-                judged = judge(net, pair, params, device)
+                masks = look(net, pair, params, device)
+                photos.append(judge(masks, read_truth(pair.mask)))
                 if name != "untrained":
-                    picture = overlay(read_photo(pair.photo), judged.mask, read_truth(pair.mask))
+                    plain = masks["plain"]
+                    picture = overlay(read_photo(pair.photo), plain, read_truth(pair.mask))
                     picture.save(overlays / f"{pair.name}_{name}.jpg", quality=85)
-                photos.append(judged._replace(mask=judged.mask[:0]))
             metrics[name] = {view: _means(photos, view) for view in VIEWS}
             table |= _columns(name, photos)
     write_csv(Path("plots/scores.csv"), list(table), zip(*table.values(), strict=True))
@@ -85,42 +86,39 @@ def evaluate(params: Params) -> None:
     print(_report(metrics, len(pairs)))
 
 
-def judge(net: U2Net, pair: Pair, params: Params, device: Device) -> Judged:
-    """Look at a photo from all sides, and score what the net finds against the mask."""
-    photo, truth = read_photo(pair.photo), read_truth(pair.mask)
+def look(net: U2Net, pair: Pair, params: Params, device: Device) -> dict[str, Mask]:
+    """Look at a photo from all sides: a mask (H, W) for each of `VIEWS` and `TURNS`."""
+    photo = read_photo(pair.photo)
     square = photo_tensor(squared_photo(photo, params.image_size))
     views = probability_of_views(net, square, device)  # (8, 1, S, S), the quarter turns first
-    found = {
-        name: mask_of(probability, truth.shape, params)
-        for name, probability in (
-            *zip(("plain", *TURNS), views, strict=False),
-            ("d4", combine(views)),
-        )
-    }
+    found = dict(zip(("plain", *TURNS), views, strict=False)) | {"d4": combine(views)}
+    size = (photo.height, photo.width)
+    masks = {name: mask_at(view, size, params.threshold) for name, view in found.items()}
+    return {name: clean(mask) for name, mask in masks.items()} if params.cleanup else masks
+
+
+def judge(masks: Mapping[str, Mask], truth: Mask) -> Judged:
+    """Score what `look` found in a photo against the truth, (H, W)."""
     return Judged(
-        {view: count(found[view], truth) for view in VIEWS},
-        {view: score(found[view], truth) for view in VIEWS},
-        {turn: iou(count(found[turn], truth)) for turn in TURNS},
-        found["plain"],
+        {view: count(masks[view], truth) for view in VIEWS},
+        {view: score(masks[view], truth) for view in VIEWS},
+        {turn: iou(count(masks[turn], truth)) for turn in TURNS},
     )
 
 
-def mask_of(probability: Tensor, size: tuple[int, int], params: Params) -> NDArray[np.bool_]:
-    """Give the mask, (height, width), that the parameters make of a probability (1, S, S)."""
-    mask = mask_at(probability, size, params.threshold)
-    return clean(mask) if params.cleanup else mask
-
-
-def score(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> Scores:
+def score(predicted: Mask, truth: Mask) -> Scores:
     """Score a mask (H, W) against the truth, of the same shape."""
     c = count(predicted, truth)
     return Scores(dice(c), iou(c), boundary_iou(predicted, truth), hd95(predicted, truth))
 
 
-def lies(truth: NDArray[np.bool_]) -> bool:
-    """Tell whether the car of a mask (H, W) lies on its side: is taller than wide."""
-    height, width = (np.ptp(np.flatnonzero(truth.any(axis=axis))) for axis in (1, 0))
-    return bool(height > width)
+def lies(truth: Mask) -> bool:
+    """Tell whether the car of a mask (H, W) lies on its side: reaches over more rows than columns.
+
+    Rows and columns within its outermost pixels count; a mask without a car stands.
+    """
+    rows, columns = (np.flatnonzero(truth.any(axis=axis)) for axis in (1, 0))
+    return bool(truth.any() and np.ptp(rows) > np.ptp(columns))
 
 
 def _means(photos: Sequence[Judged], view: str) -> dict[str, float]:

@@ -10,18 +10,19 @@ import torch
 from conftest import uneven, write_manifests
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.ndimage import label
 from sklearn.metrics import f1_score, jaccard_score
 
 from carseg import evaluate as evaluation
 from carseg import weights
+from carseg.clean import clean
 from carseg.device import Device
 from carseg.edges import boundary_iou, hd95
 from carseg.errors import CarsegError
-from carseg.evaluate import Judged, evaluate, lies, score
+from carseg.evaluate import evaluate, lies, look
 from carseg.files import read_csv
-from carseg.metrics import count
 from carseg.overlay import FALSE_NEGATIVE, FALSE_POSITIVE, LONG_SIDE, TRUE_POSITIVE, overlay
-from carseg.pairs import Pair
+from carseg.pairs import Pair, read_manifest
 from carseg.params import Params
 from carseg.photos import read_truth
 from carseg.u2net import U2Net
@@ -77,16 +78,12 @@ def evaluated(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def perfect(nets: dict[str, U2Net], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Be in a project whose nets find each car to the pixel."""
 
-    def find(net: U2Net, pair: Pair, params: Params, device: Device) -> Judged:
-        truth = read_truth(pair.mask)
-        same, counts = score(truth, truth), count(truth, truth)
-        return Judged(
-            dict.fromkeys(VIEWS, counts), dict.fromkeys(VIEWS, same), dict.fromkeys(TURNS, 1), truth
-        )
+    def find(net: U2Net, pair: Pair, params: Params, device: Device) -> dict[str, Mask]:
+        return dict.fromkeys((*VIEWS, *TURNS), read_truth(pair.mask))
 
     monkeypatch.chdir(tmp_path)
     prepare(tmp_path, nets)
-    monkeypatch.setattr(evaluation, "judge", find)
+    monkeypatch.setattr(evaluation, "look", find)
 
 
 def scores() -> dict[str, dict[str, dict[str, float]]]:
@@ -216,6 +213,18 @@ def test_a_car_taller_than_wide_lies_on_its_side(shape: tuple[int, int], expecte
     truth = np.zeros((20, 30), bool)
     truth[3 : 3 + shape[0], 8 : 8 + shape[1]] = True
     assert lies(truth) is expected
+    assert not lies(np.zeros_like(truth))
+
+
+@pytest.mark.usefixtures("evaluated")
+def test_clean_up_is_done_when_asked(nets: dict[str, U2Net]) -> None:
+    pair, device = read_manifest(Path("split/val.csv"))[0], Device("float32")
+    as_found = look(nets["bce"], pair, TINY, device)
+    assert any(label(mask)[1] > 1 for mask in as_found.values()), "else nothing is to be cleaned"
+    cleaned = look(nets["bce"], pair, TINY.model_copy(update={"cleanup": True}), device)
+    assert list(cleaned) == list(as_found) == ["plain", *TURNS, "d4"]
+    for name, mask in cleaned.items():
+        assert (mask == clean(as_found[name])).all()
 
 
 @pytest.mark.usefixtures("perfect")
