@@ -200,8 +200,6 @@ def test_a_cross_validation_judges_every_photo_once_and_goes_on_where_it_was(
     finished: Project,
 ) -> None:
     files = finished.user_files()
-    finished.dvc("exp", "run", "--queue", "--name", "mine", "--set-param", "epochs=4")
-    finished.dvc("queue", "remove", "mine")
     command = (*(sys.executable, "-m", "carseg", "crossval"), *("-S", "epochs=1"))
     first = finished.run(*command)
     assert re.search(r"dice d4 +0\.\d+ +0\.\d+ +0\.\d+ to 0\.\d+ +0\.\d+", first)
