@@ -30,6 +30,11 @@ WORST: Mapping[str, Callable[[Sequence[float]], float]] = {
 }
 TURNS = ("plain_iou", "turn90_iou", "turn180_iou", "turn270_iou")
 RESAMPLES = 10_000
+FIXED = {
+    "keep": "is always last here, so that no photo chooses the weights that it judges",
+    "split.fold": "takes every value here",
+    "split.val_size": "is read from params.yaml here",
+}
 
 Row = dict[str, str]  # of plots/scores.csv, a photo
 
@@ -56,11 +61,12 @@ def crossval(overrides: Sequence[str], folder: Path) -> None:
         folder: gets `scores.csv`, a row a photo, and `summary.json`.
 
     Raises:
-        CarsegError: the project has no git commit, or a fold did not run to its end.
+        CarsegError: an override of `FIXED`, a project without a git commit, or a fold that did
+            not run to its end.
     """
     for change in overrides:
-        if change.split("=")[0] in ("keep", "split.fold", "split.val_size"):
-            raise CarsegError(f"--set-param {change}: is not free here; change params.yaml instead")
+        if (name := change.split("=")[0]) in FIXED:
+            raise CarsegError(f"--set-param {change}: {name} {FIXED[name]}; leave it out")
     run_dvc("repro", "dataset")  # renders the sample where there are no photos
     pairs = find_pairs(Path("dataset/Image"), Path("dataset/Mask"))
     names = [NAME.format(k) for k in range(fold_count(len(pairs), load_params().split))]
