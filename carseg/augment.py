@@ -12,6 +12,7 @@ SIZES = (0.3, 0.8)  # of a car put behind another, against its own size
 PARTS = (0.25, 0.7)  # side of the part of a photo that becomes a background, against the photo's
 TRIES = 20  # parts looked at, to find one without car
 CAR = 0.1  # share of car in such a part, at most
+BLOCKS = (0.15, 0.6)  # sides of a camouflaged block, against the photo's
 
 
 class Augment:
@@ -41,6 +42,8 @@ class Augment:
                     brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2),
                     hue=(-0.03, 0.03), p=0.7,
                 ),
+                # Light that ends across a car is no edge of the car.
+                A.RandomShadow(shadow_roi=(0, 0, 1, 1), p=0.3),
                 A.OneOf(
                     [
                         A.GaussianBlur(blur_limit=(3, 5)),
@@ -48,6 +51,14 @@ class Augment:
                         A.ImageCompression(quality_range=(40, 90)),
                     ],
                     p=0.2,
+                ),
+            ]
+        )  # fmt: skip
+        self._paint = A.Compose(
+            [
+                A.ColorJitter(
+                    brightness=(0.6, 1.4), contrast=(0.8, 1.2), saturation=(0.3, 1.7),
+                    hue=(-0.5, 0.5), p=1.0,
                 ),
             ]
         )  # fmt: skip
@@ -59,6 +70,13 @@ class Augment:
         self._compose.set_random_seed(seed)
         result = self._compose(image=photo, mask=mask)
         return result["image"], result["mask"]
+
+    def recolour(
+        self, photo: NDArray[np.uint8], mask: NDArray[np.uint8], seed: int
+    ) -> NDArray[np.uint8]:
+        """Give the photo with its car in another colour; shapes as of a call."""
+        self._paint.set_random_seed(seed)
+        return before(self._paint(image=photo)["image"], mask, photo)
 
 
 def put_behind(
@@ -128,6 +146,36 @@ def put_elsewhere(
         return photo
     scene = Image.fromarray(other_photo).resize((size, size), Image.Resampling.BILINEAR, box=box)
     return before(photo, mask, np.asarray(scene))
+
+
+def camouflage(
+    photo: NDArray[np.uint8], mask: NDArray[np.uint8], random: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Give the photo with what surrounds its car, or a block of that, nearer to the car's colour.
+
+    A white car in snow, a blue one before a blue sign: what touches a car and has its colour is
+    what a net takes for car, and only the texture tells. Arguments as of `put_behind`.
+    """
+    places = np.argwhere(outline(mask))
+    if not len(places):
+        return photo
+    share = mask[..., None] / 255  # (S, S, 1)
+    around = 1 - share
+    if random.random() < 0.5:
+        y, x = places[random.integers(len(places))]
+        height, width = (photo.shape[0] * random.uniform(*BLOCKS, 2) / 2).astype(int) + 1
+        block = np.s_[max(0, y - height) : y + height, max(0, x - width) : x + width]
+        around = np.zeros_like(share)
+        around[block] = 1 - share[block]
+    shift = mean_colour(photo, share) - mean_colour(photo, around)
+    shifted = photo + random.random() * around * shift
+    return np.asarray(shifted.round().clip(0, 255), np.uint8)
+
+
+def mean_colour(photo: NDArray[np.uint8], weight: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Average a photo (H, W, 3) to (3,), 0…255, each pixel weighed by `weight` (H, W, 1), 0…1."""
+    mean: NDArray[np.float64] = (photo * weight).sum(axis=(0, 1)) / max(weight.sum(), 1.0)
+    return mean
 
 
 def before(

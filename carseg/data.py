@@ -9,13 +9,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from carseg.augment import Augment, put_behind, put_elsewhere
+from carseg.augment import Augment, camouflage, put_behind, put_elsewhere
 from carseg.pairs import Pair
 from carseg.photos import read_mask, read_photo, squared_mask, squared_photo
 from carseg.tensors import mask_tensor, photo_tensor
 
 MOVED = 0.25  # share of looks at a car before another photo's background
 CROWD = 1  # cars put behind a photo's own, at most
+PAINTED = 0.3  # share of looks at a car in another colour
+HIDDEN = 0.5  # share of looks at a car whose surroundings take on its colour
 
 
 class Squares(Dataset[tuple[Tensor, Tensor]]):
@@ -42,6 +44,10 @@ class Squares(Dataset[tuple[Tensor, Tensor]]):
             photo = put_elsewhere(photo, mask, *self._other(i, random), random)
         for _ in range(int(random.integers(CROWD + 1)) if len(self) > 1 else 0):
             photo = put_behind(photo, mask, *self._other(i, random), random)
+        if random.random() < PAINTED:
+            photo = self._augment.recolour(photo, mask, int(random.integers(2**32)))
+        if random.random() < HIDDEN:
+            photo = camouflage(photo, mask, random)
         photo, mask = self._augment(photo, mask, int(random.integers(2**32)))
         return photo_tensor(photo), mask_tensor(mask)
 

@@ -39,7 +39,7 @@ class Params(_Section):
         default=320, ge=64, le=2048, multiple_of=32, description="a multiple of 32 from 64 to 2048"
     )
     epochs: int = Field(default=20, ge=1, description="a whole number from 1")
-    batch_size: int = Field(default=4, ge=1, description="a whole number from 1")
+    batch_size: int = Field(default=2, ge=1, description="a whole number from 1")
     learning_rate: float = Field(
         default=1e-4, gt=0, le=1, description="a number above 0, at most 1"
     )

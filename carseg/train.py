@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ CURVE = ("epoch", "train_loss", "val_loss", "train_dice", "val_dice", "train_iou
 TASKS = ("bce", "dice")
 WARM_UP = 0.2  # share of all steps in which the learning rate climbs to its peak
 MEMORY = 0.2  # share of all steps over which weights are averaged
+REMEMBERED = 0.3  # share of the untrained weights in what the second task keeps
 SETTLE_PHOTOS = 64  # enough for the statistics of a batch norm
 
 
@@ -40,13 +42,7 @@ def train_bce(params: Params) -> None:
     Raises:
         CarsegError: as `train`, or the start weights do not fit.
     """
-    net = weights.start(params.model, Path("pretrained"), params.seed)
-    if params.init != "scratch":
-        device = Device(params.precision)
-        squares = Squares(read_manifest(Path("split/train.csv"))[:SETTLE_PHOTOS], params.image_size)
-        photos = (photo[None] for photo, _ in squares.plain())
-        weights.settle_batch_norm(device.place_net(net), photos, device)
-    train("bce", net, BCELoss(), params, Path("u2net_segmentation.pth"))
+    train("bce", start(params), BCELoss(), params, Path("u2net_segmentation.pth"))
 
 
 def train_dice(params: Params) -> None:
@@ -56,15 +52,50 @@ def train_dice(params: Params) -> None:
         CarsegError: as `train`, or the weights of task 1 do not fit.
     """
     net = weights.load(params.model, Path("u2net_segmentation.pth"))
-    train("dice", net, DiceLoss(), params, Path("u2net_segmentation_dice_loss.pth"))
+    # Random weights know nothing worth remembering.
+    untrained = None if params.init == "scratch" else start(params)
+    output = Path("u2net_segmentation_dice_loss.pth")
+    train("dice", net, DiceLoss(), params, output, untrained)
 
 
-def train(task: str, net: U2Net, criterion: nn.Module, params: Params, output: Path) -> None:
-    """Train on `split/train.csv`; keep the averaged weights of the epoch that validates best.
+def start(params: Params) -> U2Net:
+    """Build the untrained net; given weights are fitted with batch norms for these photos.
 
-    Epoch 0 is the net as it came, so training never ends below where it began. The curve goes
-    to `plots/TASK.csv`: training and validation are both measured in eval mode on whole,
-    unchanged photos, the training side on as many photos as validate.
+    Raises:
+        CarsegError: the weights in `pretrained/` or the training photos cannot be read.
+    """
+    net = weights.start(params.model, Path("pretrained"), params.seed)
+    if params.init != "scratch":
+        device = Device(params.precision)
+        squares = Squares(read_manifest(Path("split/train.csv"))[:SETTLE_PHOTOS], params.image_size)
+        photos = (photo[None] for photo, _ in squares.plain())
+        weights.settle_batch_norm(device.place_net(net), photos, device)
+    return net
+
+
+def train(
+    task: str,
+    net: U2Net,
+    criterion: nn.Module,
+    params: Params,
+    output: Path,
+    untrained: U2Net | None = None,
+) -> None:
+    """Train on `split/train.csv`; keep the weights of the epoch that validates best.
+
+    What is measured and kept is not the net that learns but the average of its last steps, drawn
+    towards the untrained net where one is given. Epoch 0 is the net as it came, so training never
+    ends below where it began. The curve goes to `plots/TASK.csv`: training and validation are both
+    measured in eval mode on whole, unchanged photos, the training side on as many photos as
+    validate.
+
+    Args:
+        task: a member of `TASKS`.
+        net: what to start from; it learns.
+        criterion: of logits (N, 7, H, W) and masks (N, 1, H, W).
+        params: of the run.
+        output: the weights file to write.
+        untrained: what not to forget.
 
     Raises:
         CarsegError: a manifest or photo cannot be read, or the loss is no longer finite.
@@ -92,6 +123,8 @@ def train(task: str, net: U2Net, criterion: nn.Module, params: Params, output: P
         optimizer, lambda step: warm_cosine((step + 0.5) / steps)
     )
     average = moving_average(net, MEMORY * steps)
+    kept = copy.deepcopy(net)
+    origin = None if untrained is None else device.place_net(untrained).state_dict()
     print(f"{task}: {len(train_pairs)} photos, {params.epochs} epochs, {device}", flush=True)
 
     curve: list[Row] = []
@@ -107,18 +140,22 @@ def train(task: str, net: U2Net, criterion: nn.Module, params: Params, output: P
                     raise CarsegError(
                         f"{task}: the loss is {loss} in epoch {epoch}; lower learning_rate"
                     )
-        row = Row(epoch, *(probe.measure(average.module, criterion, device) for probe in probes))
+            learnt = average.module.state_dict()
+            if origin is not None:
+                learnt = weights.between(learnt, origin, REMEMBERED)
+            kept.load_state_dict(learnt)
+        row = Row(epoch, *(probe.measure(kept, criterion, device) for probe in probes))
         curve.append(row)
         if row.val.iou > curve[best].val.iou or epoch == 0:
             best = epoch
-        kept = best if params.keep == "best" else epoch
-        if kept == epoch:
-            weights.save(average.module, output)
+        at = best if params.keep == "best" else epoch
+        if at == epoch:
+            weights.save(kept, output)
         print(row.line(task, params.epochs, better=best == epoch), flush=True)
         if params.patience is not None and epoch - best >= params.patience:
             print(f"{task}: no better epoch in {params.patience}, stopping early")
             break
-    print(f"{task}: kept epoch {kept}, {output}")
+    print(f"{task}: kept epoch {at}, {output}")
     write_csv(Path(f"plots/{task}.csv"), CURVE, [row.values() for row in curve])
 
 

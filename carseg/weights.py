@@ -77,6 +77,18 @@ def save(net: nn.Module, path: Path) -> None:
     write_bytes(path, content.getvalue())
 
 
+def between(start: State, end: State, share: float) -> State:
+    """Interpolate two state dicts of one net: `start` at share 0, `end` at share 1.
+
+    A net half-way keeps more of what the start knew than it loses of what was learnt since
+    (WiSE-FT, Wortsman et al. 2022, arXiv:2109.01903).
+    """
+    return {
+        key: torch.lerp(old, end[key], share) if old.is_floating_point() else end[key]
+        for key, old in start.items()
+    }
+
+
 def read_checkpoint(path: Path) -> State:
     """Read a state dict; no code that the file may hold is run.
 

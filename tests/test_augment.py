@@ -6,7 +6,7 @@ from conftest import ellipse
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from carseg.augment import SIZES, Augment, put_behind, put_elsewhere
+from carseg.augment import SIZES, Augment, camouflage, put_behind, put_elsewhere
 
 Array = NDArray[np.uint8]
 SIZE = 96
@@ -23,8 +23,8 @@ def soft_mask() -> Array:
 
 
 def pair() -> tuple[Array, Array]:
-    """A photo that shows its own mask: a bright car before a dark street."""
-    photo = np.where(CAR[..., None], (235, 225, 215), (35, 25, 30)).astype(np.uint8)
+    """A photo that shows its own mask: a red car in a grey street."""
+    photo = np.where(CAR[..., None], (235, 75, 65), (65, 75, 70)).astype(np.uint8)
     return photo, soft_mask()
 
 
@@ -61,9 +61,9 @@ def test_numpys_own_generator_has_no_say_and_is_left_alone() -> None:
 
 def test_the_mask_follows_the_photo(augmented: list[tuple[Array, Array]]) -> None:
     for seed, (photo, mask) in zip(SEEDS, augmented, strict=True):
-        light = photo.mean(axis=2)
-        # Between the car and the grey that fills what a shift lays bare.
-        shown, said = light > 0.77 * light.max(), mask >= 128
+        # Red in light and in shadow alike.
+        red, green = photo[..., 0].astype(float), photo[..., 1].astype(float)
+        shown, said = red > 2 * green, mask >= 128
         overlap = np.count_nonzero(shown & said) / np.count_nonzero(shown | said)
         assert overlap > 0.9, seed
 
@@ -165,6 +165,74 @@ def test_a_car_put_elsewhere_keeps_itself_and_changes_its_surroundings() -> None
     assert len({row.tobytes() for row in shown}) > 10, "parts are drawn at random"
     # Where there is a choice, the part with less of the other car is taken.
     assert np.mean([row.mean() for row in shown]) < other.mean() - 4
+
+
+def test_a_recoloured_car_stands_in_the_same_place() -> None:
+    photo, mask = pair()
+    photo[CAR] = (200, 40, 40)
+    augment = Augment()
+    painted = [augment.recolour(photo, mask, seed) for seed in SEEDS]
+    for one in painted:
+        assert (one.shape, one.dtype) == (photo.shape, np.uint8)
+        assert np.array_equal(one[mask == 0], photo[mask == 0])
+    hues = [np.unravel_index(one[mask == 255].mean(axis=0).argmax(), 3) for one in painted]
+    assert len(set(hues)) == 3, "red, green and blue cars all occur"
+    assert np.array_equal(painted[3], Augment().recolour(photo, mask, 3))
+
+
+def street(photo: Array, mask: Array) -> tuple[Array, Array]:
+    """The photo with a striped street for black, and what each pixel lacks of the car's colour."""
+    photo = photo.copy()
+    photo[mask == 0] = 20
+    photo[::8][mask[::8] == 0] = 40
+    away = np.abs(photo.astype(float) - photo[mask == 255][0]).sum(axis=-1)
+    return photo, away
+
+
+def test_camouflage_brings_the_surroundings_nearer_to_the_cars_colour() -> None:
+    plain, mask = scene(1)
+    photo, away = street(plain, mask)
+    car = photo[mask == 255][0]
+    whole = blocks = 0
+    for seed in range(40):
+        hidden = camouflage(photo, mask, np.random.default_rng(seed))
+        assert (hidden.shape, hidden.dtype) == (photo.shape, np.uint8)
+        assert np.array_equal(hidden[mask == 255], photo[mask == 255])
+        changed = (hidden != photo).any(axis=-1)
+        nearer = away - np.abs(hidden.astype(float) - car).sum(axis=-1)
+        assert not changed.any() or nearer[changed].mean() > 0
+        if changed.sum() == (mask == 0).sum():
+            whole += 1
+        elif changed.any():
+            blocks += 1
+            rows, columns = np.nonzero(changed)
+            block = (slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1))
+            assert changed[block][mask[block] == 0].all(), "all of a rectangle, but for the car"
+            beside = ndimage.binary_dilation(mask > 0, iterations=2)
+            assert beside[block].any(), "at the car"
+    assert whole > 8
+    assert blocks > 8
+
+
+def test_camouflage_keeps_the_texture() -> None:
+    plain, mask = scene(1)
+    photo, _ = street(plain, mask)
+    whole = 0
+    for seed in range(20):
+        hidden = camouflage(photo, mask, np.random.default_rng(seed)).astype(int)
+        if (hidden[:16] != photo[:16]).all():
+            whole += 1
+            # Stripes stay 20 levels brighter, but where the brightest levels end.
+            step = (hidden[8] - hidden[9])[hidden[8] < 255]
+            assert (step == 20).all()
+    assert whole > 4
+
+
+@pytest.mark.parametrize("value", [0, 255])
+def test_nothing_is_camouflaged_without_a_car_or_without_surroundings(value: int) -> None:
+    photo, mask = scene(1)
+    hidden = camouflage(photo, np.full_like(mask, value), np.random.default_rng(0))
+    assert np.array_equal(hidden, photo)
 
 
 def test_a_mask_too_small_to_see_puts_nothing_behind() -> None:

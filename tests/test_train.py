@@ -24,6 +24,7 @@ from carseg.pairs import read_manifest
 from carseg.params import Params
 from carseg.train import (
     CURVE,
+    REMEMBERED,
     WARM_UP,
     Probe,
     Score,
@@ -65,6 +66,12 @@ def run(
     """Train a fresh net; give the weights and the curve as bytes."""
     train(task, fresh_net(), criterion or BCELoss(), params, OUTPUT)
     return OUTPUT.read_bytes(), Path(f"plots/{task}.csv").read_bytes()
+
+
+def learnt_by(params: Params) -> dict[str, Tensor]:
+    """Train a fresh net; give its weights."""
+    run(params)
+    return weights.load("u2netp", OUTPUT).state_dict()
 
 
 def curve(path: Path = PLOT) -> list[dict[str, float]]:
@@ -132,7 +139,7 @@ def test_the_second_task_sees_the_photos_otherwise_than_the_first() -> None:
 
 def test_the_kept_weights_score_as_the_best_row_says() -> None:
     # A start and a rate with which the score goes up and down.
-    params = tiny(epochs=3, learning_rate=3e-3)
+    params = tiny(epochs=3, learning_rate=1e-3)
     train("bce", uneven(fresh_net()), BCELoss(), params, OUTPUT)
     rows = curve()
     assert len({row["val_iou"] for row in rows}) == 4, "epochs alike would prove nothing"
@@ -327,6 +334,22 @@ def test_a_probe_measures_at_each_photos_own_size() -> None:
     assert score == pytest.approx((np.mean(losses), np.mean(dices), np.mean(ious)))
 
 
+def test_what_is_kept_lies_between_what_was_learnt_and_the_untrained_net() -> None:
+    params, untrained = tiny(keep="last"), uneven(fresh_net(1), 2)
+    learnt = learnt_by(params)
+    train("bce", fresh_net(), BCELoss(), params, OUTPUT, untrained)
+    kept = weights.load("u2netp", OUTPUT).state_dict()
+    for key, value in untrained.state_dict().items():
+        if value.is_floating_point():
+            expected = (1 - REMEMBERED) * learnt[key] + REMEMBERED * value
+            torch.testing.assert_close(kept[key], expected, msg=key)
+    # What is measured is what is kept, and the start is what it began as.
+    probe = Probe(read_manifest(Path("split/val.csv")), params)
+    for net, row in ((weights.load("u2netp", OUTPUT), -1), (fresh_net(), 0)):
+        measured = probe.measure(net, BCELoss(), CPU)
+        assert curve()[row]["val_loss"] == pytest.approx(measured.loss, abs=2e-6)
+
+
 @pytest.fixture
 def pretrained(official: Path) -> Path:
     return Path(shutil.copytree(official, "pretrained"))
@@ -365,6 +388,24 @@ def test_only_given_weights_are_settled_and_begin_as_given(
         torch.testing.assert_close(begun[0].eval()(photos), given(photos), rtol=1e-3, atol=1e-3)
     key = "stage1.rebnconvin.bn_s1.running_mean"
     assert torch.equal(begun[0].state_dict()[key], given.state_dict()[key]) != settled
+
+
+@pytest.mark.usefixtures("pretrained")
+def test_the_second_task_remembers_given_weights_and_no_random_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[U2Net | None] = []
+    monkeypatch.setattr(training, "train", lambda *arguments: seen.append(arguments[5]))
+    weights.save(fresh_net(), Path("u2net_segmentation.pth"))
+    for init in ("u2netp", "scratch"):
+        train_dice(tiny(init=init))
+    remembered, nothing = seen
+    assert nothing is None
+    assert remembered is not None
+    given = weights.start("u2netp", Path("pretrained"), TINY.seed).eval()
+    photos = noise(1, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(remembered.eval()(photos), given(photos), rtol=1e-3, atol=1e-3)
 
 
 def test_a_missing_manifest_is_named() -> None:

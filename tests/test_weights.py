@@ -302,6 +302,25 @@ def test_what_is_no_onnx_file_of_the_net_is_refused_by_name(
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_between_two_nets_every_weight_and_statistic_is_interpolated() -> None:
+    start, end = hollow("u2netp"), hollow("u2netp")
+    for seed, state in enumerate((start, end)):
+        torch.manual_seed(seed)
+        for key, value in state.items():
+            state[key] = torch.randn(value.shape) if value.is_floating_point() else value + seed
+    mixed = weights.between(start, end, 0.25)
+    assert mixed.keys() == start.keys()
+    for key, value in mixed.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, 0.75 * start[key] + 0.25 * end[key])
+    assert_same(weights.between(start, end, 0), {**start, **counters(end)})
+    assert_same(weights.between(start, end, 1), end)
+
+
+def counters(state: State) -> State:
+    return {key: value for key, value in state.items() if not value.is_floating_point()}
+
+
 def test_identity_batch_norms_change_nothing() -> None:
     net = uneven(U2Net("u2netp"))
     net.load_state_dict(weights.identity_batch_norm(net), strict=False)
