@@ -16,10 +16,11 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from carseg import weights
+from carseg.checkpoint import Checkpoint, Stateful, fingerprint
 from carseg.data import EpochSampler, Squares
 from carseg.device import Device
 from carseg.errors import CarsegError
-from carseg.files import write_csv
+from carseg.files import write_bytes, write_csv
 from carseg.losses import BCELoss, DiceLoss
 from carseg.metrics import Counts, count, summarise
 from carseg.pairs import Pair, read_manifest
@@ -127,9 +128,22 @@ def train(
     origin = None if untrained is None else device.place_net(untrained).state_dict()
     print(f"{task}: {len(train_pairs)} photos, {params.epochs} epochs, {device}", flush=True)
 
+    starts = [net] if untrained is None else [net, untrained]
+    checkpoint = Checkpoint(task, fingerprint(params, device, (train_pairs, val_pairs), starts))
+    learner: dict[str, Stateful] = {
+        "net": net,
+        "optimizer": optimizer,
+        "schedule": schedule,
+        "average": average,
+    }
     curve: list[Row] = []
     best = 0
-    for epoch in range(params.epochs + 1):
+    if (saved := checkpoint.restore(learner, device)) is not None:
+        curve = [Row(epoch, Score(*train), Score(*val)) for epoch, train, val in saved["curve"]]
+        best = saved["best"]
+        write_bytes(output, saved["kept"].cpu().numpy().tobytes())
+        print(f"{task}: goes on after epoch {curve[-1].epoch}", flush=True)
+    for epoch in range(len(curve), params.epochs + 1):
         if epoch > 0:
             sampler.epoch = epoch
             for photos, masks in tqdm(loader, f"{task} {epoch}", leave=False, disable=None):
@@ -155,8 +169,13 @@ def train(
         if params.patience is not None and epoch - best >= params.patience:
             print(f"{task}: no better epoch in {params.patience}, stopping early")
             break
+        if 0 < epoch < params.epochs:
+            content = torch.frombuffer(bytearray(output.read_bytes()), dtype=torch.uint8)
+            rows = [(row.epoch, tuple(row.train), tuple(row.val)) for row in curve]
+            checkpoint.save(learner, curve=rows, best=best, kept=content)
     print(f"{task}: kept epoch {at}, {output}")
     write_csv(Path(f"plots/{task}.csv"), CURVE, [row.values() for row in curve])
+    checkpoint.remove()
 
 
 def step(

@@ -4,8 +4,10 @@ import hashlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -49,8 +51,9 @@ class Project:
         self.set(TINY)
         self.commit("start")
 
-    def run(self, *command: str, expect: int = 0) -> str:
-        environment = {
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
             **os.environ,
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "GIT_CONFIG_COUNT": "2",
@@ -59,9 +62,19 @@ class Project:
             "COLUMNS": "400",
             "PYTHONWARNINGS": "error::UserWarning:carseg",
         }
+
+    def start(self, *command: str) -> subprocess.Popen[bytes]:
+        """Run in the background, in a process group of its own that can be killed whole."""
+        return subprocess.Popen(
+            command, cwd=self.folder, env=self.environment, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+
+    def run(self, *command: str, expect: int = 0) -> str:
         done = subprocess.run(
-            command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=600
-        )
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True,
+            timeout=600,
+        )  # fmt: skip
         assert done.returncode == expect, done.stdout + done.stderr
         return done.stdout + done.stderr
 
@@ -222,6 +235,27 @@ def test_two_clones_agree_to_the_byte(finished: Project, tmp_path: Path) -> None
     other.dvc("repro")
     names = ("dvc.lock", "metrics.json", "u2net_segmentation.pth", "plots/dice.csv")
     assert other.bytes_of(*names) == finished.bytes_of(*names)
+
+
+def test_a_killed_repro_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    project = Project(tmp_path / "killed")
+    project.set({"epochs": 8})
+    write_pairs(project.folder / "Image", project.folder / "Mask", 8)
+    files = project.user_files()
+    killed = project.start(sys.executable, "-m", "dvc", "repro", "train_bce")
+    while not list(project.folder.glob(".checkpoints/bce-*.pt")):
+        assert killed.poll() is None, "it ended before it could be killed"
+        time.sleep(0.01)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert project.user_files() == files
+    assert re.search(r"bce: goes on after epoch \d", project.dvc("repro"))
+    names = ("dvc.lock", "metrics.json", "plots/bce.csv", "plots/dice.csv")
+    after = project.bytes_of(*names)
+    assert project.git("status", "--porcelain", ".checkpoints") == ""
+    project.dvc("repro", "--force")
+    assert project.bytes_of(*names) == after
+    assert project.user_files() == files
 
 
 def test_the_sample_is_rendered_into_empty_folders_and_kept(tmp_path: Path) -> None:

@@ -1,0 +1,107 @@
+"""The state of a training after each epoch, so that a run that was cut off goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from carseg.device import Device
+from carseg.errors import CarsegError
+from carseg.pairs import Pair
+from carseg.params import Params
+from carseg.u2net import U2Net
+
+FOLDER = Path(".checkpoints")
+CODE = Path(__file__).parent
+
+
+class Stateful(Protocol):
+    """Net, optimiser, schedule: what can tell its state and take it back."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tell the state."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> object:
+        """Take the state back."""
+
+
+class Checkpoint:
+    """The file that holds one training's state.
+
+    Its name says what the training depends on, so a state is never taken up by another one; those
+    of one task that fit no longer are removed.
+    """
+
+    def __init__(self, task: str, fingerprint: str) -> None:
+        """Name the file; `fingerprint` is of all that the training depends on."""
+        self._path = FOLDER / f"{task}-{fingerprint}.pt"
+        self._full = False
+        for path in FOLDER.glob(f"{task}-*"):
+            if path != self._path:
+                path.unlink()
+
+    def save(self, parts: Mapping[str, Stateful], **rest: object) -> None:
+        """Replace the state; a disk without room for it is told of once and changes nothing."""
+        if self._full:
+            return
+        FOLDER.mkdir(exist_ok=True)
+        fresh = self._path.with_suffix(".part")
+        try:
+            torch.save({**{name: part.state_dict() for name, part in parts.items()}, **rest}, fresh)
+            os.replace(fresh, self._path)
+        except (OSError, RuntimeError) as error:  # torch's own writer raises the latter
+            self._full = True
+            fresh.unlink(missing_ok=True)
+            print(f"{self._path}: cannot be written, training goes on without ({error})")
+
+    def restore(self, parts: Mapping[str, Stateful], device: Device) -> dict[str, Any] | None:
+        """Bring `parts` to the saved state and give the rest of it; None: there is no state.
+
+        Raises:
+            CarsegError: the file is broken.
+        """
+        if not self._path.is_file():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(
+                self._path, map_location=device.torch, weights_only=True
+            )
+        except Exception as error:  # torch has no common base for what a broken file may raise
+            raise CarsegError(f"{self._path}: is broken; remove it to train anew") from error
+        for name, part in parts.items():
+            part.load_state_dict(state.pop(name))
+        return state
+
+    def remove(self) -> None:
+        """Remove the state of a training that has come to its end."""
+        self._path.unlink(missing_ok=True)
+        if FOLDER.is_dir() and not any(FOLDER.iterdir()):
+            FOLDER.rmdir()
+
+
+def fingerprint(
+    params: Params, device: Device, parts: Iterable[Sequence[Pair]], nets: Iterable[U2Net]
+) -> str:
+    """Give the hash of what a training depends on: 32 hexadecimal digits.
+
+    That is the parameters, the pairs in their parts, the nets that it starts from, the code of this
+    package, the packages installed, the device and the number of threads.
+    """
+    parts = [list(pairs) for pairs in parts]
+    read = [path for pairs in parts for pair in pairs for path in (pair.photo, pair.mask)]
+    installed = sorted(f"{found.name} {found.version}" for found in distributions())
+    digest = hashlib.sha256(
+        repr((params, parts, installed, str(device), torch.get_num_threads())).encode()
+    )
+    for path in [*read, *sorted(CODE.glob("*.py"))]:
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    for net in nets:
+        for value in net.state_dict().values():
+            digest.update(value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:32]

@@ -1,0 +1,221 @@
+"""Checkpoints: a run that was cut off ends with the bytes of one that was not."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_manifests
+from PIL import Image
+from torch import nn
+
+from carseg import checkpoint, weights
+from carseg import train as training
+from carseg.checkpoint import FOLDER, fingerprint
+from carseg.device import Device
+from carseg.errors import CarsegError
+from carseg.losses import BCELoss
+from carseg.pairs import read_manifest
+from carseg.params import Params
+from carseg.train import Probe, Score, train
+from carseg.u2net import U2Net
+
+CPU = Device("float32")
+OUTPUT, PLOT = Path("net.pth"), Path("plots/bce.csv")
+PARAMS = Params(
+    model="u2netp", image_size=64, epochs=4, batch_size=2, learning_rate=1e-3, precision="float32"
+)
+Cut = Callable[..., None]
+
+
+@pytest.fixture(autouse=True)
+def _project(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_manifests(tmp_path, train=3, val=2)
+
+
+def net(seed: int = 0) -> U2Net:
+    torch.manual_seed(seed)
+    return U2Net("u2netp")
+
+
+def run(params: Params = PARAMS, task: str = "bce", untrained: U2Net | None = None) -> list[bytes]:
+    train(task, net(), BCELoss(), params, OUTPUT, untrained)
+    return [OUTPUT.read_bytes(), Path(f"plots/{task}.csv").read_bytes()]
+
+
+def states() -> list[Path]:
+    return sorted(FOLDER.glob("*"))
+
+
+@pytest.fixture
+def cut(monkeypatch: pytest.MonkeyPatch) -> Cut:
+    """A run that is interrupted in the given epoch, after its steps and before its scores."""
+    measure = Probe.measure
+
+    def interrupted_run(epoch: int, params: Params = PARAMS) -> None:
+        calls = 0
+
+        def count(probe: Probe, net: nn.Module, criterion: nn.Module, device: Device) -> Score:
+            nonlocal calls
+            calls += 1
+            if calls > 2 * epoch:  # training and validation photos
+                raise KeyboardInterrupt
+            return measure(probe, net, criterion, device)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Probe, "measure", count)
+            with pytest.raises(KeyboardInterrupt):
+                run(params)
+
+    return interrupted_run
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_a_run_cut_off_in_any_epoch_ends_with_the_same_bytes(keep: str, cut: Cut) -> None:
+    params = PARAMS.model_copy(update={"keep": keep})
+    whole = run(params)
+    assert states() == []
+    for epoch in (1, 2, 4):
+        cut(epoch, params)
+        assert len(states()) == (epoch > 1)
+        # As DVC does before it starts a stage again.
+        OUTPUT.unlink()
+        PLOT.unlink()
+        assert run(params) == whole
+        assert states() == []
+        assert not FOLDER.exists()
+
+
+def test_a_run_that_goes_on_repeats_no_epoch(
+    cut: Cut, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut(3)
+    steps = []
+    step = training.step
+    monkeypatch.setattr(training, "step", lambda *given: steps.append(1) or step(*given))
+    run()
+    assert len(steps) == 2 * 2, "two epochs of two steps are left"
+    assert "bce: goes on after epoch 2\n" in capsys.readouterr().out
+
+
+def test_a_run_that_remembers_goes_on_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(untrained=net(1))
+    step, steps = training.step, []
+
+    def interrupted(*given: object) -> float:
+        steps.append(1)
+        if len(steps) == 6:
+            raise KeyboardInterrupt
+        return step(*given)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(untrained=net(1))
+    assert run(untrained=net(1)) == whole
+
+
+def other_parameters() -> None:
+    run(PARAMS.model_copy(update={"epochs": 3}))
+
+
+def other_photos() -> None:
+    path = next(iter(read_manifest(Path("split/train.csv")))).photo
+    Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    run()
+
+
+def other_code() -> None:
+    for path in checkpoint.CODE.glob("*.py"):
+        (Path("code") / path.name).parent.mkdir(exist_ok=True)
+        (Path("code") / path.name).write_bytes(path.read_bytes() + b"\n")
+    checkpoint.CODE = Path("code")
+    run()
+
+
+def other_start() -> None:
+    train("bce", net(1), BCELoss(), PARAMS, OUTPUT)
+
+
+def something_to_remember() -> None:
+    run(untrained=net(1))
+
+
+@pytest.mark.parametrize(
+    "again", [other_parameters, other_photos, other_code, other_start, something_to_remember]
+)
+def test_a_state_of_something_else_is_not_taken_up_but_removed(
+    again: Callable[[], None],
+    cut: Cut,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(checkpoint, "CODE", checkpoint.CODE)  # put back at the end
+    cut(2)
+    assert len(states()) == 1
+    again()
+    assert "goes on" not in capsys.readouterr().out
+    assert states() == []
+
+
+def test_the_tasks_leave_each_others_states_alone(cut: Cut) -> None:
+    cut(2)
+    before = states()
+    run(task="dice")
+    assert states() == before
+
+
+def test_what_a_killed_writer_left_is_removed(cut: Cut) -> None:
+    cut(3)
+    (path,) = states()
+    path.with_suffix(".part").write_bytes(b"half a state")
+    run()
+    assert states() == []
+
+
+def test_a_disk_without_room_for_states_stops_no_training(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = run()
+    save, tried = torch.save, []
+
+    def full(state: object, target: object) -> None:
+        if isinstance(target, Path):
+            tried.append(target)
+            target.write_bytes(b"as much as went in")
+            raise OSError(28, "No space left on device")
+        save(state, target)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(torch, "save", full)
+    capsys.readouterr()
+    assert run() == whole
+    assert len(tried) == 1
+    assert capsys.readouterr().out.count("cannot be written, training goes on without") == 1
+    assert states() == []
+
+
+def test_a_broken_state_is_an_error_that_says_what_to_do(cut: Cut) -> None:
+    cut(2)
+    (path,) = states()
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(CarsegError, match=f"{path}: .*remove it"):
+        run()
+
+
+def test_the_fingerprint_is_the_same_for_the_same_and_no_nets_weights_alone() -> None:
+    pairs = read_manifest(Path("split/train.csv"))
+    one, again = (fingerprint(PARAMS, CPU, [pairs], [net()]) for _ in range(2))
+    assert one == again
+    assert len(one) == 32
+    differing = {
+        one,
+        fingerprint(PARAMS, Device("bfloat16"), [pairs], [net()]),
+        fingerprint(PARAMS, CPU, [pairs[:1], pairs[1:]], [net()]),
+        fingerprint(PARAMS, CPU, [pairs[::-1]], [net()]),
+        fingerprint(PARAMS, CPU, [pairs], [net(), net()]),
+    }
+    assert len(differing) == 5
+    weights.save(net(), OUTPUT)
+    assert fingerprint(PARAMS, CPU, [pairs], [weights.load("u2netp", OUTPUT)]) == one
