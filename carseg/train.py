@@ -146,13 +146,17 @@ def train(
     for epoch in range(len(curve), params.epochs + 1):
         if epoch > 0:
             sampler.epoch = epoch
-            for photos, masks in tqdm(loader, f"{task} {epoch}", leave=False, disable=None):
+            batches = tqdm(loader, f"{task} {epoch}", leave=False, disable=None)
+            for at, (photos, masks) in enumerate(batches):
                 loss = step(net, criterion, optimizer, device, photos, masks)
                 schedule.step()
                 average.update_parameters(net)
                 if not math.isfinite(loss):
+                    order = [train_pairs[i].name for _, i in sampler]
+                    names = order[at * params.batch_size :][: params.batch_size]
                     raise CarsegError(
-                        f"{task}: the loss is {loss} in epoch {epoch}; lower learning_rate"
+                        f"{task}: the loss is {loss} in epoch {epoch} at {', '.join(names)}; "
+                        "lower learning_rate, or look at these photos"
                     )
             learnt = average.module.state_dict()
             if origin is not None:
@@ -162,8 +166,8 @@ def train(
         curve.append(row)
         if row.val.iou > curve[best].val.iou or epoch == 0:
             best = epoch
-        at = best if params.keep == "best" else epoch
-        if at == epoch:
+        saved_epoch = best if params.keep == "best" else epoch
+        if saved_epoch == epoch:
             weights.save(kept, output)
         print(row.line(task, params.epochs, better=best == epoch), flush=True)
         if params.patience is not None and epoch - best >= params.patience:
@@ -173,7 +177,7 @@ def train(
             content = torch.frombuffer(bytearray(output.read_bytes()), dtype=torch.uint8)
             rows = [(row.epoch, tuple(row.train), tuple(row.val)) for row in curve]
             checkpoint.save(learner, curve=rows, best=best, kept=content)
-    print(f"{task}: kept epoch {at}, {output}")
+    print(f"{task}: kept epoch {saved_epoch}, {output}")
     write_csv(Path(f"plots/{task}.csv"), CURVE, [row.values() for row in curve])
     checkpoint.remove()
 
