@@ -36,7 +36,7 @@ def start(variant: str, folder: Path, seed: int) -> U2Net:
     net = U2Net(variant)
     for path in sorted(p for p in folder.iterdir() if p.suffix in (".pth", ".onnx")):
         state = read_onnx(path) if path.suffix == ".onnx" else read_checkpoint(path)
-        given = _variant_of(state, path)
+        given = variant_of(state, path)
         if (given, variant) == ("u2netp", "u2net"):
             state = widen(state, net.state_dict())
         elif given != variant:
@@ -54,7 +54,7 @@ def load(variant: str, path: Path) -> U2Net:
         CarsegError: the file cannot be read or holds another network.
     """
     state = read_checkpoint(path)
-    if _variant_of(state, path) != variant:
+    if variant_of(state, path) != variant:
         raise CarsegError(f"{path}: holds another network than model: {variant}; train anew")
     net = U2Net(variant)
     net.load_state_dict(state, strict=True)
@@ -203,7 +203,7 @@ def _restate(layer: nn.BatchNorm2d, mean: Tensor, square: Tensor) -> None:
     layer.bias.copy_(shift + scale * mean)
 
 
-def _variant_of(state: State, path: Path) -> str:
+def variant_of(state: State, path: Path) -> str:
     """Tell which variant a state dict belongs to, by its key names and shapes.
 
     Raises:
