@@ -1,4 +1,4 @@
-"""The command line, `carseg` or `python -m carseg`: what is done with a pipeline as a whole."""
+"""The command line, `carseg` or `python -m carseg`: a pipeline as a whole, and what it made."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from carseg import __version__
-from carseg.errors import run
+from carseg.errors import CarsegError, run
 
 
 def main() -> None:
@@ -30,6 +30,65 @@ def main() -> None:
     )
     command.set_defaults(start=_crossval)
 
+    command = commands.add_parser(
+        "predict",
+        help="masks, cut-outs and overlays of photos",
+        description="Find the car in photos. A photo that cannot be read is named at the end, when "
+        "all others are done, and the exit code is 1.",
+        epilog="examples:\n"
+        "  carseg predict photos --out masks                    a mask of every photo in a folder\n"
+        "  carseg predict a.jpg b.jpg --cutout --out cars       cars on transparent ground\n"
+        "  carseg predict 'p/*.jpg' --background white --out w  before a white background\n"
+        "  carseg predict - < car.jpg > mask.png                from stream to stream",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument(
+        "paths", nargs="+", metavar="PATH", help="photos, folders, patterns, or - for a stream"
+    )
+    command.add_argument(
+        "--out", type=Path, default=Path("predicted"), metavar="DIR", help="results [predicted]"
+    )
+    command.add_argument(
+        "--weights",
+        type=Path,
+        default=Path("u2net_segmentation_dice_loss.pth"),
+        metavar="FILE",
+        help="what a training saved [%(default)s]",
+    )
+    command.add_argument(
+        "--image-size",
+        type=int,
+        metavar="N",
+        help="side of the square that the network sees [that of params.yaml, else 320]",
+    )
+    for kind, meaning in (
+        ("mask", "white car on black, PNG; the default"),
+        ("cutout", "the car on transparent ground, PNG"),
+        ("overlay", "the photo with its car tinted, JPEG"),
+    ):
+        command.add_argument(
+            f"--{kind}", dest="kinds", action="append_const", const=kind, help=meaning
+        )
+    command.add_argument(
+        "--background", metavar="COLOUR|IMAGE", help="the car before a colour or picture, JPEG"
+    )
+    command.add_argument(
+        "--d4", action="store_true", help="average over all turns and flips: better, 8 times slower"
+    )
+    command.add_argument(
+        "--threshold",
+        type=float,
+        default=0.5,
+        metavar="P",
+        help="probability from which a pixel is car [%(default)s]",
+    )
+    command.add_argument("--recursive", "-r", action="store_true", help="folders in folders, too")
+    command.add_argument("--force", action="store_true", help="replace files that exist")
+    command.add_argument(
+        "--jobs", type=int, default=2, metavar="N", help="threads to read and write, each [2]"
+    )
+    command.set_defaults(start=_predict)
+
     arguments = parser.parse_args()
     run(lambda: arguments.start(arguments))
 
@@ -38,6 +97,33 @@ def _crossval(arguments: argparse.Namespace) -> None:
     from carseg.crossval import crossval
 
     crossval(arguments.set_param, arguments.out)
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    from carseg.params import load_params
+
+    settings = Path("params.yaml")
+    size = arguments.image_size or (load_params().image_size if settings.is_file() else 320)
+    for name, value, least, most in (
+        ("--threshold", arguments.threshold, 0, 1),
+        ("--jobs", arguments.jobs, 1, 64),
+        ("--image-size", size, 32, 4096),
+    ):
+        if not least <= value <= most:
+            raise CarsegError(f"{name} {value}: give a number from {least} to {most}")
+    from carseg.batch import Kinds, predict
+    from carseg.model import load
+
+    predict(
+        arguments.paths,
+        arguments.out,
+        load(arguments.weights, size),
+        Kinds(arguments.kinds or [], arguments.threshold, arguments.background),
+        d4=arguments.d4,
+        recursive=arguments.recursive,
+        force=arguments.force,
+        jobs=arguments.jobs,
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,278 @@
+"""`carseg predict`: masks, cut-outs and overlays of many photos."""
+
+from __future__ import annotations
+
+import glob
+import io
+import sys
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageColor, ImageOps
+from tqdm import tqdm
+
+from carseg.errors import CarsegError
+from carseg.files import write_bytes
+from carseg.model import Model, as_photo
+from carseg.overlay import TRUE_POSITIVE
+
+ENDINGS = {"mask": ".png", "cutout": ".png", "overlay": ".jpg", "background": ".jpg"}
+STREAM = Path("-")
+TINT = 0.45  # strength of an overlay's colour
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Job(NamedTuple):
+    """A photo and the files that are made of it, by kind."""
+
+    source: Path
+    targets: dict[str, Path]
+
+
+class Kinds:
+    """What is made of a photo and its probability map.
+
+    Attributes:
+        names: of the kinds wanted: mask, cutout, overlay, background.
+    """
+
+    def __init__(self, names: Sequence[str], threshold: float, background: str | None) -> None:
+        """Read the background, too.
+
+        Args:
+            names: of the kinds wanted; none: mask.
+            threshold: probability from which a pixel is car.
+            background: a colour, as in CSS, or an image file.
+
+        Raises:
+            CarsegError: the background is neither.
+        """
+        self.names = [*names, *(["background"] if background else [])] or ["mask"]
+        self._threshold = threshold
+        self._scene: Image.Image | tuple[int, ...] = (0, 0, 0)
+        if background and Path(background).is_file():
+            self._scene = as_photo(background)
+        elif background:
+            try:
+                self._scene = ImageColor.getrgb(background)[:3]
+            except ValueError as error:
+                raise CarsegError(
+                    f"--background {background}: neither a colour nor a file; try white or #1e90ff"
+                ) from error
+
+    def make(self, kind: str, photo: Image.Image, found: NDArray[np.float32]) -> bytes:
+        """Give the file's content.
+
+        Args:
+            kind: one of `names`.
+            photo: RGB, W×H; its EXIF data and colour profile are carried over.
+            found: (H, W), probability of being car, 0…1.
+        """
+        car = Image.fromarray(((found >= self._threshold) * 255).astype(np.uint8))
+        alpha = Image.fromarray((found * 255).round().astype(np.uint8))
+        if kind == "mask":
+            picture = car
+        elif kind == "cutout":
+            picture = photo.copy()
+            picture.putalpha(alpha)
+        elif kind == "overlay":
+            tinted = Image.blend(photo, Image.new("RGB", photo.size, TRUE_POSITIVE), TINT)
+            picture = Image.composite(tinted, photo, car)
+        else:
+            scene = (
+                ImageOps.fit(self._scene, photo.size)
+                if isinstance(self._scene, Image.Image)
+                else Image.new("RGB", photo.size, self._scene)
+            )
+            picture = Image.composite(photo, scene, alpha)
+        kept = {} if kind == "mask" else {
+            key: photo.info[key] for key in ("exif", "icc_profile") if photo.info.get(key)
+        }  # fmt: skip
+        content = io.BytesIO()
+        if ENDINGS[kind] == ".png":
+            picture.save(content, "PNG", compress_level=3, **kept)
+        else:
+            picture.save(content, "JPEG", quality=92, **kept)
+        return content.getvalue()
+
+
+def predict(
+    paths: Sequence[str],
+    out: Path,
+    model: Model,
+    kinds: Kinds,
+    *,
+    d4: bool = False,
+    recursive: bool = False,
+    force: bool = False,
+    jobs: int = 2,
+) -> None:
+    """Write what is wanted of every photo; one that cannot be read does not stop the others.
+
+    Args:
+        paths: files, folders, patterns, or "-" alone: standard input to standard output.
+        out: the folder to write to.
+        model: what to predict with.
+        kinds: what to make of each photo.
+        d4: average over turns and flips.
+        recursive: look into folders in folders, too.
+        force: replace files that exist.
+        jobs: threads that read and write beside the network, each.
+
+    Raises:
+        CarsegError: nothing to do, a file that must not be replaced (nothing is written then), or
+            photos that could not be done, once all others are.
+    """
+    if [*paths] == [str(STREAM)]:
+        if len(kinds.names) > 1:
+            raise CarsegError("-: makes one file of one photo; ask for one kind alone")
+        photo = read(sys.stdin.buffer.read(), STREAM)
+        sys.stdout.buffer.write(kinds.make(kinds.names[0], photo, model.predict(photo, d4)))
+        sys.stdout.buffer.flush()
+        return
+    listed = plan(find(paths, recursive), out, kinds)
+    refuse_losses(listed, force)
+    failed: list[str] = []
+
+    def predicted() -> Iterator[tuple[Job, Image.Image, NDArray[np.float32]]]:
+        bar = tqdm(listed, unit="photo", disable=None)
+        for job, reading in ahead(lambda job: read(job.source.read_bytes(), job.source), bar, jobs):
+            try:
+                photo = reading.result()
+            except (CarsegError, OSError) as error:
+                failed.append(plain(error, job))
+            else:
+                yield job, photo, model.predict(photo, d4)
+
+    def write(done: tuple[Job, Image.Image, NDArray[np.float32]]) -> None:
+        job, photo, found = done
+        for kind, path in job.targets.items():
+            write_bytes(path, kinds.make(kind, photo, found))
+
+    for (job, *_), writing in ahead(write, predicted(), jobs):
+        try:
+            writing.result()
+        except OSError as error:
+            failed.append(plain(error, job))
+    print(f"{len(listed) - len(failed)} of {len(listed)} photos done, in {out}", file=sys.stderr)
+    if failed:
+        raise CarsegError("\n".join(failed))
+
+
+def plain(error: Exception, job: Job) -> str:
+    """Give an error as one line that names its file."""
+    if isinstance(error, OSError):
+        return f"{error.filename or job.source}: {error.strerror or error}"
+    return str(error)
+
+
+def read(content: bytes, source: Path) -> Image.Image:
+    """Read a photo of any mode as upright RGB; EXIF data and an RGB colour profile come along.
+
+    Raises:
+        CarsegError: it is not an image.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+    except Exception as error:  # Pillow has no common base for what a broken file may raise
+        why = "is empty" if not content else "cannot be read as an image"
+        raise CarsegError(f"{source}: {why}; save it anew or leave it out") from error
+    photo = as_photo(upright)
+    kept = ("exif", "icc_profile") if upright.mode in ("RGB", "RGBA") else ("exif",)
+    photo.info = {key: upright.info[key] for key in kept if key in upright.info}
+    return photo
+
+
+def find(paths: Sequence[str], recursive: bool) -> list[tuple[Path, Path]]:
+    """List photos, each with the name that its results go by: a path without ending.
+
+    Results of a folder's photos lie as those do in it.
+
+    Raises:
+        CarsegError: there is no such file, or no photo in a folder.
+    """
+    endings = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    found: dict[Path, Path] = {}
+    for text in paths:
+        matches = [text] if Path(text).exists() else sorted(glob.glob(text, recursive=recursive))
+        if not matches:
+            raise CarsegError(f"{text}: there is no such file; check the path")
+        for path in map(Path, matches):
+            if not path.is_dir():
+                found.setdefault(path, Path(path.stem))
+                continue
+            inside = sorted(path.rglob("*") if recursive else path.iterdir())
+            photos = [p for p in inside if p.is_file() and p.suffix.lower() in endings]
+            photos = [p for p in photos if not p.name.startswith(".")]
+            if not photos:
+                hint = "" if recursive else ", or add --recursive"
+                raise CarsegError(f"{path}: holds no photo; name another folder{hint}")
+            for photo in photos:
+                found.setdefault(photo, photo.relative_to(path).with_suffix(""))
+    return list(found.items())
+
+
+def plan(found: Sequence[tuple[Path, Path]], out: Path, kinds: Kinds) -> list[Job]:
+    """Name the files to write; photos of one name get their ending, then a number, behind it."""
+    listed = []
+    shared = Counter(name for _, name in found)
+    taken: set[Path] = set()
+    for source, name in found:
+        if shared[name] > 1:
+            name = name.with_name(f"{name.name}_{source.suffix.lstrip('.')}")
+        unique, number = name, 1
+        while unique in taken:
+            number += 1
+            unique = name.with_name(f"{name.name}_{number}")
+        taken.add(unique)
+        targets = {}
+        for kind in kinds.names:
+            tail = ENDINGS[kind] if len(kinds.names) == 1 else f"_{kind}{ENDINGS[kind]}"
+            targets[kind] = out / unique.with_name(unique.name + tail)
+        listed.append(Job(source, targets))
+    return listed
+
+
+def refuse_losses(listed: Sequence[Job], force: bool) -> None:
+    """Check that nothing is written over a photo or, unless forced, over any file.
+
+    Raises:
+        CarsegError: a line for each.
+    """
+    sources = {job.source.resolve() for job in listed}
+    targets = [path for job in listed for path in job.targets.values()]
+    lines = [
+        f"{path}: is one of the photos; choose another --out"
+        for path in targets
+        if path.resolve() in sources
+    ]
+    if not lines and not force:
+        lines = [
+            f"{path}: exists already; add --force to replace it, or choose another --out"
+            for path in targets
+            if path.exists()
+        ]
+    if lines:
+        raise CarsegError("\n".join(lines))
+
+
+def ahead(
+    function: Callable[[Item], Result], items: Iterable[Item], jobs: int
+) -> Iterator[tuple[Item, Future[Result]]]:
+    """Map in threads, in order; at most `jobs` results wait, so that memory stays flat."""
+    with ThreadPoolExecutor(jobs) as pool:
+        waiting: deque[tuple[Item, Future[Result]]] = deque()
+        for item in items:
+            waiting.append((item, pool.submit(function, item)))
+            if len(waiting) > jobs:
+                yield waiting.popleft()
+        yield from waiting

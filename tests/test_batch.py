@@ -1,0 +1,309 @@
+"""`carseg predict`: every photo done or named, nothing lost."""
+
+import io
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import uneven
+from numpy.typing import NDArray
+from PIL import Image, ImageCms
+
+from carseg import __main__, weights
+from carseg.batch import Kinds, ahead, find, plan, predict
+from carseg.errors import CarsegError
+from carseg.model import Model, Picture, as_photo
+from carseg.u2net import U2Net
+
+
+class Red(Model):
+    """Takes for car what is red: no network, but a model like any other."""
+
+    def __init__(self) -> None:
+        self.d4: list[bool] = []
+
+    def predict(self, picture: Picture, d4: bool = False) -> NDArray[np.float32]:
+        self.d4.append(d4)
+        return np.asarray(as_photo(picture))[..., 0].astype(np.float32) / 255
+
+
+def photo(width: int = 40, height: int = 30) -> Image.Image:
+    """A red car, half of it darker, before black."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[5:20, 4:30] = (255, 20, 30)
+    pixels[5:20, 4:10] = (102, 20, 30)
+    return Image.fromarray(pixels)
+
+
+@pytest.fixture(autouse=True)
+def _photos(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("photos/more").mkdir(parents=True)
+    photo().save("photos/a.png")
+    photo(30, 40).save("photos/b.png")
+    photo().save("photos/more/c.png")
+    Path("photos/notes.txt").write_text("not a photo")
+    photo().save("photos/.hidden.png")
+
+
+def do(
+    *paths: str,
+    kinds: tuple[str, ...] = (),
+    background: str | None = None,
+    threshold: float = 0.5,
+    out: str = "out",
+    **options: bool,
+) -> None:
+    predict(paths, Path(out), Red(), Kinds(kinds, threshold, background), **options)
+
+
+def files(folder: str = "out") -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in Path(folder).rglob("*") if p.is_file())
+
+
+def pixels(path: str) -> NDArray[np.uint8]:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def test_a_folder_becomes_masks_of_the_photos_own_size(capsys: pytest.CaptureFixture[str]) -> None:
+    do("photos")
+    assert files() == ["a.png", "b.png"]
+    assert capsys.readouterr().err == "2 of 2 photos done, in out\n"
+    expected = np.where(np.asarray(photo())[..., 0] > 127, 255, 0)
+    assert np.array_equal(pixels("out/a.png"), expected)
+    assert pixels("out/b.png").shape == (40, 30)
+
+
+def test_the_threshold_decides() -> None:
+    do("photos/a.png", threshold=0.3)
+    assert np.array_equal(pixels("out/a.png") > 0, np.asarray(photo())[..., 0] > 0)
+
+
+def test_folders_in_folders_are_asked_for_and_keep_their_places() -> None:
+    do("photos", recursive=True)
+    assert files() == ["a.png", "b.png", "more/c.png"]
+
+
+def test_patterns_are_expanded_where_the_shell_did_not() -> None:
+    do("photos/*.png")
+    assert files() == ["a.png", "b.png"]
+
+
+def test_kinds_go_beside_each_other() -> None:
+    do("photos/a.png", kinds=("mask", "cutout", "overlay"), background="#00ff00")
+    assert files() == ["a_background.jpg", "a_cutout.png", "a_mask.png", "a_overlay.jpg"]
+    found = np.asarray(photo())[..., 0]
+    cutout = pixels("out/a_cutout.png")
+    assert np.array_equal(cutout[..., :3], np.asarray(photo()))
+    assert np.array_equal(cutout[..., 3], found), "as soft as the net is unsure"
+    green = pixels("out/a_background.jpg")
+    assert np.abs(green[25, 35].astype(int) - (0, 255, 0)).max() < 8
+    assert np.abs(green[12, 20].astype(int) - (255, 20, 30)).max() < 8
+    tinted = pixels("out/a_overlay.jpg").astype(int)
+    assert np.abs(tinted[25, 35]).max() < 8, "what is no car stays as it is"
+    assert tinted[12, 20, 1] > 60, "the car is tinted green"
+
+
+def test_a_picture_is_a_background_too() -> None:
+    Image.new("RGB", (7, 9), "blue").save("scene.png")
+    do("photos/a.png", background="scene.png")
+    assert np.abs(pixels("out/a.jpg")[25, 35].astype(int) - (0, 0, 255)).max() < 8
+
+
+def test_views_are_averaged_when_asked() -> None:
+    model = Red()
+    for d4 in (False, True):
+        predict(["photos/a.png"], Path(f"out{d4}"), model, Kinds((), 0.5, None), d4=d4)
+    assert model.d4 == [False, True]
+
+
+def test_exif_and_colour_profile_are_carried_over_and_the_camera_heeded() -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "A camera"
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    turned = photo().transpose(Image.Transpose.ROTATE_90)
+    turned.save("turned.png", exif=exif, icc_profile=profile)
+    do("turned.png", kinds=("mask", "cutout", "overlay"))
+    assert np.array_equal(pixels("out/turned_cutout.png")[..., :3], np.asarray(photo()))
+    assert pixels("out/turned_mask.png").shape == (30, 40)
+    for name in ("cutout.png", "overlay.jpg"):
+        with Image.open(f"out/turned_{name}") as made:
+            assert made.getexif()[0x010F] == "A camera"
+            assert made.getexif().get(0x0112, 1) == 1, "it is upright now"
+            assert made.info["icc_profile"] == profile
+            assert made.size == (40, 30)
+
+
+def test_a_profile_of_other_colours_is_left_behind() -> None:
+    photo().convert("CMYK").save("print.tif", icc_profile=b"of CMYK")
+    do("print.tif", kinds=("cutout",))
+    with Image.open("out/print.png") as made:
+        assert "icc_profile" not in made.info
+
+
+def test_what_cannot_be_read_is_named_and_the_others_are_done(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("photos/bad.png").write_bytes(Path("photos/a.png").read_bytes()[:60])
+    Path("photos/aa.jpg").write_bytes(b"")
+    with pytest.raises(CarsegError) as error:
+        do("photos")
+    assert str(error.value).splitlines() == [
+        "photos/aa.jpg: is empty; save it anew or leave it out",
+        "photos/bad.png: cannot be read as an image; save it anew or leave it out",
+    ]
+    assert files() == ["a.png", "b.png"]
+    assert "2 of 4 photos done" in capsys.readouterr().err
+
+
+def test_an_output_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    Path("out").mkdir()
+    Path("out/more").write_text("a file where a folder is needed")
+    with pytest.raises(CarsegError, match="out/more"):
+        do("photos", recursive=True)
+    assert files() == ["a.png", "b.png", "more"]
+
+
+def test_nothing_is_replaced_unless_forced() -> None:
+    Path("out").mkdir()
+    Path("out/b.png").write_bytes(b"dear")
+    with pytest.raises(CarsegError, match=r"^out/b\.png: exists already; add --force"):
+        do("photos")
+    assert files() == ["b.png"]
+    assert Path("out/b.png").read_bytes() == b"dear"
+    do("photos", force=True)
+    assert pixels("out/b.png").shape == (40, 30)
+
+
+def test_a_photo_is_never_replaced() -> None:
+    before = Path("photos/a.png").read_bytes()
+    with pytest.raises(CarsegError, match=r"photos/a\.png: is one of the photos; choose another"):
+        do("photos", out="photos", force=True)
+    assert Path("photos/a.png").read_bytes() == before
+
+
+def test_photos_of_one_name_do_not_collide() -> None:
+    photo().save("photos/a.jpg")
+    Path("other").mkdir()
+    photo(20, 10).save("other/a.png")
+    do("photos/a.png", "photos/a.jpg", "other/a.png", "photos/a.png")
+    assert files() == ["a_jpg.png", "a_png.png", "a_png_2.png"]
+    assert pixels("out/a_png_2.png").shape == (10, 20)
+
+
+def test_a_name_made_up_does_not_hit_another() -> None:
+    found = [
+        (Path("x/a.png"), Path("a")),
+        (Path("y/a.jpg"), Path("a")),
+        (Path("a_png"), Path("a_png")),
+    ]
+    targets = [job.targets["mask"] for job in plan(found, Path("out"), Kinds((), 0.5, None))]
+    assert len(set(targets)) == 3
+
+
+def test_names_with_spaces_and_letters_of_all_scripts_are_kept() -> None:
+    photo().save("photos/mon auto é 車.v2.png")
+    do("photos/mon auto é 車.v2.png")
+    assert files() == ["mon auto é 車.v2.png"]
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("none.jpg", r"^none\.jpg: there is no such file; check the path"),
+        ("none/*.jpg", r"^none/\*\.jpg: there is no such file"),
+        ("empty", r"^empty: holds no photo; name another folder, or add --recursive"),
+    ],
+)
+def test_what_names_no_photo_is_told(path: str, message: str) -> None:
+    Path("empty").mkdir()
+    with pytest.raises(CarsegError, match=message):
+        do(path)
+    assert not Path("out").exists()
+
+
+def test_a_background_that_is_none_is_told() -> None:
+    with pytest.raises(CarsegError, match="--background greenish: neither a colour nor a file"):
+        do("photos", background="greenish")
+
+
+class Standard:
+    """Standard input or output as a stream of bytes."""
+
+    def __init__(self, content: bytes = b"") -> None:
+        self.buffer = io.BytesIO(content)
+
+
+def test_a_stream_becomes_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    output = Standard()
+    monkeypatch.setattr(sys, "stdin", Standard(Path("photos/a.png").read_bytes()))
+    monkeypatch.setattr(sys, "stdout", output)
+    do("-", kinds=("cutout",))
+    with Image.open(io.BytesIO(output.buffer.getvalue())) as made:
+        assert (made.mode, made.size) == ("RGBA", (40, 30))
+    assert not Path("out").exists()
+    with pytest.raises(CarsegError, match="-: makes one file of one photo"):
+        do("-", kinds=("cutout", "mask"))
+    monkeypatch.setattr(sys, "stdin", Standard(b"nonsense"))
+    with pytest.raises(CarsegError, match=r"^-: cannot be read as an image"):
+        do("-")
+
+
+def test_reading_ahead_keeps_order_and_bounds() -> None:
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for i in range(10):
+            taken.append(i)
+            yield i
+
+    results = ahead(lambda i: i * i, items(), jobs=2)
+    first = next(results)
+    assert (first[0], first[1].result()) == (0, 0)
+    assert len(taken) == 3, "one done, two waiting"
+    assert [done.result() for _, done in results] == [i * i for i in range(1, 10)]
+
+
+def test_hidden_files_and_folders_count_as_no_photos() -> None:
+    assert [path.name for path, _ in find(["photos"], recursive=False)] == ["a.png", "b.png"]
+    Path("photos/dir.png").mkdir()
+    assert len(find(["photos"], recursive=True)) == 3
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["carseg", "predict", *arguments])
+    __main__.main()
+
+
+def test_the_command_line_predicts_with_trained_weights(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    net = uneven(U2Net("u2netp"), 3)
+    weights.save(net, Path("net.pth"))
+    options = ("--weights", "net.pth", "--image-size", "64", "--out", "made")
+    command(monkeypatch, "photos", *options, "--mask", "--cutout", "--jobs", "1")
+    assert files("made") == ["a_cutout.png", "a_mask.png", "b_cutout.png", "b_mask.png"]
+    found = Model(net, 64).predict("photos/a.png")
+    assert np.array_equal(pixels("made/a_mask.png") > 0, found >= 0.5)
+    with pytest.raises(SystemExit) as stop:
+        command(monkeypatch, "photos", *options, "--mask", "--cutout")
+    assert "carseg: made/a_mask.png: exists already" in str(stop.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--threshold", "1.5"), "--threshold 1.5: give a number from 0 to 1"),
+        (("--jobs", "0"), "--jobs 0: give a number from 1 to 64"),
+        (("--image-size", "8"), "--image-size 8: give a number from 32 to 4096"),
+        ((), r"u2net_segmentation_dice_loss\.pth: there is no such file"),
+    ],
+)
+def test_wrong_options_are_one_line(
+    arguments: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SystemExit, match=message):
+        command(monkeypatch, "photos", *arguments)

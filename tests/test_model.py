@@ -1,0 +1,133 @@
+"""The trained net as a function of any image."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import uneven
+from PIL import Image
+
+import carseg
+from carseg import weights
+from carseg.device import Device
+from carseg.errors import CarsegError
+from carseg.model import Model, as_photo
+from carseg.photos import squared_photo
+from carseg.predict import combine, mask_at, probability, probability_of_views
+from carseg.tensors import photo_tensor
+from carseg.u2net import U2Net
+
+CPU = Device("float32")
+
+
+@pytest.fixture(scope="module")
+def net() -> U2Net:
+    return uneven(U2Net("u2netp"), 3)
+
+
+@pytest.fixture(scope="module")
+def model(net: U2Net) -> Model:
+    return Model(net, 64, CPU)
+
+
+def photo(width: int = 90, height: int = 60) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (height // 10, width // 10, 3), np.uint8)
+    return Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def test_predictions_have_the_pictures_size_and_agree_with_the_pipeline(
+    model: Model, net: U2Net
+) -> None:
+    found = model.predict(photo())
+    assert (found.shape, found.dtype) == ((60, 90), np.float32)
+    assert 0 <= found.min() < 0.5 < found.max() <= 1, "both sides occur, or this proves nothing"
+    square = photo_tensor(squared_photo(photo(), 64))
+    expected = mask_at(probability(net, square[None], CPU)[0], (60, 90), 0.5)
+    assert np.array_equal(found >= 0.5, expected)
+    views = mask_at(combine(probability_of_views(net, square, CPU)), (60, 90), 0.5)
+    assert np.array_equal(model.predict(photo(), d4=True) >= 0.5, views)
+    assert not np.array_equal(views, expected)
+
+
+def test_a_file_an_image_and_an_array_give_the_same(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    photo().save(path)
+    expected = model.predict(photo())
+    for picture in (path, str(path), np.asarray(photo())):
+        assert np.array_equal(model.predict(picture), expected)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "L", "LA", "P", "CMYK", "1", "YCbCr", "F"])
+def test_images_of_every_mode_are_taken(mode: str, model: Model) -> None:
+    converted = photo().convert(mode if mode != "LA" else "L").convert(mode)
+    assert as_photo(converted).mode == "RGB"
+    assert model.predict(converted).shape == (60, 90)
+
+
+@pytest.mark.parametrize("kind", ["I;16", "I"])
+def test_sixteen_bits_are_scaled_to_eight(kind: str) -> None:
+    deep = np.array([[0, 255, 256, 32768, 65535]], np.uint16)
+    image = Image.fromarray(deep if kind == "I;16" else deep.astype(np.int32))
+    assert image.mode == kind
+    assert np.asarray(as_photo(image))[0, :, 0].tolist() == [0, 0, 1, 128, 255]
+
+
+def test_a_camera_held_sideways_is_heeded(model: Model, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90°
+    photo().transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    expected = model.predict(photo())
+    assert np.array_equal(model.predict(tmp_path / "turned.png"), expected)
+    with Image.open(tmp_path / "turned.png") as image:
+        assert np.array_equal(model.predict(image), expected)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((8, 8), np.uint8),
+        np.zeros((8, 8, 4), np.uint8),
+        np.zeros((8, 8, 3), np.float32),
+    ],
+)
+def test_other_arrays_are_refused(array: np.ndarray, model: Model) -> None:
+    with pytest.raises(ValueError, match=r"expected an array \(H, W, 3\) of uint8, got \(8, 8"):
+        model.predict(array)
+
+
+def test_what_is_no_image_is_named(model: Model, tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_text("not an image")
+    with pytest.raises(CarsegError, match=r"text\.jpg: cannot be read as an image"):
+        model.predict(tmp_path / "text.jpg")
+    photo().save(tmp_path / "cut.png")
+    content = (tmp_path / "cut.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
+    with (
+        Image.open(tmp_path / "cut.png") as image,
+        pytest.raises(CarsegError, match="the picture cannot be read"),
+    ):
+        model.predict(image)
+
+
+@pytest.mark.parametrize("variant", ["u2netp", "u2net"])
+def test_load_tells_the_network_by_its_weights(variant: str, tmp_path: Path) -> None:
+    path = tmp_path / "net.pth"
+    torch.manual_seed(0)
+    trained = U2Net(variant)
+    weights.save(trained, path)
+    model = carseg.load(str(path), size=64, precision="float32")
+    assert model.net.variant == variant
+    assert not model.net.training
+    expected = Model(trained, 64, CPU).predict(photo())
+    assert np.array_equal(model.predict(photo()), expected)
+
+
+def test_load_names_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(CarsegError, match=r"none\.pth: there is no such file"):
+        carseg.load(tmp_path / "none.pth")
+
+
+def test_an_unknown_name_is_no_attribute() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'unknown'"):
+        carseg.unknown  # noqa: B018
