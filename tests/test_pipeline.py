@@ -61,6 +61,8 @@ class Project:
             **{"GIT_CONFIG_KEY_1": "user.email", "GIT_CONFIG_VALUE_1": "tester@example.com"},
             "COLUMNS": "400",
             "PYTHONWARNINGS": "error::UserWarning:carseg",
+            # As for most users: Python writes its bytecode beside the code.
+            "PYTHONDONTWRITEBYTECODE": "",
         }
 
     def start(self, *command: str) -> subprocess.Popen[bytes]:
