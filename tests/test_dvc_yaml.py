@@ -15,7 +15,10 @@ WITHOUT_EFFECT = {"carseg/errors.py", "carseg/params.py", "carseg/__init__.py"}
 def imported(path: Path) -> set[Path]:
     """The project's own modules that a module imports, directly."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    # What the package itself imports inside a function is for those who ask for it by name, in
+    # Python; a stage's own functions are run.
+    for node in tree.body if path.name == "__init__.py" else ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("carseg"):
             parts = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
             for part in parts:
