@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -35,6 +35,7 @@ WARM_UP = 0.2  # share of all steps in which the learning rate climbs to its pea
 MEMORY = 0.2  # share of all steps over which weights are averaged
 REMEMBERED = 0.3  # share of the untrained weights in what the second task keeps
 SETTLE_PHOTOS = 64  # enough for the statistics of a batch norm
+LOOKS, LOOKS_AT_ONCE = 32, 4  # what batch norms are measured on after weights were averaged
 
 
 def train_bce(params: Params) -> None:
@@ -85,10 +86,10 @@ def train(
     """Train on `split/train.csv`; keep the weights of the epoch that validates best.
 
     What is measured and kept is not the net that learns but the average of its last steps, drawn
-    towards the untrained net where one is given. Epoch 0 is the net as it came, so training never
-    ends below where it began. The curve goes to `plots/TASK.csv`: training and validation are both
-    measured in eval mode on whole, unchanged photos, the training side on as many photos as
-    validate.
+    towards the untrained net where one is given, with batch norms measured for these weights.
+    Epoch 0 is the net as it came, so training never ends below where it began. The curve goes to
+    `plots/TASK.csv`: training and validation are both measured in eval mode on whole, unchanged
+    photos, the training side on as many photos as validate.
 
     Args:
         task: a member of `TASKS`.
@@ -125,6 +126,7 @@ def train(
     )
     average = moving_average(net, MEMORY * steps)
     kept = copy.deepcopy(net)
+    looks = list(unseen_looks(squares, params.epochs))
     origin = None if untrained is None else device.place_net(untrained).state_dict()
     print(f"{task}: {len(train_pairs)} photos, {params.epochs} epochs, {device}", flush=True)
 
@@ -162,6 +164,8 @@ def train(
             if origin is not None:
                 learnt = weights.between(learnt, origin, REMEMBERED)
             kept.load_state_dict(learnt)
+            with device.autocast():
+                update_bn((device.place(photos) for photos in looks), kept)
         row = Row(epoch, *(probe.measure(kept, criterion, device) for probe in probes))
         curve.append(row)
         if row.val.iou > curve[best].val.iou or epoch == 0:
@@ -216,7 +220,7 @@ def warm_cosine(progress: float) -> float:
 
 
 def moving_average(net: U2Net, memory: float) -> AveragedModel:
-    """Give an exponential moving average of a net's weights and statistics, updated by the step.
+    """Give an exponential moving average of a net's weights, updated by the step.
 
     With few photos single steps shake a net more than they teach it; the average stays calm
     (Polyak & Juditsky 1992; Izmailov et al. 2018, arXiv:1803.05407).
@@ -227,10 +231,22 @@ def moving_average(net: U2Net, memory: float) -> AveragedModel:
     """
     decay = max(0.0, 1 - 1 / memory)
     blend = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-    average = AveragedModel(net, multi_avg_fn=blend, use_buffers=True)
+    average = AveragedModel(net, multi_avg_fn=blend)
     # The first update would copy, and forget the start.
     average.n_averaged.fill_(1)
     return average
+
+
+def unseen_looks(squares: Squares, epochs: int) -> Iterator[Tensor]:
+    """Give batches (N, 3, H, W) of augmented photos as none of the epochs has them.
+
+    Averaged weights have never computed anything: the statistics of their batch norms are to be
+    measured (Izmailov et al. 2018, section 3.2), on the same looks after every epoch.
+    """
+    rounds = math.ceil(LOOKS / len(squares))
+    indices = [(epochs + 1 + more, i) for more in range(rounds) for i in range(len(squares))]
+    for at in range(0, LOOKS, LOOKS_AT_ONCE):
+        yield torch.stack([squares[index][0] for index in indices[at : at + LOOKS_AT_ONCE]])
 
 
 class Score(NamedTuple):

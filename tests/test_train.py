@@ -25,7 +25,9 @@ from carseg.pairs import read_manifest
 from carseg.params import Params
 from carseg.train import (
     CURVE,
+    LOOKS,
     REMEMBERED,
+    TASKS,
     WARM_UP,
     Probe,
     Score,
@@ -34,6 +36,7 @@ from carseg.train import (
     train,
     train_bce,
     train_dice,
+    unseen_looks,
     warm_cosine,
 )
 from carseg.u2net import U2Net
@@ -73,6 +76,11 @@ def learnt_by(params: Params) -> dict[str, Tensor]:
     """Train a fresh net; give its weights."""
     run(params)
     return weights.load("u2netp", OUTPUT).state_dict()
+
+
+def seed_of(task: str) -> int:
+    """Give the seed of a task's photo order and augmentation."""
+    return int(np.random.SeedSequence([TINY.seed, TASKS.index(task)]).generate_state(1)[0])
 
 
 def curve(path: Path = PLOT) -> list[dict[str, float]]:
@@ -256,19 +264,17 @@ def test_the_learning_rate_climbs_then_falls_to_nothing() -> None:
     assert np.all(np.diff(fall) < 0)
 
 
-def test_the_average_is_exponential_over_weights_and_statistics() -> None:
+def test_the_average_of_weights_is_exponential() -> None:
     net = fresh_net()
     average = moving_average(net, memory=4)
-    expected = {key: value.clone() for key, value in net.state_dict().items()}
+    expected = {key: value.detach().clone() for key, value in net.named_parameters()}
     for seed in (1, 2):
         net.load_state_dict(uneven(fresh_net(), seed).state_dict())
         average.update_parameters(net)
-        for key, value in net.state_dict().items():
-            if value.is_floating_point():
-                expected[key] = 0.75 * expected[key] + 0.25 * value
-    for key, value in average.module.state_dict().items():
-        if value.is_floating_point():
-            torch.testing.assert_close(value, expected[key])
+        for key, value in net.named_parameters():
+            expected[key] = 0.75 * expected[key] + 0.25 * value.detach()
+    for key, value in average.module.named_parameters():
+        torch.testing.assert_close(value.detach(), expected[key])
 
 
 def test_a_memory_of_one_step_is_the_net_itself() -> None:
@@ -361,16 +367,38 @@ def test_what_is_kept_lies_between_what_was_learnt_and_the_untrained_net() -> No
     params, untrained = tiny(keep="last"), uneven(fresh_net(1), 2)
     learnt = learnt_by(params)
     train("bce", fresh_net(), BCELoss(), params, OUTPUT, untrained)
-    kept = weights.load("u2netp", OUTPUT).state_dict()
-    for key, value in untrained.state_dict().items():
-        if value.is_floating_point():
-            expected = (1 - REMEMBERED) * learnt[key] + REMEMBERED * value
-            torch.testing.assert_close(kept[key], expected, msg=key)
+    kept = weights.load("u2netp", OUTPUT)
+    origin = dict(untrained.named_parameters())
+    for key, value in kept.named_parameters():
+        expected = (1 - REMEMBERED) * learnt[key] + REMEMBERED * origin[key]
+        torch.testing.assert_close(value, expected, msg=key)
     # What is measured is what is kept, and the start is what it began as.
     probe = Probe(read_manifest(Path("split/val.csv")), params)
     for net, row in ((weights.load("u2netp", OUTPUT), -1), (fresh_net(), 0)):
         measured = probe.measure(net, BCELoss(), CPU)
         assert curve()[row]["val_loss"] == pytest.approx(measured.loss, abs=2e-6)
+
+
+@pytest.mark.parametrize("remembers", [False, True])
+def test_batch_norms_of_what_is_kept_are_measured_on_photos_that_no_epoch_has(
+    remembers: bool,
+) -> None:
+    params = tiny(keep="last")
+    untrained = uneven(fresh_net(1), 2) if remembers else None
+    train("bce", fresh_net(), BCELoss(), params, OUTPUT, untrained)
+    kept = weights.load("u2netp", OUTPUT).train()
+    squares = Squares(read_manifest(Path("split/train.csv")), 64, seed_of("bce"))
+    looks = list(unseen_looks(squares, params.epochs))
+    assert sum(len(look) for look in looks) == LOOKS
+    taken = [squares[epoch, i][0] for epoch in (1, 2) for i in range(3)]
+    assert not any(torch.equal(photo, seen) for look in looks for photo in look for seen in taken)
+    layer = kept.stage1.rebnconvin  # the first that a photo meets
+    with torch.inference_mode():
+        outputs = [layer.conv_s1(look) for look in looks]  # (N, C, H, W) each
+    means = torch.stack([x.mean(dim=(0, 2, 3)) for x in outputs])
+    variances = torch.stack([x.var(dim=(0, 2, 3)) for x in outputs])
+    torch.testing.assert_close(layer.bn_s1.running_mean, means.mean(dim=0))
+    torch.testing.assert_close(layer.bn_s1.running_var, variances.mean(dim=0))
 
 
 @pytest.fixture
