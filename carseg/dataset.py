@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from carseg.duplicates import same_pictures, thumbnail
 from carseg.errors import CarsegError
 from carseg.files import new_directory
-from carseg.pairs import Pair, files_in, find_pairs
-from carseg.photos import read_mask, read_photo
+from carseg.pairs import Pair, files_in, match
+from carseg.photos import read_levels, read_photo
 from carseg.sample import render_sample
 
 FOLDERS = ("Image", "Mask")
+DARK, LIGHT, GREY = 32, 224, 0.25  # edges may be soft; a photo is grey in more than a quarter
 SAMPLE = ".sample"  # rendered whole, not yet moved into the user's folders
 
 
@@ -20,7 +28,7 @@ def snapshot(root: Path, dataset: Path) -> list[Pair]:
     """Check the pairs in `root`'s folders Image and Mask and copy them into `dataset`.
 
     When both folders are empty, sample pairs are rendered into them first. Nothing in them is
-    ever changed or deleted.
+    ever changed or deleted. Photos that show the same are told of.
 
     Raises:
         CarsegError: a line for each fault found in any of the files.
@@ -28,8 +36,17 @@ def snapshot(root: Path, dataset: Path) -> list[Pair]:
     empty = not any(files_in(root / folder) for folder in FOLDERS)
     if (root / SAMPLE).exists() or (empty and not _copy_from_home(root)):
         _render(root)
-    pairs = find_pairs(root / "Image", root / "Mask")
-    check(pairs)
+    before = _state(root)
+    pairs, faults = match(root / "Image", root / "Mask")
+    photos = [_check(pair, faults) for pair in pairs]
+    if faults:
+        raise CarsegError("\n".join(faults))
+    for one, other in same_pictures([photo for photo in photos if photo is not None]):
+        print(
+            f"carseg: warning: {pairs[other].photo}: shows the same as {pairs[one].photo}; remove "
+            "one, as scores flatter where one of them trains and the other validates",
+            file=sys.stderr,
+        )
     with new_directory(dataset) as fresh:
         for folder in FOLDERS:
             (fresh / folder).mkdir()
@@ -37,32 +54,55 @@ def snapshot(root: Path, dataset: Path) -> list[Pair]:
             # Real copies: a link would tie the user's file to DVC's cache.
             shutil.copyfile(pair.photo, fresh / "Image" / pair.photo.name)
             shutil.copyfile(pair.mask, fresh / "Mask" / pair.mask.name)
+        if _state(root) != before:
+            raise CarsegError("Image, Mask: were changed while they were read; run it again")
     return pairs
 
 
-def check(pairs: list[Pair]) -> None:
-    """Read every file whole and compare each photo with its mask.
+def _check(pair: Pair, faults: list[str]) -> NDArray[np.uint8] | None:
+    """Read a pair whole and add a line for what is wrong with it; give its photo's thumbnail."""
+    photo, mask = _read(read_photo, pair.photo, faults), _read(read_levels, pair.mask, faults)
+    if photo is None or mask is None:
+        return None
+    levels = np.asarray(mask)
+    height, width = levels.shape
+    if photo.size == (height, width) != (width, height):
+        faults.append(
+            f"{pair.mask}: is {width}x{height} but {pair.photo} is {photo.width}x{photo.height}; "
+            "one of them is turned, by its EXIF tag or by hand, turn both alike"
+        )
+    elif photo.size != (width, height):
+        faults.append(
+            f"{pair.mask}: is {width}x{height} but {pair.photo} is "
+            f"{photo.width}x{photo.height}; give both one size"
+        )
+    elif levels.max() < 128:
+        faults.append(
+            f"{pair.mask}: is black all over, its brightest level is {levels.max()} of 255; paint "
+            "the car white"
+        )
+    elif levels.min() >= 128:
+        faults.append(f"{pair.mask}: is white all over; paint what is no car black")
+    elif (grey := np.mean((levels >= DARK) & (levels < LIGHT))) > GREY:
+        faults.append(
+            f"{pair.mask}: is neither black nor white in {grey:.0%} of its pixels; save a mask, "
+            "white car on black"
+        )
+    return thumbnail(photo)
 
-    Raises:
-        CarsegError: a line for each file that cannot be read, mask of another size than its
-            photo, and mask without a car.
-    """
-    faults: list[str] = []
-    for pair in pairs:
-        try:
-            photo, mask = read_photo(pair.photo), read_mask(pair.mask)
-        except CarsegError as error:
-            faults.append(str(error))
-            continue
-        if photo.size != mask.size:
-            faults.append(
-                f"{pair.mask}: is {mask.width}x{mask.height} but {pair.photo} is "
-                f"{photo.width}x{photo.height}; give both one size"
-            )
-        elif mask.getbbox() is None:
-            faults.append(f"{pair.mask}: is black all over; paint the car white")
-    if faults:
-        raise CarsegError("\n".join(faults))
+
+def _read(read: Callable[[Path], Image.Image], path: Path, faults: list[str]) -> Image.Image | None:
+    try:
+        return read(path)
+    except CarsegError as error:
+        faults.append(str(error))
+        return None
+
+
+def _state(root: Path) -> dict[str, tuple[int, int]]:
+    """Tell the user's files by name, each with its size and the time of its last change."""
+    files = [path for folder in FOLDERS for path in files_in(root / folder) if path.is_file()]
+    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
 
 
 def _copy_from_home(root: Path) -> bool:

@@ -11,11 +11,15 @@ class CarsegError(Exception):
 
 
 def run(stage: Callable[[], None]) -> None:
-    """Run a stage; a `CarsegError` ends it as plain lines on stderr with exit code 1."""
+    """Run a stage; what its user can mend ends it as plain lines on stderr with exit code 1."""
     try:
         stage()
     except CarsegError as error:
         sys.exit("\n".join(f"carseg: {line}" for line in str(error).splitlines()))
+    except OSError as error:
+        # A full or read-only disk, a lost network drive: nothing that code could mend.
+        where = f"{error.filename}: " if error.filename else ""
+        sys.exit(f"carseg: {where}{error.strerror or error}; nothing was left half written")
     except KeyboardInterrupt:
         print("\ncarseg: interrupted; nothing was left half written", file=sys.stderr)
         sys.exit(130)

@@ -21,6 +21,7 @@ from carseg.pairs import Pair, read_manifest
 from carseg.params import Params
 from carseg.photos import read_photo, read_truth, squared_photo
 from carseg.predict import combine, mask_at, probability_of_views
+from carseg.provenance import record
 from carseg.tensors import photo_tensor
 from carseg.u2net import U2Net
 
@@ -83,6 +84,7 @@ def evaluate(params: Params) -> None:
             table |= _columns(name, photos)
     write_csv(Path("plots/scores.csv"), list(table), zip(*table.values(), strict=True))
     write_json(Path("metrics.json"), metrics)
+    record("evaluate", device)
     print(_report(metrics, len(pairs)))
 
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from carseg import weights
 from carseg.device import Device
 from carseg.errors import CarsegError
-from carseg.photos import read_photo, squared_photo
+from carseg.photos import eight_bits, read_photo, squared_photo
 from carseg.predict import combine, probability, probability_of_views
 from carseg.tensors import photo_tensor
 from carseg.u2net import U2Net
@@ -94,7 +94,4 @@ def as_photo(picture: Picture) -> Image.Image:
         upright = ImageOps.exif_transpose(picture)
     except OSError as error:  # PIL reads pixels only now
         raise CarsegError(f"the picture cannot be read ({error}); save it anew") from error
-    if upright.mode.startswith("I"):  # 16 bits, of which Pillow would only cut the rest off
-        high = np.asarray(upright, np.int64).clip(0, 65535) >> 8
-        return Image.fromarray(high.astype(np.uint8)).convert("RGB")
-    return upright.convert("RGB")
+    return eight_bits(upright).convert("RGB")

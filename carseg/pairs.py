@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +12,8 @@ from carseg.files import read_csv
 
 PHOTOS = (".jpg", ".jpeg")
 MASKS = (".png",)
+SYSTEMS = ("Thumbs.db", "desktop.ini")
+UNWRITABLE = ("Cc", "Cs", "Zl", "Zp")  # control characters, broken encodings, ends of lines
 
 
 class Pair(NamedTuple):
@@ -30,8 +34,11 @@ def read_manifest(path: Path) -> list[Pair]:
     Raises:
         CarsegError: the file or a column is missing, or there is no pair.
     """
-    rows = read_csv(path) if path.is_file() else []
-    if not rows or not {"photo", "mask"} <= rows[0].keys():
+    try:
+        rows = read_csv(path) if path.is_file() else []
+    except (ValueError, csv.Error):  # not UTF-8, or not CSV
+        rows = []
+    if not rows or not all(row.get("photo") and row.get("mask") for row in rows):
         raise CarsegError(f"{path}: expected the columns photo,mask and a row a pair; rerun split")
     return [Pair(Path(row["photo"]), Path(row["mask"])) for row in rows]
 
@@ -40,41 +47,71 @@ def find_pairs(images: Path, masks: Path) -> list[Pair]:
     """Match photos and masks by name, sorted by it.
 
     Raises:
-        CarsegError: a line for each photo without mask, mask without photo, name that two
-            files share, and file of another kind.
+        CarsegError: a line for each fault of `match`.
+    """
+    pairs, faults = match(images, masks)
+    if faults:
+        raise CarsegError("\n".join(faults))
+    return pairs
+
+
+def match(images: Path, masks: Path) -> tuple[list[Pair], list[str]]:
+    """Give the pairs of two folders, sorted by name, and a line for each fault.
+
+    Faults are a photo without mask, a mask without photo, a name that two files share, a file of
+    another kind, and folders without photos.
     """
     faults: list[str] = []
-    photo_of = _by_name(images, PHOTOS, faults)
-    mask_of = _by_name(masks, MASKS, faults)
-    for name in sorted(photo_of.keys() - mask_of.keys()):
+    photo_of, faulty_photos = _by_name(images, PHOTOS, faults)
+    mask_of, faulty_masks = _by_name(masks, MASKS, faults)
+    for name in sorted(photo_of.keys() - mask_of.keys() - faulty_masks):
         faults.append(f"{photo_of[name]}: has no mask; add {masks / name}.png or remove the photo")
-    for name in sorted(mask_of.keys() - photo_of.keys()):
+    for name in sorted(mask_of.keys() - photo_of.keys() - faulty_photos):
         faults.append(f"{mask_of[name]}: has no photo; add {images / name}.jpg or remove the mask")
     if not faults and not photo_of:
         faults.append(f"{images}: has no photos; put .jpg files there and their masks in {masks}")
-    if faults:
-        raise CarsegError("\n".join(faults))
-    return [Pair(photo_of[name], mask_of[name]) for name in sorted(photo_of)]
+    both = sorted(photo_of.keys() & mask_of.keys())
+    return [Pair(photo_of[name], mask_of[name]) for name in both], faults
 
 
 def files_in(folder: Path) -> list[Path]:
-    """Give the folder's own files, but for its README and hidden ones, in one order everywhere."""
+    """Give what lies in a folder but is nobody's: no README and nothing that systems put there.
+
+    The order is the same everywhere.
+    """
     if not folder.is_dir():
         return []
     return sorted(
         path
         for path in folder.iterdir()
-        if not path.name.startswith(".") and path.name != "README.md"
+        if not path.name.startswith(".") and path.name not in ("README.md", *SYSTEMS)
     )
 
 
-def _by_name(folder: Path, endings: tuple[str, ...], faults: list[str]) -> dict[str, Path]:
+def _by_name(
+    folder: Path, endings: tuple[str, ...], faults: list[str]
+) -> tuple[dict[str, Path], set[str]]:
+    """Give the files that can be used, and the names of the others, which `faults` tells of."""
     found: dict[str, Path] = {}
+    faulty: set[str] = set()
     for path in files_in(folder):
-        if path.suffix.lower() not in endings or not path.is_file():
-            faults.append(f"{path}: is not a {endings[0]} file; convert it or move it away")
-        elif path.stem in found:
-            faults.append(f"{path}: shares its name with {found[path.stem]}; rename one")
+        # The same accented letter is one character on one system and two on another.
+        name = unicodedata.normalize("NFC", path.stem)
+        if fault := _fault(path, endings):
+            faults.append(fault)
+            faulty.add(name)
+        elif name in found:
+            faults.append(f"{path}: shares its name with {found[name]}; rename one")
         else:
-            found[path.stem] = path
-    return found
+            found[name] = path
+    return found, faulty
+
+
+def _fault(path: Path, endings: tuple[str, ...]) -> str | None:
+    if any(unicodedata.category(letter) in UNWRITABLE for letter in path.name):
+        return f"{str(path)!a}: its name holds a character that is no text; rename it"
+    if path.is_symlink() and not path.exists():
+        return f"{path}: is a link to a file that is gone; put the file here"
+    if path.suffix.lower() not in endings or not path.is_file():
+        return f"{path}: is not a {endings[0]} file; convert it or move it away"
+    return None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from carseg.errors import CarsegError
 
@@ -17,7 +17,7 @@ def read_photo(path: Path) -> Image.Image:
     Raises:
         CarsegError: the file is missing, broken or not an image.
     """
-    return _open(path).convert("RGB")
+    return eight_bits(_open(path)).convert("RGB")
 
 
 def read_mask(path: Path) -> Image.Image:
@@ -26,7 +26,20 @@ def read_mask(path: Path) -> Image.Image:
     Raises:
         CarsegError: the file is missing, broken or not an image.
     """
-    return _open(path).convert("L").point(lambda value: 255 if value >= 128 else 0)
+    return read_levels(path).point(lambda value: 255 if value >= 128 else 0)
+
+
+def read_levels(path: Path) -> Image.Image:
+    """Read a mask as it was saved, in grey, mode "L"; what is transparent in it is black.
+
+    Raises:
+        CarsegError: the file is missing, broken or not an image.
+    """
+    mask = eight_bits(_open(path))
+    if mask.has_transparency_data:
+        mask = mask.convert("RGBA")
+        mask = Image.alpha_composite(Image.new("RGBA", mask.size, "black"), mask)
+    return mask.convert("L")
 
 
 def read_truth(path: Path) -> NDArray[np.bool_]:
@@ -38,6 +51,14 @@ def read_truth(path: Path) -> NDArray[np.bool_]:
     return np.asarray(read_mask(path)) > 0
 
 
+def eight_bits(image: Image.Image) -> Image.Image:
+    """Bring an image of 16 bits to its upper 8; Pillow would cut off all that is brighter."""
+    if not image.mode.startswith("I"):
+        return image
+    high = np.asarray(image, np.int64).clip(0, 65535) >> 8
+    return Image.fromarray(high.astype(np.uint8))
+
+
 def _open(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
@@ -45,8 +66,14 @@ def _open(path: Path) -> Image.Image:
             return ImageOps.exif_transpose(image)
     except FileNotFoundError as error:
         raise CarsegError(f"{path}: there is no such file; put it back") from error
+    except UnidentifiedImageError as error:
+        why = "of no known format" if path.stat().st_size else "empty"
+        raise CarsegError(
+            f"{path}: cannot be read as an image, it is {why}; save it anew"
+        ) from error
     except Exception as error:  # Pillow has no common base for what a broken file may raise
-        raise CarsegError(f"{path}: cannot be read as an image ({error}); save it anew") from error
+        why = " ".join(str(error).split())
+        raise CarsegError(f"{path}: cannot be read as an image ({why}); save it anew") from error
 
 
 def squared_photo(photo: Image.Image, size: int) -> NDArray[np.uint8]:

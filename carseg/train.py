@@ -27,6 +27,7 @@ from carseg.pairs import Pair, read_manifest
 from carseg.params import Params
 from carseg.photos import read_truth
 from carseg.predict import mask_at
+from carseg.provenance import record
 from carseg.u2net import U2Net
 
 CURVE = ("epoch", "train_loss", "val_loss", "train_dice", "val_dice", "train_iou", "val_iou")
@@ -183,6 +184,7 @@ def train(
             checkpoint.save(learner, curve=rows, best=best, kept=content)
     print(f"{task}: kept epoch {saved_epoch}, {output}")
     write_csv(Path(f"plots/{task}.csv"), CURVE, [row.values() for row in curve])
+    record(f"train_{task}", device)
     checkpoint.remove()
 
 

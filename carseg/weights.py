@@ -32,6 +32,8 @@ def start(variant: str, folder: Path, seed: int) -> U2Net:
     Raises:
         CarsegError: the file cannot be read or holds another network.
     """
+    if not folder.is_dir():
+        raise CarsegError(f"{folder}: there is no such folder; run dvc repro")
     torch.manual_seed(seed)
     net = U2Net(variant)
     for path in sorted(p for p in folder.iterdir() if p.suffix in (".pth", ".onnx")):

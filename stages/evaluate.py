@@ -1,10 +1,11 @@
 """Stage evaluate: see `carseg.evaluate.evaluate`."""
 
 from carseg.errors import run
-from carseg.params import load_params
 
 
 def main() -> None:
+    from carseg.params import load_params
+
     params = load_params()
     from carseg.evaluate import evaluate
 

@@ -3,14 +3,16 @@
 from pathlib import Path
 
 from carseg.errors import run
-from carseg.pairs import find_pairs
-from carseg.params import load_params
-from carseg.split import write_split
 
 
 def main() -> None:
+    from carseg.pairs import find_pairs
+    from carseg.params import load_params
+
     params = load_params()
     pairs = find_pairs(Path("dataset/Image"), Path("dataset/Mask"))
+    from carseg.split import write_split
+
     write_split(pairs, params.split, params.seed, Path("split"))
 
 

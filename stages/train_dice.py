@@ -1,10 +1,11 @@
 """Stage train_dice: see `carseg.train.train_dice`."""
 
 from carseg.errors import run
-from carseg.params import load_params
 
 
 def main() -> None:
+    from carseg.params import load_params
+
     params = load_params()
     from carseg.train import train_dice
 

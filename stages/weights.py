@@ -3,11 +3,12 @@
 from pathlib import Path
 
 from carseg.errors import run
-from carseg.official import provide
-from carseg.params import load_params
 
 
 def main() -> None:
+    from carseg.official import provide
+    from carseg.params import load_params
+
     provide(load_params().init, Path("Weights"), Path("pretrained"))
 
 

@@ -99,7 +99,8 @@ def test_a_mask_of_another_size_is_named_with_both_sizes(own: Tree) -> None:
     with Image.open(MASK / "0.png") as mask:
         mask.transpose(Image.Transpose.ROTATE_90).save(MASK / "0.png")
     assert faults() == [
-        f"Mask/0.png: is {SHORT}x{LONG} but Image/0.jpg is {LONG}x{SHORT}; give both one size"
+        f"Mask/0.png: is {SHORT}x{LONG} but Image/0.jpg is {LONG}x{SHORT}; one of them is turned, "
+        "by its EXIF tag or by hand, turn both alike"
     ]
 
 
@@ -118,7 +119,9 @@ def test_a_photo_turned_by_its_camera_is_compared_as_it_is_seen(own: Tree) -> No
 @pytest.mark.parametrize("level", [0, 127])
 def test_a_mask_without_a_car_is_refused(level: int, own: Tree) -> None:
     Image.new("L", (LONG, SHORT), level).save(MASK / "0.png")
-    assert faults() == ["Mask/0.png: is black all over; paint the car white"]
+    assert faults() == [
+        f"Mask/0.png: is black all over, its brightest level is {level} of 255; paint the car white"
+    ]
 
 
 def test_a_single_white_pixel_is_a_car(own: Tree) -> None:
@@ -143,6 +146,38 @@ def test_all_faults_are_told_at_once_and_the_old_snapshot_stays(own: Tree) -> No
     assert tree(TARGET) == before
     assert tree(IMAGE, MASK) == changed
     assert sorted(os.listdir()) == ["Image", "Mask", "dataset"]
+
+
+def test_photos_that_show_the_same_are_told_of_and_used(
+    own: Tree, capsys: pytest.CaptureFixture[str]
+) -> None:
+    snapshot(Path(), TARGET)
+    assert capsys.readouterr().err == ""
+    with Image.open(IMAGE / "1.jpg") as photo:
+        photo.save(IMAGE / "other.jpg", quality=70)
+    shutil.copy(MASK / "1.png", MASK / "other.png")
+    assert len(snapshot(Path(), TARGET)) == 5
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("carseg: warning: Image/other.jpg: shows the same as Image/1.jpg; ")
+
+
+def test_files_changed_while_they_are_read_are_not_taken(
+    own: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copyfile
+
+    def edited(source: Path, target: Path) -> None:
+        copy(source, target)
+        if Path(source).name == "2.png":
+            (IMAGE / "0.jpg").write_bytes((IMAGE / "2.jpg").read_bytes())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset.shutil, "copyfile", edited)
+        assert faults() == ["Image, Mask: were changed while they were read; run it again"]
+    assert not TARGET.exists()
+    assert sorted(os.listdir()) == ["Image", "Mask"]
+    snapshot(Path(), TARGET)
+    assert (TARGET / "Image/0.jpg").read_bytes() == (IMAGE / "0.jpg").read_bytes()
 
 
 @pytest.mark.parametrize(("kept", "lost"), [(IMAGE, MASK), (MASK, IMAGE)])

@@ -42,6 +42,24 @@ def test_an_interruption_is_a_line_and_the_shells_code(capsys: pytest.CaptureFix
     assert errors.strip().startswith("carseg: interrupted")
 
 
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(28, "No space left on device", "plots/bce.csv"), "plots/bce.csv: No space left"),
+        (OSError(30, "Read-only file system", "split"), "split: Read-only file system; nothing"),
+        (PermissionError(13, "Permission denied"), "carseg: Permission denied; nothing was left"),
+    ],
+)
+def test_a_disk_that_cannot_be_written_is_a_line(error: OSError, line: str) -> None:
+    def stage() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as caught:
+        run(stage)
+    assert line in str(caught.value.code)
+    assert len(str(caught.value.code).splitlines()) == 1
+
+
 def test_a_bug_is_not_hidden() -> None:
     def stage() -> None:
         raise ZeroDivisionError

@@ -44,6 +44,18 @@ def test_readme_and_hidden_files_are_no_pairs() -> None:
     assert find_pairs(IMAGE, MASK) == [Pair(IMAGE / "a.jpg", MASK / "a.png")]
 
 
+def test_what_systems_put_into_folders_is_no_pair() -> None:
+    make(IMAGE, "a.jpg", "Thumbs.db", "desktop.ini")
+    make(MASK, "a.png", "Thumbs.db")
+    assert find_pairs(IMAGE, MASK) == [Pair(IMAGE / "a.jpg", MASK / "a.png")]
+
+
+def test_accents_written_in_two_ways_are_one_name() -> None:
+    make(IMAGE, "caf\u00e9.jpg")
+    make(MASK, "cafe\u0301.png")
+    assert find_pairs(IMAGE, MASK) == [Pair(IMAGE / "caf\u00e9.jpg", MASK / "cafe\u0301.png")]
+
+
 def test_a_photo_without_mask_says_which_file_is_missing() -> None:
     make(IMAGE, "a.jpg", "b.jpg")
     make(MASK, "a.png")

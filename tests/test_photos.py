@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from carseg.errors import CarsegError
-from carseg.photos import read_mask, read_photo, squared_mask, squared_photo
+from carseg.photos import read_levels, read_mask, read_photo, squared_mask, squared_photo
 
 CAR = ellipse(40, 64, seed=3)
 UPRIGHT = np.zeros((6, 4, 3), np.uint8)
@@ -76,6 +76,20 @@ def test_grey_counts_as_car_from_128(tmp_path: Path) -> None:
     values = np.array([[0, 1, 127, 128, 129, 255]], np.uint8)
     Image.fromarray(values).save(tmp_path / "a.png")
     assert np.asarray(read_mask(tmp_path / "a.png")).tolist() == [[0, 0, 0, 255, 255, 255]]
+
+
+def test_what_is_transparent_in_a_mask_is_no_car(tmp_path: Path) -> None:
+    white = Image.new("RGBA", (CAR.shape[1], CAR.shape[0]), "white")
+    white.putalpha(grey(CAR))
+    white.save(tmp_path / "a.png")
+    assert np.array_equal(np.asarray(read_mask(tmp_path / "a.png")) > 0, CAR)
+
+
+def test_sixteen_bits_keep_their_upper_eight(tmp_path: Path) -> None:
+    values = np.array([[0, 255, 256, 32767, 32768, 65535]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    assert np.asarray(read_levels(tmp_path / "a.png")).tolist() == [[0, 0, 1, 127, 128, 255]]
+    assert np.asarray(read_photo(tmp_path / "a.png"))[..., 1].tolist() == [[0, 0, 1, 127, 128, 255]]
 
 
 @pytest.mark.parametrize("orientation", AS_SEEN)

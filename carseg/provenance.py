@@ -1,0 +1,51 @@
+"""What a result depends on beyond data, parameters and code: the machine and what is installed."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from carseg.device import Device
+from carseg.files import write_json
+
+FOLDER = Path("provenance")
+PACKAGES = ("albumentations", "numpy", "onnx", "opencv-python-headless", "pillow", "scikit-learn",
+            "scipy", "torch")  # fmt: skip
+
+
+def record(stage: str, device: Device) -> None:
+    """Write `provenance/STAGE.json`; the same machine writes the same bytes."""
+    write_json(FOLDER / f"{stage}.json", provenance(device))
+
+
+def provenance(device: Device) -> dict[str, object]:
+    """Tell what sums of floating-point numbers come out differently for.
+
+    Another number of threads or another instruction set adds up in another order, another build of
+    torch takes other kernels. Nothing in it changes from run to run.
+    """
+    gpu = torch.cuda.get_device_name() if device.torch.type == "cuda" else None
+    return {
+        "device": str(device.torch),
+        "gpu": gpu,
+        "precision": str(device.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "processor": processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch_build": torch.version.git_version,
+        "cuda": torch.version.cuda,
+        "packages": {name: version(name) for name in PACKAGES},
+    }
+
+
+def processor() -> str:
+    """Give the processor's name as its maker writes it, where the system tells."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor()

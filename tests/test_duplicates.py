@@ -1,0 +1,52 @@
+"""Photos that show the same are found, others are not."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance
+
+from carseg.duplicates import same_pictures, thumbnail
+
+PHOTO = Image.fromarray(
+    np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+).resize((240, 180), Image.Resampling.BICUBIC)
+
+
+def saved(photo: Image.Image, quality: int) -> Image.Image:
+    content = io.BytesIO()
+    photo.save(content, "JPEG", quality=quality)
+    return Image.open(content).convert("RGB")
+
+
+SAME = {
+    "itself": PHOTO,
+    "saved anew": saved(PHOTO, 60),
+    "scaled": PHOTO.resize((120, 90), Image.Resampling.LANCZOS),
+}
+OTHER = {
+    "mirrored": PHOTO.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+    "brighter": ImageEnhance.Brightness(PHOTO).enhance(1.05),
+    "shifted": PHOTO.crop((10, 0, 240, 180)),
+}
+
+
+@pytest.mark.parametrize("change", SAME)
+def test_the_same_picture_is_found(change: str) -> None:
+    assert same_pictures([thumbnail(PHOTO), thumbnail(SAME[change])]) == [(0, 1)]
+
+
+@pytest.mark.parametrize("change", OTHER)
+def test_another_picture_is_not_taken_for_it(change: str) -> None:
+    assert same_pictures([thumbnail(PHOTO), thumbnail(OTHER[change])]) == []
+
+
+def test_every_pair_is_told_once_in_order() -> None:
+    pictures = [PHOTO, OTHER["mirrored"], SAME["scaled"], SAME["saved anew"]]
+    found = same_pictures([thumbnail(picture) for picture in pictures])
+    assert found == [(0, 2), (0, 3), (2, 3)]
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_few_pictures_have_no_double(count: int) -> None:
+    assert same_pictures([thumbnail(PHOTO)] * count) == []
