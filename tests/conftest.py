@@ -14,6 +14,13 @@ from carseg.files import write_csv
 from carseg.official import provide
 from carseg.u2net import U2Net
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--kills", type=int, default=2, help="how often test_kill.py kills a run [2]; more: slower"
+    )
+
+
 LONG, SHORT = 88, 60  # neither is a multiple of 32, nor is one a multiple of the other
 
 

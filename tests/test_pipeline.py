@@ -1,108 +1,18 @@
 """The pipeline as its user runs it: real DVC, in a fresh repository, with tiny pictures."""
 
-import hashlib
 import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-import yaml
 from conftest import write_pairs
-
-ROOT = Path(__file__).parent.parent
-TINY = {
-    "model": "u2netp",
-    "init": "scratch",
-    "image_size": 64,
-    "epochs": 2,
-    "batch_size": 3,
-    "learning_rate": 0.001,
-    "precision": "float32",
-    "split": {"val_size": 2, "fold": None},
-}
-USER = ("Image", "Mask", "Weights")
+from project import TINY, Project
 
 pytestmark = pytest.mark.slow
-
-
-class Project:
-    """A repository of its own with the project's files and one commit."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir()
-        listed = subprocess.run(
-            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-            cwd=ROOT, check=True, capture_output=True, text=True,
-        ).stdout  # fmt: skip
-        for name in filter(None, listed.split("\0")):
-            if (ROOT / name).is_file():
-                target = folder / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes((ROOT / name).read_bytes())
-        for name in ("dvc.lock", "metrics.json"):
-            (folder / name).unlink(missing_ok=True)
-        self.git("init", "--quiet", "--initial-branch=main")
-        self.set(TINY)
-        self.commit("start")
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {
-            **os.environ,
-            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-            "GIT_CONFIG_COUNT": "2",
-            **{"GIT_CONFIG_KEY_0": "user.name", "GIT_CONFIG_VALUE_0": "Tester"},
-            **{"GIT_CONFIG_KEY_1": "user.email", "GIT_CONFIG_VALUE_1": "tester@example.com"},
-            "COLUMNS": "400",
-            "PYTHONWARNINGS": "error::UserWarning:carseg",
-            # As for most users: Python writes its bytecode beside the code.
-            "PYTHONDONTWRITEBYTECODE": "",
-        }
-
-    def start(self, *command: str) -> subprocess.Popen[bytes]:
-        """Run in the background, in a process group of its own that can be killed whole."""
-        return subprocess.Popen(
-            command, cwd=self.folder, env=self.environment, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
-
-    def run(self, *command: str, expect: int = 0) -> str:
-        done = subprocess.run(
-            command, cwd=self.folder, env=self.environment, capture_output=True, text=True,
-            timeout=600,
-        )  # fmt: skip
-        assert done.returncode == expect, done.stdout + done.stderr
-        return done.stdout + done.stderr
-
-    def git(self, *arguments: str) -> str:
-        return self.run("git", *arguments)
-
-    def dvc(self, *arguments: str, expect: int = 0) -> str:
-        return self.run(sys.executable, "-m", "dvc", *arguments, expect=expect)
-
-    def commit(self, message: str) -> None:
-        self.git("add", "--all")
-        self.git("commit", "--quiet", "--message", message)
-
-    def set(self, values: dict[str, object]) -> None:
-        path = self.folder / "params.yaml"
-        path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **values}))
-
-    def bytes_of(self, *names: str) -> dict[str, bytes]:
-        return {name: (self.folder / name).read_bytes() for name in names}
-
-    def user_files(self) -> dict[str, str]:
-        return {
-            path.relative_to(self.folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-            for folder in USER
-            for path in sorted((self.folder / folder).iterdir())
-        }
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,99 @@
+"""Runs cut off at random moments: the next one ends with the bytes of one that was not.
+
+`python -m pytest tests/test_kill.py --kills 20` kills twenty, and interrupts five.
+"""
+
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from conftest import write_pairs
+from project import Project
+
+RESULTS = (
+    "dvc.lock",
+    "metrics.json",
+    "plots/bce.csv",
+    "plots/dice.csv",
+    "plots/scores.csv",
+    "u2net_segmentation.pth",
+    "u2net_segmentation_dice_loss.pth",
+)
+REPRO = (sys.executable, "-m", "dvc", "repro")
+
+pytestmark = pytest.mark.slow
+
+
+class Undisturbed:
+    """A project that has not run yet, what a whole run of it makes, and how long that takes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.project = Project(folder / "start")
+        write_pairs(self.project.folder / "Image", self.project.folder / "Mask", 6)
+        whole = self.copy(folder / "whole")
+        began = time.monotonic()
+        whole.run(*REPRO)
+        self.seconds = time.monotonic() - began
+        self.results = whole.bytes_of(*RESULTS)
+        self.files = whole.user_files()
+
+    def copy(self, folder: Path) -> Project:
+        shutil.copytree(self.project.folder, folder, symlinks=True)
+        copy = object.__new__(Project)
+        copy.folder = folder
+        return copy
+
+    def cut_off(self, folder: Path, after: float, by: signal.Signals) -> str:
+        """Send the signal to a run's whole group, rerun, compare; give what the first one said."""
+        project = self.copy(folder)
+        with tempfile.TemporaryFile("w+") as output:
+            started = project.start(*REPRO, output=output)
+            time.sleep(after)
+            ended = started.poll() is not None
+            if not ended:
+                os.killpg(started.pid, by)
+            code = started.wait(timeout=120)
+            output.seek(0)
+            said = output.read()
+        assert ended or code != 0
+        assert project.user_files() == self.files
+        project.run(*REPRO)
+        assert project.bytes_of(*RESULTS) == self.results, f"cut off after {after:.2f} s: {said}"
+        assert project.user_files() == self.files
+        assert "Data and pipelines are up to date." in project.run(*REPRO)
+        shutil.rmtree(folder)
+        return said
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    return Undisturbed(tmp_path_factory.mktemp("undisturbed"))
+
+
+def moments(count: int, seconds: float, seed: int) -> list[float]:
+    """One moment in each of `count` equal parts of a run, so that every stage is met."""
+    draw = random.Random(seed)
+    return [seconds * (i + draw.random()) / count for i in range(count)]
+
+
+def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(
+    undisturbed: Undisturbed, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    for i, after in enumerate(moments(request.config.getoption("kills"), undisturbed.seconds, 1)):
+        undisturbed.cut_off(tmp_path / str(i), after, signal.SIGKILL)
+
+
+def test_an_interrupted_run_shows_no_traceback_and_ends_with_the_same_bytes(
+    undisturbed: Undisturbed, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    count = -(-request.config.getoption("kills") // 4)
+    for i, after in enumerate(moments(count, undisturbed.seconds, 2)):
+        said = undisturbed.cut_off(tmp_path / str(i), after, signal.SIGINT)
+        # DVC's own start-up, before any stage, is not ours to catch.
+        assert "Traceback" not in said[said.find("Running stage") :], said
