@@ -48,19 +48,7 @@ def main() -> None:
     command.add_argument(
         "--out", type=Path, default=Path("predicted"), metavar="DIR", help="results [predicted]"
     )
-    command.add_argument(
-        "--weights",
-        type=Path,
-        default=Path("u2net_segmentation_dice_loss.pth"),
-        metavar="FILE",
-        help="what a training saved [%(default)s]",
-    )
-    command.add_argument(
-        "--image-size",
-        type=int,
-        metavar="N",
-        help="side of the square that the network sees [that of params.yaml, else 320]",
-    )
+    _add_weights(command)
     for kind, meaning in (
         ("mask", "white car on black, PNG; the default"),
         ("cutout", "the car on transparent ground, PNG"),
@@ -82,6 +70,12 @@ def main() -> None:
         metavar="P",
         help="probability from which a pixel is car [%(default)s]",
     )
+    command.add_argument(
+        "--device",
+        choices=["auto", "cpu", "cuda"],
+        default="auto",
+        help="what to compute on [auto: the GPU where there is one]",
+    )
     command.add_argument("--recursive", "-r", action="store_true", help="folders in folders, too")
     command.add_argument("--force", action="store_true", help="replace files that exist")
     command.add_argument(
@@ -89,8 +83,67 @@ def main() -> None:
     )
     command.set_defaults(start=_predict)
 
+    command = commands.add_parser(
+        "export",
+        help="ONNX, OpenVINO and safetensors files, and a model card",
+        description="Write trained weights as other programs read them, checked against torch.",
+        epilog="examples:\n"
+        "  carseg export                                        all formats, into exported/\n"
+        "  carseg export --format onnx --batch 1 --out models   one photo at a time, ONNX alone",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_weights(command)
+    command.add_argument(
+        "--out", type=Path, default=Path("exported"), metavar="DIR", help="results [exported]"
+    )
+    command.add_argument(
+        "--format",
+        dest="formats",
+        action="append",
+        choices=["onnx", "openvino", "safetensors"],
+        help="may be given more than once [all]",
+    )
+    command.add_argument("--batch", type=int, metavar="N", help="photos at once [any number]")
+    command.add_argument("--force", action="store_true", help="replace files that exist")
+    command.set_defaults(start=_export)
+
     arguments = parser.parse_args()
     run(lambda: arguments.start(arguments))
+
+
+def _add_weights(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--weights",
+        type=Path,
+        default=Path("u2net_segmentation_dice_loss.pth"),
+        metavar="FILE",
+        help="what a training saved [%(default)s]",
+    )
+    command.add_argument(
+        "--image-size",
+        type=int,
+        metavar="N",
+        help="side of the square that the network sees [that of params.yaml, else 320]",
+    )
+
+
+def _size(arguments: argparse.Namespace) -> int:
+    from carseg.params import load_params
+
+    settings = Path("params.yaml")
+    size: int = arguments.image_size or (load_params().image_size if settings.is_file() else 320)
+    check("--image-size", size, 32, 4096)
+    return size
+
+
+def check(name: str, value: float, least: float, most: float) -> None:
+    """Check an option's value.
+
+    Raises:
+        CarsegError: it is out of range.
+    """
+    if not least <= value <= most:
+        raise CarsegError(f"{name} {value}: give a number from {least} to {most}")
 
 
 def _crossval(arguments: argparse.Namespace) -> None:
@@ -100,30 +153,35 @@ def _crossval(arguments: argparse.Namespace) -> None:
 
 
 def _predict(arguments: argparse.Namespace) -> None:
-    from carseg.params import load_params
-
-    settings = Path("params.yaml")
-    size = arguments.image_size or (load_params().image_size if settings.is_file() else 320)
-    for name, value, least, most in (
-        ("--threshold", arguments.threshold, 0, 1),
-        ("--jobs", arguments.jobs, 1, 64),
-        ("--image-size", size, 32, 4096),
-    ):
-        if not least <= value <= most:
-            raise CarsegError(f"{name} {value}: give a number from {least} to {most}")
+    check("--threshold", arguments.threshold, 0, 1)
+    check("--jobs", arguments.jobs, 1, 64)
+    size = _size(arguments)
     from carseg.batch import Kinds, predict
     from carseg.model import load
 
     predict(
         arguments.paths,
         arguments.out,
-        load(arguments.weights, size),
+        load(arguments.weights, size, device=arguments.device),
         Kinds(arguments.kinds or [], arguments.threshold, arguments.background),
         d4=arguments.d4,
         recursive=arguments.recursive,
         force=arguments.force,
         jobs=arguments.jobs,
     )
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    size = _size(arguments)
+    if arguments.batch is not None:
+        check("--batch", arguments.batch, 1, 1024)
+    from carseg.export import WRITERS, export
+
+    formats = arguments.formats or list(WRITERS)
+    written = export(
+        arguments.weights, arguments.out, formats, size, arguments.batch, arguments.force
+    )
+    print("\n".join(str(path) for path in written))
 
 
 if __name__ == "__main__":

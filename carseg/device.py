@@ -9,6 +9,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from carseg.errors import CarsegError
+
 Net = TypeVar("Net", bound=nn.Module)
 
 
@@ -20,12 +22,22 @@ class Device:
         dtype: of convolutions: bfloat16 or float32. Weights and scores are always float32.
     """
 
-    def __init__(self, precision: str = "auto") -> None:
-        """Pick the device; `precision` is auto, float32 or bfloat16.
+    def __init__(self, precision: str = "auto", name: str = "auto") -> None:
+        """Pick the device.
 
-        auto takes bfloat16 where the hardware computes with it: about twice as fast as float32.
+        Args:
+            precision: auto, float32 or bfloat16. auto takes bfloat16 where the hardware computes
+                with it: about twice as fast as float32.
+            name: auto, cpu or cuda. auto takes the GPU where there is one.
+
+        Raises:
+            CarsegError: cuda is asked for and there is none.
         """
-        self.torch = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        elif name == "cuda" and not torch.cuda.is_available():
+            raise CarsegError("--device cuda: torch finds no GPU here; leave it out, or take cpu")
+        self.torch = torch.device(name)
         if self.torch.type == "cuda":
             # The same run gives the same bytes; cuBLAS wants its workspace fixed for that.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

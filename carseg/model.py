@@ -57,22 +57,23 @@ class Model:
         return np.asarray(scaled[0, 0])
 
 
-def load(path: str | Path, size: int = 320, precision: str = "auto") -> Model:
+def load(path: str | Path, size: int = 320, precision: str = "auto", device: str = "auto") -> Model:
     """Load weights that a training saved, of either network.
 
     Args:
         path: a .pth file.
         size: the `image_size` of its training.
         precision: auto, float32 or bfloat16.
+        device: auto, cpu or cuda.
 
     Raises:
-        CarsegError: the file is missing, broken, or holds no U²-Net.
+        CarsegError: the file is missing, broken, or holds no U²-Net, or there is no such device.
     """
     path = Path(path)
     state = weights.read_checkpoint(path)
     net = U2Net(weights.variant_of(state, path))
     net.load_state_dict(state)
-    return Model(net, size, Device(precision))
+    return Model(net, size, Device(precision, device))
 
 
 def as_photo(picture: Picture) -> Image.Image:

@@ -1,0 +1,170 @@
+"""The model card: what a trained model is, what it was made of, and how good it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from carseg import __version__
+from carseg.files import read_csv
+from carseg.params import Params, load_params
+from carseg.tensors import MEAN, STD
+
+TASK = {"u2net_segmentation": "bce", "u2net_segmentation_dice_loss": "dice"}
+LOSS = {"bce": "BCEWithLogitsLoss", "dice": "BCEWithLogitsLoss, then Dice loss"}
+NETWORK = {"u2net": "U²-Net, 44.0 M parameters", "u2netp": "U²-Net†, 1.1 M parameters"}
+SCORES = {"dice": "Dice", "iou": "IoU", "boundary_iou": "boundary IoU", "hd95": "HD95, pixels"}
+
+Scores = dict[str, dict[str, float]]
+
+
+class Card(NamedTuple):
+    """What is known of a model; what the project it lies in does not tell is None."""
+
+    source: str
+    variant: str
+    size: int
+    task: str | None
+    params: Params | None
+    scores: Scores | None  # view → score
+    untrained: Scores | None
+    data: str | None  # the dataset's hash in DVC
+    train: int | None  # photos
+    validation: int | None
+    machine: dict[str, Any]
+
+    @classmethod
+    def of(cls, source: Path, variant: str, size: int) -> Card:
+        """Gather what the files beside the weights tell."""
+        root = source.parent
+        task = TASK.get(source.stem)
+        metrics = _json(root / "metrics.json")
+        params = root / "params.yaml"
+        return cls(
+            source=source.name,
+            variant=variant,
+            size=size,
+            task=task,
+            params=load_params(params) if params.is_file() else None,
+            scores=metrics.get(task) if task else None,
+            untrained=metrics.get("untrained"),
+            data=_dataset_hash(root / "dvc.lock"),
+            train=_rows(root / "split/train.csv"),
+            validation=_rows(root / "split/val.csv"),
+            machine=_json(root / f"provenance/train_{task}.json"),
+        )
+
+    def metadata(self) -> dict[str, str]:
+        """Give what goes into exported files, as text by name."""
+        known: dict[str, object] = {
+            "carseg": __version__,
+            "network": self.variant,
+            "classes": ["background", "car"],
+            "output": "probability of car, 0 to 1",
+            "image_size": self.size,
+            "mean": [round(float(x), 3) for x in MEAN.flatten()],
+            "std": [round(float(x), 3) for x in STD.flatten()],
+            "metrics": self.scores,
+            "data": self.data,
+        }
+        return {
+            name: value if isinstance(value, str) else json.dumps(value)
+            for name, value in known.items()
+            if value is not None
+        }
+
+
+def card(about: Card, files: Sequence[str], batch: int | None) -> str:
+    """Write the model card in Markdown."""
+    count = "any number of" if batch is None else str(batch)
+    lines = [
+        "# Car segmentation",
+        "",
+        f"{NETWORK[about.variant]}, from `{about.source}` of carseg {__version__}. It gives each "
+        "pixel's probability of belonging to the car that a photo is of.",
+        "",
+        "## Use",
+        "",
+        f"Files: {', '.join(files)}. Input `photo`: {count} photos, float32, (N, 3, {about.size}, "
+        f"{about.size}), RGB. Stretch the photo to a square (Lanczos), divide it by its own "
+        "brightest value, subtract the mean (0.485, 0.456, 0.406), divide by the deviation "
+        f"(0.229, 0.224, 0.225). Output `probability`: float32, (N, 1, {about.size}, {about.size}),"
+        " 0 to 1, no sigmoid needed. Scale it back to the photo's size, then cut at "
+        f"{about.params.threshold if about.params else 0.5}.",
+        "",
+        "The safetensors file holds the weights alone, under the key names of the authors' code.",
+        "",
+        "## Scores",
+        "",
+        *_scores(about),
+        "",
+        "## Training",
+        "",
+        *_training(about),
+        "",
+        "## Limits",
+        "",
+        "Made for photos of one car in the foreground. Cars further back are background. Photos "
+        "unlike those it was trained on, and any use that someone's safety depends on, want "
+        "checking first.",
+        "",
+        "Network and official weights: Qin et al. 2020, U²-Net, arXiv:2005.09007, Apache-2.0.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _scores(about: Card) -> list[str]:
+    if about.scores is None:
+        return ["Not known: no `metrics.json` beside the weights tells of them."]
+    rows = {"trained": about.scores, "untrained start": about.untrained or {}}
+    lines = [
+        f"Means over {about.validation or 'the'} validation photos that it was not trained on; D4 "
+        "averages all turns and flips. The epoch kept was chosen on them, unless `keep` is `last`.",
+        "",
+        "| | view | " + " | ".join(SCORES.values()) + " |",
+        "|---|---" + "|---" * len(SCORES) + "|",
+    ]
+    for name, views in rows.items():
+        for view, scores in views.items():
+            cells = " | ".join(f"{scores[key]:.4f}" for key in SCORES)
+            lines.append(f"| {name} | {view} | {cells} |")
+    return lines
+
+
+def _training(about: Card) -> list[str]:
+    if about.params is None:
+        return ["Not known: no `params.yaml` beside the weights tells of it."]
+    params = about.params
+    told = {
+        "photos": f"{about.train} to train, {about.validation} to validate",
+        "data, MD5 in DVC": about.data,
+        "loss": LOSS[about.task] if about.task else None,
+        "start": params.init,
+        "epochs": f"{params.epochs} of each loss",
+        "optimiser": f"Adam, learning rate {params.learning_rate:g}",
+        "batch": f"{params.batch_size} photos",
+        "seed": params.seed,
+        **{name: about.machine.get(name) for name in ("processor", "precision", "python")},
+    }
+    return ["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in told.items() if v is not None)]
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _rows(path: Path) -> int | None:
+    return len(read_csv(path)) if path.is_file() else None
+
+
+def _dataset_hash(lock: Path) -> str | None:
+    if not lock.is_file():
+        return None
+    stage = (yaml.safe_load(lock.read_text()).get("stages") or {}).get("dataset") or {}
+    hashes = [out.get("md5") for out in stage.get("outs", ()) if out.get("path") == "dataset"]
+    return hashes[0] if hashes else None

@@ -1,0 +1,165 @@
+"""Exported files compute what torch does, say what they are, and replace nothing."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import openvino
+import pytest
+import torch
+from conftest import uneven
+from numpy.typing import NDArray
+from safetensors import safe_open
+
+from carseg import __main__, export, weights
+from carseg.card import Card
+from carseg.errors import CarsegError
+from carseg.export import TOLERANCE, WRITERS, Probability, compare, needed
+from carseg.files import write_csv, write_json
+from carseg.tensors import photo_tensor
+from carseg.u2net import U2Net
+
+SIZE = 64
+WEIGHTS = Path("u2net_segmentation_dice_loss.pth")
+SCORES = {"dice": 0.9, "iou": 0.8, "boundary_iou": 0.7, "hd95": 3.0}
+
+
+@pytest.fixture(scope="module")
+def net() -> U2Net:
+    return uneven(U2Net("u2netp"), 5)
+
+
+@pytest.fixture(scope="module")
+def project(net: U2Net, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project after a run, its weights exported in all formats to `exported`."""
+    root = tmp_path_factory.mktemp("project")
+    weights.save(net, root / WEIGHTS)
+    (root / "params.yaml").write_text(f"image_size: {SIZE}\nmodel: u2netp\nepochs: 7\n")
+    write_json(root / "metrics.json", {"untrained": {"plain": SCORES}, "dice": {"plain": SCORES}})
+    for part, count in (("train", 3), ("val", 2)):
+        rows = [(f"{i}.jpg", f"{i}.png") for i in range(count)]
+        write_csv(root / f"split/{part}.csv", ("photo", "mask"), rows)
+    write_json(root / "provenance/train_dice.json", {"processor": "abacus"})
+    (root / "dvc.lock").write_text("stages: {dataset: {outs: [{path: dataset, md5: 123.dir}]}}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setattr(sys, "argv", ["carseg", "export"])
+        __main__.main()
+    return root
+
+
+def photos(count: int) -> NDArray[np.float32]:
+    """Photos as the net takes them, smooth enough that it sees something in them."""
+    random = np.random.default_rng(1)
+    coarse = [random.integers(0, 256, (4, 4, 3), dtype=np.uint8) for _ in range(count)]
+    return np.stack([photo_tensor(x.repeat(16, 0).repeat(16, 1)).numpy() for x in coarse])
+
+
+def expected(net: U2Net, count: int) -> NDArray[np.float32]:
+    with torch.inference_mode():
+        return torch.sigmoid(net(torch.from_numpy(photos(count)))[:, :1]).numpy()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_onnx_computes_what_torch_does_for_any_number_of_photos(
+    count: int, net: U2Net, project: Path
+) -> None:
+    path = project / "exported/model.onnx"
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"photo": photos(count)})
+    assert found.shape == (count, 1, SIZE, SIZE)
+    assert np.ptp(found) > 0.3, "all alike would prove nothing"
+    np.testing.assert_allclose(found, expected(net, count), atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_openvino_computes_what_torch_does(count: int, net: U2Net, project: Path) -> None:
+    compiled = openvino.compile_model(
+        project / "exported/model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    found = compiled(photos(count))[0]
+    np.testing.assert_allclose(found, expected(net, count), atol=TOLERANCE, rtol=0)
+
+
+def test_safetensors_hold_the_weights_to_the_bit(net: U2Net, project: Path) -> None:
+    with safe_open(project / "exported/model.safetensors", "pt") as file:
+        assert set(file.keys()) == set(net.state_dict())
+        assert all(torch.equal(file.get_tensor(k), v) for k, v in net.state_dict().items())
+        assert file.metadata()["network"] == "u2netp"
+
+
+def test_onnx_is_one_file_that_says_what_it_is(project: Path) -> None:
+    model = onnx.load(str(project / "exported/model.onnx"), load_external_data=False)
+    onnx.checker.check_model(model)
+    told = {entry.key: entry.value for entry in model.metadata_props}
+    assert json.loads(told["classes"]) == ["background", "car"]
+    assert told["image_size"] == str(SIZE)
+    assert json.loads(told["mean"]) == [0.485, 0.456, 0.406]
+    assert json.loads(told["std"]) == [0.229, 0.224, 0.225]
+    assert json.loads(told["metrics"]) == {"plain": SCORES}
+    assert told["data"] == "123.dir"
+    assert str(Path(export.__file__).parent).encode() not in model.SerializeToString()
+
+
+def test_the_card_tells_what_is_known(project: Path) -> None:
+    text = (project / "exported/MODEL_CARD.md").read_text()
+    for words in (
+        "from `u2net_segmentation_dice_loss.pth`", "any number of photos", "(N, 3, 64, 64)",
+        "| trained | plain | 0.9000 | 0.8000 | 0.7000 | 3.0000 |", "| untrained start | plain |",
+        "Means over 2 validation photos", "3 to train, 2 to validate", "| epochs | 7 of each loss",
+        "| data, MD5 in DVC | 123.dir |", "| processor | abacus |", "cut at 0.5",
+    ):  # fmt: skip
+        assert words in text, words
+
+
+def test_weights_alone_have_a_card_too(net: U2Net, tmp_path: Path) -> None:
+    weights.save(net, tmp_path / "net.pth")
+    export.export(tmp_path / "net.pth", tmp_path / "out", ["safetensors"], SIZE, None, False)
+    assert (tmp_path / "out/MODEL_CARD.md").read_text().count("Not known") == 2
+    assert Card.of(tmp_path / "net.pth", "u2netp", SIZE).scores is None
+
+
+def test_a_number_of_photos_can_be_fixed(net: U2Net, tmp_path: Path) -> None:
+    weights.save(net, tmp_path / "net.pth")
+    export.export(tmp_path / "net.pth", tmp_path, ["onnx"], SIZE, 1, False)
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    assert session.get_inputs()[0].shape == [1, 3, SIZE, SIZE]
+
+
+def test_files_are_replaced_only_when_forced(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model.safetensors").write_text("mine")
+    (tmp_path / "other").write_text("mine, too")
+    with pytest.raises(CarsegError, match=r"model\.safetensors: exists already; add --force"):
+        export.export(project / WEIGHTS, tmp_path, ["safetensors"], SIZE, None, False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.safetensors", "other"]
+    export.export(project / WEIGHTS, tmp_path, ["safetensors"], SIZE, None, True)
+    assert (tmp_path / "model.safetensors").stat().st_size > 4_000_000
+    assert (tmp_path / "other").read_text() == "mine, too"
+
+
+def test_what_computes_something_else_is_not_kept(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def off(net: Probability, folder: Path, *rest: object) -> None:
+        (folder / "model.safetensors").write_text("wrong")
+        compare(net, lambda photos: photos[:, :1] * 0, SIZE, None, "model.safetensors")
+
+    monkeypatch.setitem(WRITERS, "safetensors", off)
+    with pytest.raises(CarsegError, match=r"model\.safetensors: differs from torch by 0\.\d+"):
+        export.export(project / WEIGHTS, tmp_path, ["safetensors"], SIZE, None, False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_number_is_no_agreement(net: U2Net) -> None:
+    with pytest.raises(CarsegError, match="differs from torch by nan"):
+        compare(Probability(net), lambda p: p[:, :1] * np.float32("nan"), SIZE, 1, "it")
+
+
+def test_a_missing_package_is_named() -> None:
+    with pytest.raises(CarsegError, match=r"onnx: needs the package nowhere; run: pip install"):
+        needed("nowhere.at_all", "onnx")
