@@ -4,32 +4,24 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import bootstrap
 
 from carseg.errors import CarsegError
 from carseg.files import parse_csv, write_csv, write_json
 from carseg.pairs import find_pairs
 from carseg.params import load_params
 from carseg.split import fold_count
+from carseg.spread import WORST, spread
 
 DVC = (sys.executable, "-m", "dvc")
 NAME = "crossval-fold-{}"
 SCORES = "plots/scores.csv"
 NETS = ("untrained", "bce", "dice")
 VIEWS = ("plain", "d4")
-WORST: Mapping[str, Callable[[Sequence[float]], float]] = {
-    "dice": min,
-    "iou": min,
-    "boundary_iou": min,
-    "hd95": max,
-}
 TURNS = ("plain_iou", "turn90_iou", "turn180_iou", "turn270_iou")
-RESAMPLES = 10_000
 FIXED = {
     "keep": "is always last here, so that no photo chooses the weights that it judges",
     "split.fold": "takes every value here",
@@ -37,16 +29,6 @@ FIXED = {
 }
 
 Row = dict[str, str]  # of plots/scores.csv, a photo
-
-
-class Spread(NamedTuple):
-    """Scores of all photos in short."""
-
-    mean: float
-    std: float  # over photos
-    low: float  # of the 95 % bootstrap interval of the mean
-    high: float
-    worst: float
 
 
 def crossval(overrides: Sequence[str], folder: Path) -> None:
@@ -126,19 +108,6 @@ def report(rows: Sequence[Row], folder: Path) -> None:
     for net, means in by_side.items():
         print(f"{net:<20}" + "".join(f"   {side} {mean:.4f}" for side, mean in means.items()))
     print(f"{folder}/scores.csv has every photo, {folder}/summary.json every score")
-
-
-def spread(values: Sequence[float], worst: Callable[[Sequence[float]], float]) -> Spread:
-    """Summarise one score of all photos; the interval is a percentile bootstrap over photos."""
-    mean = float(np.mean(values))
-    low = high = mean
-    if len(set(values)) > 1:
-        interval = bootstrap(
-            (values,), np.mean, n_resamples=RESAMPLES, method="percentile",
-            rng=np.random.default_rng(0),
-        ).confidence_interval  # fmt: skip
-        low, high = float(interval.low), float(interval.high)
-    return Spread(*(round(x, 6) for x in (mean, float(np.std(values)), low, high, worst(values))))
 
 
 def sides(rows: Sequence[Row], net: str) -> dict[str, float]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -14,14 +15,16 @@ from carseg import weights
 from carseg.clean import clean
 from carseg.device import Device
 from carseg.edges import boundary_iou, hd95
-from carseg.files import new_directory, write_csv, write_json
+from carseg.files import new_directory, read_csv, write_csv, write_json
 from carseg.metrics import Counts, count, dice, iou, summarise
 from carseg.overlay import overlay
 from carseg.pairs import Pair, read_manifest
 from carseg.params import Params
 from carseg.photos import read_photo, read_truth, squared_photo
-from carseg.predict import combine, mask_at, probability_of_views
-from carseg.provenance import record
+from carseg.predict import combine, mask_at, probability, probability_of_views
+from carseg.provenance import provenance, record
+from carseg.report import SHOWN, show, write_report
+from carseg.spread import WORST, Spread, spread
 from carseg.tensors import photo_tensor
 from carseg.u2net import U2Net
 
@@ -56,33 +59,54 @@ class Judged(NamedTuple):
 def evaluate(params: Params) -> None:
     """Score every net on `split/val.csv`, at each photo's own resolution.
 
-    Writes `metrics.json` (net → view → score), `plots/scores.csv` (a row a photo) and the plain
-    predictions of both tasks into `plots/overlays`.
+    Writes `metrics.json` (net → view → score), `plots/scores.csv` (a row a photo), the plain
+    predictions of both tasks into `plots/overlays`, and `report.html`, where all of it is to see.
 
     Raises:
         CarsegError: a manifest, photo or weights file cannot be read.
     """
     device = Device(params.precision)
     pairs = read_manifest(Path("split/val.csv"))
-    metrics: dict[str, dict[str, dict[str, float]]] = {}
-    table: dict[str, list[object]] = {
-        "photo": [pair.name for pair in pairs],
-        "lying": [int(lies(read_truth(pair.mask))) for pair in pairs],
-    }
+    found: dict[str, list[Judged]] = {}
     with new_directory(Path("plots/overlays")) as overlays:
         for name, make in NETS.items():
             net = device.place_net(make(params)).eval()
-            photos = []
+            found[name] = []
             for pair in tqdm(pairs, name, leave=False, disable=None):
                 masks = look(net, pair, params, device)
-                photos.append(judge(masks, read_truth(pair.mask)))
+                found[name].append(judge(masks, read_truth(pair.mask)))
                 if name != "untrained":
                     plain = masks["plain"]
                     picture = overlay(read_photo(pair.photo), plain, read_truth(pair.mask))
                     picture.save(overlays / f"{pair.name}_{name}.jpg", quality=85)
-            metrics[name] = {view: _means(photos, view) for view in VIEWS}
-            table |= _columns(name, photos)
+        by_iou = sorted(range(len(pairs)), key=lambda i: found["dice"][i].scores["plain"].iou)
+        shown = [
+            show(
+                pairs[i],
+                (overlays / f"{pairs[i].name}_dice.jpg").read_bytes(),
+                probability_at(net, pairs[i], params, device),
+                found["dice"][i].scores["plain"].iou,
+                found["untrained"][i].scores["plain"].iou,
+            )
+            for i in by_iou[:SHOWN]
+        ]
+    metrics = {name: {view: _means(found[name], view) for view in VIEWS} for name in NETS}
+    table: dict[str, list[object]] = {
+        "photo": [pair.name for pair in pairs],
+        "lying": [int(lies(read_truth(pair.mask))) for pair in pairs],
+    }
+    for name in NETS:
+        table |= _columns(name, found[name])
     write_csv(Path("plots/scores.csv"), list(table), zip(*table.values(), strict=True))
+    write_report(
+        Path("report.html"),
+        scores={name: {view: _spreads(found[name], view) for view in VIEWS} for name in NETS},
+        curves={task: read_csv(Path(f"plots/{task}.csv")) for task in ("bce", "dice")},
+        shown=shown,
+        pairs={"train": read_manifest(Path("split/train.csv")), "val": pairs},
+        params=params,
+        machine=provenance(device),
+    )
     write_json(Path("metrics.json"), metrics)
     record("evaluate", device)
     print(_report(metrics, len(pairs)))
@@ -97,6 +121,15 @@ def look(net: U2Net, pair: Pair, params: Params, device: Device) -> dict[str, Ma
     size = (photo.height, photo.width)
     masks = {name: mask_at(view, size, params.threshold) for name, view in found.items()}
     return {name: clean(mask) for name, mask in masks.items()} if params.cleanup else masks
+
+
+def probability_at(net: U2Net, pair: Pair, params: Params, device: Device) -> NDArray[np.float32]:
+    """Look at a photo once: each pixel's probability of being car, (H, W), float32, 0…1."""
+    photo = read_photo(pair.photo)
+    square = photo_tensor(squared_photo(photo, params.image_size))
+    views = probability(net, square[None], device)  # (1, 1, S, S)
+    scaled = F.interpolate(views, size=(photo.height, photo.width), mode="bilinear")
+    return np.asarray(scaled[0, 0])
 
 
 def judge(masks: Mapping[str, Mask], truth: Mask) -> Judged:
@@ -129,6 +162,13 @@ def _means(photos: Sequence[Judged], view: str) -> dict[str, float]:
     for name in ("boundary_iou", "hd95"):
         means[name] = float(np.mean([getattr(s, name) for s in scores]))
     return {name: round(value, 6) for name, value in means.items()}
+
+
+def _spreads(photos: Sequence[Judged], view: str) -> dict[str, Spread]:
+    scores = [judged.scores[view] for judged in photos]
+    return {
+        name: spread([getattr(s, name) for s in scores], worst) for name, worst in WORST.items()
+    }
 
 
 def _columns(net: str, photos: Sequence[Judged]) -> dict[str, list[object]]:

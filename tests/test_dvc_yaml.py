@@ -34,6 +34,7 @@ def used(stage: str) -> set[str]:
         path = waiting.pop()
         seen.add(path)
         waiting |= imported(path) - seen
+    seen |= {template for path in seen if (template := path.with_suffix(".html.j2")).exists()}
     names = {path.relative_to(ROOT).as_posix() for path in seen}
     # A package is one dependency, the folder.
     names = {"carseg/sample" if name.startswith("carseg/sample/") else name for name in names}

@@ -1,0 +1,164 @@
+"""The page to look at: complete, right, and without anything from elsewhere."""
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import write_manifests
+from PIL import Image
+
+from carseg.files import read_csv
+from carseg.pairs import read_manifest
+from carseg.params import Params
+from carseg.report import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    LONG_SIDE,
+    RIGHT,
+    TOP,
+    WIDTH,
+    chart,
+    data_uri,
+    describe,
+    show,
+    write_report,
+)
+from carseg.spread import Spread
+
+CURVE = [
+    {"epoch": str(i), "train_iou": str(train), "val_iou": str(val)}
+    for i, (train, val) in enumerate([(0.5, 0.6), (0.7, 0.9), (0.8, 0.8)])
+]
+IOU = Spread(mean=0.8768, std=0.1, low=0.812, high=0.934, worst=0.7123)
+SCORES = {
+    net: {view: dict.fromkeys(("iou", "dice", "boundary_iou", "hd95"), IOU) for view in views}
+    for net, views in (("untrained", ("plain", "d4")), ("bce", ("plain",)), ("dice", ("plain",)))
+}
+
+
+class Page(HTMLParser):
+    """Collects tags, checks that they are closed, and what is read."""
+
+    VOID = ("meta", "input", "img", "br", "line", "circle", "polyline")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text += data + " "
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture
+def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Page:
+    monkeypatch.chdir(tmp_path)
+    write_manifests(tmp_path, train=3, val=2)
+    pairs = {part: read_manifest(Path(f"split/{part}.csv")) for part in ("train", "val")}
+    overlay = io.BytesIO()
+    Image.new("RGB", (9, 9)).save(overlay, "JPEG")
+    shown = [
+        show(pair, overlay.getvalue(), np.full((60, 88), 0.5, np.float32), 0.61 + i / 10, 0.5)
+        for i, pair in enumerate(pairs["val"])
+    ]
+    write_report(
+        Path("report.html"), scores=SCORES, curves={"bce": CURVE, "dice": CURVE}, shown=shown,
+        pairs=pairs, params=Params(init="<b>.pth"), machine={"processor": "abacus", "gpu": None},
+    )  # fmt: skip
+    return Page(Path("report.html").read_text(encoding="utf-8"))
+
+
+def test_the_page_holds_scores_curves_photos_data_and_origin(page: Page) -> None:
+    text = " ".join(page.text.split())
+    for words in (
+        "3 photos trained, 2 validate", "0.877 IoU, task 2, Dice loss", "0.812 to 0.934",
+        "untrained, d4", "0.7123", "kept, epoch 1", "3: IoU 0.610 (untrained 0.500)",
+        "4: IoU 0.710", "88×60 (3), 60×88 (2)", "3 landscape or square, 2 portrait",
+        "val_size 5, fold null", "processor abacus", "<b>.pth", "learning_rate 0.0001",
+    ):  # fmt: skip
+        assert words in text, words
+    assert "gpu" not in text
+    assert "workers" not in text, "they change nothing, so they must not change the page"
+
+
+def test_nothing_comes_from_elsewhere_and_no_code_runs(page: Page) -> None:
+    sources = [tag["src"] or "" for tag in page.all("img")]
+    assert len(sources) == 2 * 4
+    assert all(source.startswith("data:image/jpeg;base64,") for source in sources)
+    assert not page.all("script")
+    assert not page.all("link")
+    whole = Path("report.html").read_text()
+    assert not re.search(r"https?:|url\(|@import", whole)
+
+
+def test_pictures_and_choices_are_named_for_those_who_do_not_see_them(page: Page) -> None:
+    assert all(tag.get("alt") for tag in page.all("img"))
+    choices = page.all("input")
+    assert len({choice["name"] for choice in choices}) == 2
+    assert [tag["for"] for tag in page.all("label")] == [choice["id"] for choice in choices]
+    checked = [choice["id"] for choice in choices if "checked" in choice]
+    assert checked == ["f1", "f2"]
+    titles = {tag["id"] for tag in page.all("title") if "id" in tag}
+    assert titles == {tag["aria-labelledby"] for tag in page.all("svg")}
+    (html,) = page.all("html")
+    assert html["lang"] == "en"
+
+
+def test_the_same_run_makes_the_same_page(page: Page) -> None:
+    pairs = read_manifest(Path("split/train.csv"))
+    assert describe(pairs) == describe(pairs)
+    pairs[0].mask.write_bytes(pairs[2].mask.read_bytes())
+    assert describe(pairs).digest != describe(pairs[::-1]).digest
+
+
+def test_a_chart_is_drawn_to_scale() -> None:
+    found = chart("bce", CURVE, "best")
+    assert (found.kept, round(found.gap, 6)) == (1, -0.2)
+    assert found.kept_at == (LEFT + WIDTH - RIGHT) / 2
+    assert [label for _, label in found.ticks] == ["0.50", "0.60", "0.70", "0.80", "0.90", "1.00"]
+    assert found.ticks[0][0] == HEIGHT - BOTTOM
+    assert found.ticks[-1][0] == TOP
+    points = [point.split(",") for point in found.lines[0].points.split()]
+    assert [float(x) for x, _ in points] == [LEFT, (LEFT + WIDTH - RIGHT) / 2, WIDTH - RIGHT]
+    assert float(points[0][1]) == HEIGHT - BOTTOM
+    assert chart("bce", CURVE, "last").kept == 2
+
+
+def test_a_chart_of_the_start_alone_is_no_division_by_zero() -> None:
+    assert chart("bce", CURVE[:1], "best").kept == 0
+
+
+def test_pictures_are_embedded_small() -> None:
+    content = base64.b64decode(data_uri(Image.new("L", (2000, 1000))).split(",")[1])
+    with Image.open(io.BytesIO(content)) as picture:
+        assert picture.size == (LONG_SIDE, LONG_SIDE // 2)
+
+
+def test_the_shares_of_car_are_those_of_the_masks(tmp_path: Path, page: Page) -> None:
+    pairs = read_manifest(Path("split/train.csv"))
+    shares = sorted(np.asarray(Image.open(pair.mask)).astype(bool).mean() for pair in pairs)
+    assert describe(pairs).share == pytest.approx(tuple(shares))
+    assert read_csv(Path("split/train.csv"))[0]["photo"] == str(pairs[0].photo)
