@@ -107,6 +107,38 @@ def main() -> None:
     command.add_argument("--force", action="store_true", help="replace files that exist")
     command.set_defaults(start=_export)
 
+    masks = commands.add_parser("masks", help="masks out of annotation files")
+    command = masks.add_subparsers(required=True, metavar="COMMAND").add_parser(
+        "import",
+        help="write Mask/ from COCO, LabelMe or CVAT",
+        description="Turn what annotation tools write into masks, white car on black. Nothing is "
+        "written unless every picture is right.",
+        epilog="examples:\n"
+        "  carseg masks import instances.json --class car\n"
+        "  carseg masks import labels/*.json --class car --class van\n"
+        "  carseg masks import annotations.xml --images photos --out masks",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE", help="COCO JSON, LabelMe JSON or CVAT XML"
+    )
+    command.add_argument(
+        "--class",
+        dest="classes",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="what is car; may be given more than once [the only class there is]",
+    )
+    command.add_argument(
+        "--images", type=Path, default=Path("Image"), metavar="DIR", help="the photos [Image]"
+    )
+    command.add_argument(
+        "--out", type=Path, default=Path("Mask"), metavar="DIR", help="the masks [Mask]"
+    )
+    command.add_argument("--force", action="store_true", help="replace masks that exist")
+    command.set_defaults(start=_import_masks)
+
     arguments = parser.parse_args()
     run(lambda: arguments.start(arguments))
 
@@ -182,6 +214,15 @@ def _export(arguments: argparse.Namespace) -> None:
         arguments.weights, arguments.out, formats, size, arguments.batch, arguments.force
     )
     print("\n".join(str(path) for path in written))
+
+
+def _import_masks(arguments: argparse.Namespace) -> None:
+    from carseg.masks import import_masks
+
+    written = import_masks(
+        arguments.files, arguments.classes, arguments.images, arguments.out, arguments.force
+    )
+    print(f"{len(written)} masks written to {arguments.out}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,101 @@
+"""`carseg masks import`: annotation files into `Mask/`, checked as the pipeline would."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from carseg.annotations import Annotated, read
+from carseg.errors import CarsegError
+from carseg.files import write_bytes
+from carseg.pairs import PHOTOS
+from carseg.photos import read_photo
+
+
+def import_masks(
+    files: Sequence[Path], classes: Sequence[str], images: Path, out: Path, force: bool
+) -> list[Path]:
+    """Write a mask for every annotated picture that has a region of one of the classes.
+
+    Nothing is written unless everything is right.
+
+    Args:
+        files: COCO JSON, LabelMe JSON or CVAT XML.
+        classes: names of what is car; none: the only class there is.
+        images: the photos, to compare sizes with.
+        out: the folder for the masks.
+        force: replace masks that exist.
+
+    Returns:
+        The masks written.
+
+    Raises:
+        CarsegError: a line for each fault.
+    """
+    faults: list[str] = []
+    annotated = list(_all(files, faults))
+    known = sorted({region.label for picture in annotated for region in picture.regions})
+    if not classes and len(known) > 1:
+        faults.append(f"there are several classes, {', '.join(known)}; choose with --class")
+    for name in classes:
+        if name not in known:
+            faults.append(f"--class {name}: there is no such class; there are {', '.join(known)}")
+    masks: dict[Path, bytes] = {}
+    for picture in annotated:
+        path = out / f"{PurePosixPath(picture.name).stem}.png"
+        wanted = [region.mask for region in picture.regions if region.label in (classes or known)]
+        if not wanted:
+            continue
+        if path in masks:
+            faults.append(f"{picture.name}: is annotated twice; leave one out")
+        elif path.exists() and not force:
+            faults.append(f"{path}: exists already; add --force to replace it")
+        else:
+            faults += _wrong(picture, images)
+            masks[path] = _png(np.logical_or.reduce(wanted))
+    if not masks and not faults:
+        faults.append("no picture has a region; annotate the cars first")
+    if faults:
+        raise CarsegError("\n".join(faults))
+    for path, content in masks.items():
+        write_bytes(path, content)
+    return list(masks)
+
+
+def _all(files: Sequence[Path], faults: list[str]) -> Iterator[Annotated]:
+    for path in files:
+        try:
+            yield from read(path)
+        except CarsegError as error:
+            faults.append(str(error))
+
+
+def _wrong(picture: Annotated, images: Path) -> Iterator[str]:
+    """Say what is wrong with a picture against its photo."""
+    stem = PurePosixPath(picture.name).stem
+    found = [path for path in images.glob("*") if path.stem == stem]
+    photos = [path for path in found if path.suffix.lower() in PHOTOS]
+    if not photos:
+        yield f"{picture.name}: is not in {images}; put the photo there, or name its folder"
+        return
+    try:
+        width, height = read_photo(photos[0]).size
+    except CarsegError as error:
+        yield str(error)
+        return
+    if (width, height) != (picture.width, picture.height):
+        yield (
+            f"{photos[0]}: is {width}x{height} but was annotated as "
+            f"{picture.width}x{picture.height}; annotate the photo as it is seen"
+        )
+
+
+def _png(mask: NDArray[np.bool_]) -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(np.where(mask, 255, 0).astype(np.uint8)).save(content, "PNG")
+    return content.getvalue()

@@ -1,0 +1,240 @@
+"""Annotation files of each format become the masks that were drawn."""
+
+import base64
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from pycocotools import mask as coco
+
+from carseg.annotations import Annotated, from_polygons, read
+from carseg.errors import CarsegError
+
+HEIGHT, WIDTH = 40, 64
+SIZE = (HEIGHT, WIDTH)
+SQUARE = np.zeros(SIZE, np.bool_)
+SQUARE[10:20, 8:30] = True
+CORNERS = [[8, 10], [30, 10], [30, 20], [8, 20]]
+DATA = Path(__file__).parent / "data"
+Mask = NDArray[np.bool_]
+
+
+def only(folder: Path, content: str | bytes, name: str = "a.json") -> Annotated:
+    """The only picture of a file with this content."""
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    (picture,) = read(path)
+    return picture
+
+
+def mask_of(picture: Annotated) -> Mask:
+    (region,) = picture.regions
+    assert region.label == "car"
+    assert region.mask.shape == SIZE
+    return region.mask
+
+
+def coco_file(segmentation: object, **annotation: object) -> str:
+    return json.dumps({
+        "images": [{"id": 7, "file_name": "x/1.jpg", "height": HEIGHT, "width": WIDTH}],
+        "categories": [{"id": 3, "name": "car"}, {"id": 4, "name": "dog"}],
+        "annotations": [
+            {"id": 1, "image_id": 7, "category_id": 3, "segmentation": segmentation, **annotation}
+        ],
+    })  # fmt: skip
+
+
+def labelme_file(*shapes: dict[str, object]) -> str:
+    return json.dumps(
+        {"imagePath": "..\\Image\\1.jpg", "imageHeight": HEIGHT, "imageWidth": WIDTH,
+         "shapes": [{"label": "car", **shape} for shape in shapes]}
+    )  # fmt: skip
+
+
+def cvat_file(shape: str) -> str:
+    return (
+        f'<?xml version="1.0"?><annotations><version>1.1</version><image id="0" name="s/1.jpg" '
+        f'width="{WIDTH}" height="{HEIGHT}">{shape}<tag label="car"/></image></annotations>'
+    )
+
+
+def compressed(mask: Mask) -> dict[str, object]:
+    found = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": found["size"], "counts": found["counts"].decode()}
+
+
+def lengths(mask: Mask, order: str) -> list[int]:
+    """Run lengths, background first, by other means than the code under test."""
+    counts, value = [0], False
+    for pixel in mask.ravel(order):  # type: ignore[call-overload]
+        if pixel != value:
+            counts.append(0)
+            value = bool(pixel)
+        counts[-1] += 1
+    return counts
+
+
+def png(mask: Mask) -> str:
+    content = io.BytesIO()
+    Image.fromarray(mask).save(content, "PNG")
+    return base64.b64encode(content.getvalue()).decode()
+
+
+BLOB = SQUARE.copy()
+BLOB[12:30, 20:25] = True
+BLOB[14:16, 10:12] = False
+FLAT = [x for corner in CORNERS for x in corner]
+COCO = {
+    "polygon": (coco_file([FLAT]), SQUARE),
+    "two polygons": (coco_file([FLAT, [40, 2, 60, 2, 60, 6, 40, 6]]), None),
+    "run lengths": (coco_file({"size": SIZE, "counts": lengths(BLOB, "F")}, iscrowd=1), BLOB),
+    "compressed": (coco_file(compressed(BLOB)), BLOB),
+}
+
+
+@pytest.mark.parametrize("kind", COCO)
+def test_coco(kind: str, tmp_path: Path) -> None:
+    text, expected = COCO[kind]
+    if expected is None:
+        expected = SQUARE.copy()
+        expected[2:6, 40:60] = True
+    picture = only(tmp_path, text)
+    assert picture[:3] == ("x/1.jpg", WIDTH, HEIGHT)
+    assert np.array_equal(mask_of(picture), expected)
+
+
+def test_a_coco_picture_without_regions_is_listed(tmp_path: Path) -> None:
+    assert only(tmp_path, coco_file([])).regions == []
+
+
+LABELME = {
+    "polygon": ({"points": CORNERS, "shape_type": "polygon"}, SQUARE),
+    "old polygon": ({"points": CORNERS}, SQUARE),
+    "rectangle": ({"points": [[30, 20], [8, 10]], "shape_type": "rectangle"}, SQUARE),
+    "mask": (
+        {"points": [[8, 10], [29, 29]], "shape_type": "mask", "mask": png(BLOB[10:30, 8:30])},
+        BLOB,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", LABELME)
+def test_labelme(kind: str, tmp_path: Path) -> None:
+    shape, expected = LABELME[kind]
+    picture = only(tmp_path, labelme_file(shape))
+    assert picture[:3] == ("../Image/1.jpg", WIDTH, HEIGHT)
+    assert np.array_equal(mask_of(picture), expected)
+
+
+def disc(x: float, y: float, wide: float, high: float) -> Mask:
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH] + 0.5
+    return ((columns - x) / wide) ** 2 + ((rows - y) / high) ** 2 <= 1
+
+
+def overlap(one: Mask, other: Mask) -> float:
+    return float((one & other).sum() / (one | other).sum())
+
+
+def test_a_labelme_circle_is_round(tmp_path: Path) -> None:
+    shape = {"points": [[30, 20], [42, 20]], "shape_type": "circle"}
+    assert overlap(mask_of(only(tmp_path, labelme_file(shape))), disc(30, 20, 12, 12)) > 0.97
+
+
+CVAT = {
+    "polygon": ('<polygon label="car" points="8,10;30,10;30.0,20.00;8,20" z_order="0"/>', SQUARE),
+    "box": ('<box label="car" xtl="8" ytl="10" xbr="30" ybr="20"><attribute/></box>', SQUARE),
+    "half a turn": (
+        '<box label="car" xtl="8" ytl="10" xbr="30" ybr="20" rotation="180"/>',
+        SQUARE,
+    ),
+    "quarter turn": (
+        '<box label="car" xtl="14" ytl="4" xbr="24" ybr="26" rotation="90"/>',
+        SQUARE,
+    ),
+    "mask": (
+        f'<mask label="car" rle="{", ".join(map(str, lengths(BLOB[10:30, 8:30], "C")))}" '
+        'left="8" top="10" width="22" height="20"/>',
+        BLOB,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CVAT)
+def test_cvat(kind: str, tmp_path: Path) -> None:
+    shape, expected = CVAT[kind]
+    if kind == "quarter turn":  # 22 high and 10 wide about (19, 15): lies as the square does
+        assert SQUARE.sum() == 220
+    picture = only(tmp_path, cvat_file(shape), "a.xml")
+    assert picture[:3] == ("s/1.jpg", WIDTH, HEIGHT)
+    assert np.array_equal(mask_of(picture), expected)
+
+
+def test_a_cvat_ellipse_is_turned_clockwise(tmp_path: Path) -> None:
+    upright = '<ellipse label="car" cx="30" cy="20" rx="20" ry="8"/>'
+    assert overlap(mask_of(only(tmp_path, cvat_file(upright))), disc(30, 20, 20, 8)) > 0.97
+    turned = '<ellipse label="car" cx="30" cy="20" rx="16" ry="5" rotation="45"/>'
+    rows, columns = np.nonzero(mask_of(only(tmp_path, cvat_file(turned))))
+    assert np.corrcoef(rows, columns)[0, 1] > 0.7, "down to the right"
+
+
+def test_what_leaves_the_picture_is_left_out() -> None:
+    outside = [[-20, -20], [200, -20], [200, 10], [-20, 10]]
+    expected = np.zeros(SIZE, np.bool_)
+    expected[:10] = True
+    assert np.array_equal(from_polygons([outside], SIZE), expected)
+
+
+def test_a_pasted_part_that_leaves_the_picture_is_cut(tmp_path: Path) -> None:
+    shape = {"points": [[-4, -3], [5, 6]], "shape_type": "mask", "mask": png(np.ones((9, 9), bool))}
+    expected = np.zeros(SIZE, np.bool_)
+    expected[:6, :5] = True
+    assert np.array_equal(mask_of(only(tmp_path, labelme_file(shape))), expected)
+
+
+def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
+    assert only(tmp_path, b"\xef\xbb\xbf" + coco_file([FLAT]).encode()).name == "x/1.jpg"
+
+
+BROKEN = {
+    "nothing": ("", "is broken or of a kind"),
+    "other JSON": ('{"a": 1}', "is neither COCO nor LabelMe"),
+    "a list": ("[1]", "is neither COCO nor LabelMe|is broken"),
+    "cut JSON": (coco_file([FLAT])[:90], "is broken"),
+    "cut XML": (cvat_file("")[:80], "is broken"),
+    "no size": (coco_file([FLAT]).replace("height", "hoch"), r"is broken.*KeyError\('height'\)"),
+    "a class that is not listed": (coco_file([FLAT]).replace('"id": 3', '"id": 9'), "is broken"),
+    "half a point": (coco_file([FLAT[:-1]]), "is broken"),
+    "two points": (coco_file([FLAT[:4]]), "fewer than three points"),
+    "runs of another size": (
+        coco_file({"size": [4, 4], "counts": compressed(np.ones((4, 4), bool))["counts"]}),
+        r"a mask of \[4, 4\] in a picture of \[40, 64\]",
+    ),
+    "a line": (labelme_file({"points": CORNERS, "shape_type": "linestrip"}), "has no inside"),
+    "no picture": (labelme_file({"points": [[0, 0], [9, 9]], "shape_type": "mask", "mask": "AAAA"}),
+                   "is broken"),
+    "runs too short": (cvat_file('<mask label="car" rle="3,4" left="0" top="0" width="9" '
+                                 'height="9"/>'), "is broken"),
+    "no numbers": (cvat_file('<polygon label="car" points="a,b;c,d"/>'), "is broken"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_what_is_broken_is_one_line_with_the_files_name(kind: str, tmp_path: Path) -> None:
+    content, said = BROKEN[kind]
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(CarsegError, match=said) as caught:
+        read(tmp_path / "a.json")
+    assert str(caught.value).startswith(f"{tmp_path / 'a.json'}: ")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_what_is_no_text_or_not_there_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\xff\xfe")
+    with pytest.raises(CarsegError, match=r"a\.png: is not text; give a COCO"):
+        read(tmp_path / "a.png")
+    with pytest.raises(CarsegError, match=r"gone\.json: there is no such file"):
+        read(tmp_path / "gone.json")
