@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 from pycocotools import mask as coco
 
 from carseg.errors import CarsegError
 
 Mask = NDArray[np.bool_]
 Points = Sequence[Sequence[float]]
+Corners = Sequence[tuple[float, float]]
 
 
 class Region(NamedTuple):
@@ -107,21 +108,24 @@ def _from_coco(segmentation: Any, size: tuple[int, int]) -> Mask:
 
 
 def read_labelme(text: str) -> Iterator[Annotated]:
-    """Read LabelMe JSON: polygons, rectangles, circles and masks; one picture a file."""
+    """Read LabelMe JSON: polygons, rectangles, circles and masks; one picture a file.
+
+    Shapes are filled as LabelMe itself fills them, their outline with them.
+    """
     content = json.loads(text)
     size = (content["imageHeight"], content["imageWidth"])
-    shapes = {
-        "polygon": lambda shape: from_polygons([shape["points"]], size),
-        "rectangle": lambda shape: from_polygons([_corners(*shape["points"])], size),
-        "circle": lambda shape: _circle(shape["points"], size),
-        "mask": lambda shape: _pasted(shape, size),
-    }
     regions = []
     for shape in content["shapes"]:
         kind = shape.get("shape_type") or "polygon"
-        if kind not in shapes:
+        if kind == "mask":
+            found = _pasted(shape, size)
+        elif kind in LABELME_SHAPES:
+            picture = Image.new("1", size[::-1])
+            LABELME_SHAPES[kind](ImageDraw.Draw(picture), [tuple(p) for p in shape["points"]])
+            found = np.asarray(picture)
+        else:
             raise CarsegError(f"a {kind} has no inside; draw a polygon for {shape['label']!r}")
-        regions.append(Region(shape["label"], shapes[kind](shape)))
+        regions.append(Region(shape["label"], found))
     # Windows writes the path with its own separators.
     name = content["imagePath"].replace("\\", "/")
     yield Annotated(name, size[1], size[0], regions)
@@ -134,10 +138,29 @@ def _pasted(shape: Mapping[str, Any], size: tuple[int, int]) -> Mask:
     return _placed(part, round(top), round(left), size)
 
 
-def _circle(points: Points, size: tuple[int, int]) -> Mask:
-    middle, edge = points
-    radius = float(np.hypot(edge[0] - middle[0], edge[1] - middle[1]))
-    return _ellipse(middle, (radius, radius), 0.0, size)
+def _polygon(draw: ImageDraw.ImageDraw, points: Corners) -> None:
+    if len(points) < 3:
+        raise CarsegError("a polygon of fewer than three points")
+    draw.polygon(points, fill=1, outline=1)
+
+
+def _rectangle(draw: ImageDraw.ImageDraw, points: Corners) -> None:
+    (left, right), (top, bottom) = (sorted(ends) for ends in zip(*points, strict=True))
+    draw.rectangle((left, top, right, bottom), fill=1, outline=1)
+
+
+def _circle(draw: ImageDraw.ImageDraw, points: Corners) -> None:
+    (x, y), (edge_x, edge_y) = points
+    radius = float(np.hypot(edge_x - x, edge_y - y))
+    draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=1, outline=1)
+
+
+LABELME_SHAPES = {
+    "polygon": _polygon,
+    "oriented_rectangle": _polygon,
+    "rectangle": _rectangle,
+    "circle": _circle,
+}
 
 
 def read_cvat(text: str) -> Iterator[Annotated]:

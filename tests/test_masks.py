@@ -14,8 +14,8 @@ from carseg.errors import CarsegError
 from carseg.masks import import_masks
 
 IMAGE, MASK = Path("Image"), Path("Mask")
-SQUARE = [[8, 10], [30, 10], [30, 20], [8, 20]]
-OTHER = [[40, 2], [60, 2], [60, 6], [40, 6]]
+SQUARE = [[8, 10], [29, 10], [29, 19], [8, 19]]
+OTHER = [[40, 2], [59, 2], [59, 5], [40, 5]]
 
 
 def labelme(name: str, *shapes: tuple[str, list[list[int]]], width: int = 64) -> Path:
