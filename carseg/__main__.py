@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import shtab
+
 from carseg import __version__
 from carseg.errors import CarsegError, run
 
@@ -13,6 +15,7 @@ def main() -> None:
     """Run the command that the arguments name; what the user can mend ends in one line."""
     parser = argparse.ArgumentParser(prog="carseg", description=__doc__)
     parser.add_argument("--version", action="version", version=f"carseg {__version__}")
+    shtab.add_argument_to(parser, ["--print-completion"])
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = commands.add_parser(
@@ -139,8 +142,11 @@ def main() -> None:
     command.add_argument("--force", action="store_true", help="replace masks that exist")
     command.set_defaults(start=_import_masks)
 
-    arguments = parser.parse_args()
-    run(lambda: arguments.start(arguments))
+    def start() -> None:
+        arguments = parser.parse_args()
+        arguments.start(arguments)
+
+    run(start)
 
 
 def _add_weights(command: argparse.ArgumentParser) -> None:

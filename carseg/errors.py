@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -16,6 +17,10 @@ def run(stage: Callable[[], None]) -> None:
         stage()
     except CarsegError as error:
         sys.exit("\n".join(f"carseg: {line}" for line in str(error).splitlines()))
+    except BrokenPipeError:
+        # Who read our output, `head` say, has seen enough; Python must not write the rest at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except OSError as error:
         # A full or read-only disk, a lost network drive: nothing that code could mend.
         where = f"{error.filename}: " if error.filename else ""

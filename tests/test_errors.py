@@ -60,6 +60,32 @@ def test_a_disk_that_cannot_be_written_is_a_line(error: OSError, line: str) -> N
     assert len(str(caught.value.code).splitlines()) == 1
 
 
+def test_a_reader_that_has_seen_enough_is_no_fault() -> None:
+    command = f"{sys.executable} -m carseg --print-completion bash | head -1"
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.startswith("#")
+    assert done.stderr == ""
+
+
+def test_help_answers_at_once_and_every_command_has_one() -> None:
+    code = """
+import sys
+from carseg.__main__ import main
+sys.argv = ["carseg", *sys.argv[1:]]
+try:
+    main()
+finally:
+    slow = {"torch", "numpy", "PIL", "pydantic", "dvc"} & set(sys.modules)
+    assert not slow, slow
+"""
+    for words in ([], ["crossval"], ["predict"], ["export"], ["masks"], ["masks", "import"]):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words, "--help"], cwd=ROOT, capture_output=True, text=True
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith("usage: carseg")
+
+
 def test_a_bug_is_not_hidden() -> None:
     def stage() -> None:
         raise ZeroDivisionError
