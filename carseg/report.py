@@ -28,7 +28,7 @@ TEMPLATE = Path(__file__).with_suffix(".html.j2")
 SHOWN = 50  # photos, the worst ones, so that a page of thousands still opens
 LOOKED_AT = 500  # photos that the data are described by, at most
 WIDTH, HEIGHT = 640, 260  # of a chart, in its own units
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 34
+LEFT, RIGHT, TOP, BOTTOM = 64, 14, 12, 40
 
 Curve = Sequence[Mapping[str, str]]  # rows of plots/TASK.csv
 

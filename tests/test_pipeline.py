@@ -33,6 +33,10 @@ def test_repro_makes_every_result(finished: Project) -> None:
     for task in ("bce", "dice"):
         rows = (finished.folder / f"plots/{task}.csv").read_text().splitlines()
         assert len(rows) == 1 + 1 + TINY["epochs"]
+    assert (finished.folder / "report.html").stat().st_size > 10_000
+    for stage in ("train_bce", "train_dice", "evaluate"):
+        told = json.loads((finished.folder / f"provenance/{stage}.json").read_text())
+        assert told["precision"] == TINY["precision"]
     overlays = {path.name for path in (finished.folder / "plots/overlays").iterdir()}
     validated = re.findall(r"Image/(\d+)\.jpg", (finished.folder / "split/val.csv").read_text())
     assert overlays == {f"{name}_{task}.jpg" for name in validated for task in ("bce", "dice")}
@@ -145,7 +149,7 @@ def test_two_clones_agree_to_the_byte(finished: Project, tmp_path: Path) -> None
     other = Project(tmp_path / "other")
     write_pairs(other.folder / "Image", other.folder / "Mask", 8)
     other.dvc("repro")
-    names = ("dvc.lock", "metrics.json", "u2net_segmentation.pth", "plots/dice.csv")
+    names = ("dvc.lock", "metrics.json", "u2net_segmentation.pth", "plots/dice.csv", "report.html")
     assert other.bytes_of(*names) == finished.bytes_of(*names)
 
 
@@ -167,6 +171,23 @@ def test_a_killed_repro_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> 
     assert project.git("status", "--porcelain", ".checkpoints") == ""
     project.dvc("repro", "--force")
     assert project.bytes_of(*names) == after
+    assert project.user_files() == files
+
+
+def test_a_second_run_at_the_same_time_is_refused_and_harms_nothing(tmp_path: Path) -> None:
+    project = Project(tmp_path / "twice")
+    project.set({"epochs": 8})
+    write_pairs(project.folder / "Image", project.folder / "Mask", 8)
+    files = project.user_files()
+    first = project.start(sys.executable, "-m", "dvc", "repro", "train_bce")
+    while not list(project.folder.glob(".checkpoints/bce-*.pt")):
+        assert first.poll() is None, "it ended before a second one could start"
+        time.sleep(0.01)
+    message = project.dvc("repro", "train_bce", expect=255)
+    assert "busy" in message or "lock" in message.lower()
+    assert "Traceback" not in message
+    assert first.wait(timeout=300) == 0
+    assert "Data and pipelines are up to date." in project.dvc("repro", "train_bce")
     assert project.user_files() == files
 
 

@@ -2,7 +2,10 @@
 
 import base64
 import io
+import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -95,7 +98,8 @@ def test_the_page_holds_scores_curves_photos_data_and_origin(page: Page) -> None
     text = " ".join(page.text.split())
     for words in (
         "3 photos trained, 2 validate", "0.877 IoU, task 2, Dice loss", "0.812 to 0.934",
-        "untrained, d4", "0.7123", "kept, epoch 1", "3: IoU 0.610 (untrained 0.500)",
+        "untrained, d4", "0.7123", "kept, epoch 1 . There training is 0.200 below validation",
+        "3: IoU 0.610 (untrained 0.500)",
         "4: IoU 0.710", "88×60 (3), 60×88 (2)", "3 landscape or square, 2 portrait",
         "val_size 5, fold null", "processor abacus", "<b>.pth", "learning_rate 0.0001",
     ):  # fmt: skip
@@ -117,14 +121,63 @@ def test_nothing_comes_from_elsewhere_and_no_code_runs(page: Page) -> None:
 def test_pictures_and_choices_are_named_for_those_who_do_not_see_them(page: Page) -> None:
     assert all(tag.get("alt") for tag in page.all("img"))
     choices = page.all("input")
+    assert [choice["class"] for choice in choices] == ["p", "t", "f", "q"] * 2
     assert len({choice["name"] for choice in choices}) == 2
-    assert [tag["for"] for tag in page.all("label")] == [choice["id"] for choice in choices]
-    checked = [choice["id"] for choice in choices if "checked" in choice]
-    assert checked == ["f1", "f2"]
+    assert len(page.all("label")) == len(choices), "each lies in a label of its own"
+    assert [choice["class"] for choice in choices if "checked" in choice] == ["f", "f"]
     titles = {tag["id"] for tag in page.all("title") if "id" in tag}
     assert titles == {tag["aria-labelledby"] for tag in page.all("svg")}
     (html,) = page.all("html")
     assert html["lang"] == "en"
+
+
+CLICKED = """<script>
+const seen = [];
+for (const input of document.querySelectorAll("fieldset:first-child input")) {
+  input.parentElement.click();
+  const shown = [...document.querySelectorAll("fieldset:first-child img")]
+    .filter(image => getComputedStyle(image).display != "none" && image.naturalWidth > 0);
+  seen.push(input.className + ">" + shown.map(image => image.className).join("+"));
+}
+const wide = document.documentElement.scrollWidth > innerWidth;
+document.title = seen.join(" ") + (wide ? " too wide" : "");
+</script>"""
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+def fetched(log: Path) -> set[str]:
+    """What a page asked for, in Chromium's log; what Chromium wants for itself has no origin."""
+    asked = [event.get("params", {}) for event in json.loads(log.read_text())["events"]]
+    own = "not an origin"
+    return {p["url"] for p in asked if "url" in p and p.get("initiator", own) != own}
+
+
+def test_what_a_page_asks_for_is_noticed(tmp_path: Path) -> None:
+    log = {"events": [{"params": {"url": "https://a.example/x.js", "initiator": "null"}}, {}]}
+    (tmp_path / "net.json").write_text(json.dumps(log))
+    assert fetched(tmp_path / "net.json") == {"https://a.example/x.js"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+@pytest.mark.parametrize("width", [390, 1200])
+def test_in_a_browser_each_choice_shows_its_picture_and_nothing_is_fetched(
+    width: int, page: Page
+) -> None:
+    text = Path("report.html").read_text(encoding="utf-8")
+    Path("clicked.html").write_text(text.replace("</main>", f"</main>{CLICKED}"), encoding="utf-8")
+    done = subprocess.run(
+        [
+            *(str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"),
+            *("--disable-background-networking", "--disable-component-update"),
+            *("--enable-logging=stderr", "--log-net-log=net.json", f"--window-size={width},900"),
+            Path("clicked.html").absolute().as_uri(),
+        ],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert "<title>p&gt;p t&gt;t f&gt;f q&gt;q</title>" in done.stdout, done.stderr[-2000:]
+    assert "CONSOLE" not in done.stderr
+    assert fetched(Path("net.json")) == set()
 
 
 def test_the_same_run_makes_the_same_page(page: Page) -> None:
