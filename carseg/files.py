@@ -22,9 +22,10 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.write(content)
         os.chmod(name, 0o644)
         os.replace(name, path)
-    except BaseException:
+    except OSError as error:  # of a full disk, it does not tell the file
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
         Path(name).unlink(missing_ok=True)
-        raise
 
 
 def write_json(path: Path, value: Mapping[str, object]) -> None:

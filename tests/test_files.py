@@ -22,7 +22,7 @@ def content(folder: Path) -> dict[str, bytes]:
 @pytest.fixture
 def no_rename(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
-        raise OSError("disk full")
+        raise OSError(28, "disk full")
 
     monkeypatch.setattr(files.os, "replace", fail)
 
@@ -37,8 +37,9 @@ def test_a_file_replaces_the_old_one_in_folders_made_for_it(tmp_path: Path) -> N
 @pytest.mark.usefixtures("no_rename")
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"old")
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(OSError, match="disk full") as caught:
         write_bytes(tmp_path / "file", b"new")
+    assert caught.value.filename == str(tmp_path / "file"), "a full disk does not name it"
     assert content(tmp_path) == {"file": b"old"}
 
 
