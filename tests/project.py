@@ -27,8 +27,9 @@ USER = ("Image", "Mask", "Weights")
 class Project:
     """A repository of its own with the project's files and one commit."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **environment: str) -> None:
         self.folder = folder
+        self.extra = environment
         folder.mkdir()
         listed = subprocess.run(
             ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
@@ -57,7 +58,15 @@ class Project:
             "PYTHONWARNINGS": "error::UserWarning:carseg",
             # As for most users: Python writes its bytecode beside the code.
             "PYTHONDONTWRITEBYTECODE": "",
+            **self.extra,
         }
+
+    @classmethod
+    def at(cls, folder: Path) -> "Project":
+        """Take a repository that exists."""
+        project = object.__new__(cls)
+        project.folder, project.extra = folder, {}
+        return project
 
     def start(self, *command: str, output: int | IO[str] = subprocess.DEVNULL) -> Popen[str]:
         """Run in the background, in a process group of its own that can be killed whole."""

@@ -45,9 +45,7 @@ class Undisturbed:
 
     def copy(self, folder: Path) -> Project:
         shutil.copytree(self.project.folder, folder, symlinks=True)
-        copy = object.__new__(Project)
-        copy.folder = folder
-        return copy
+        return Project.at(folder)
 
     def cut_off(self, folder: Path, after: float, by: signal.Signals) -> str:
         """Send the signal to a run's whole group, rerun, compare; give what the first one said."""
