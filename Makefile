@@ -4,7 +4,7 @@ BIN := .venv/bin
 # DVC starts the stages through `python`, which must be the one with the dependencies.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup repro test check format
+.PHONY: help setup repro test bench check format
 
 help: ## show these lines
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -24,6 +24,9 @@ repro: setup ## run the pipeline, then show the scores
 
 test: setup ## run all tests
 	python -m pytest
+
+bench: setup ## time training and prediction against the usual ways
+	python -m benchmarks.speed
 
 check: setup ## check format, lint and types
 	ruff format --check .

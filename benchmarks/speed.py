@@ -1,0 +1,214 @@
+"""Training step and prediction, timed against the usual ways, and against what the processor can.
+
+    python -m benchmarks.speed                    the full net, 320×320, batches of 4
+    python -m benchmarks.speed --model u2netp     the small net
+
+Ours and theirs take turns in one run, so that what else the machine does hits both; read the
+ratios, not the seconds. *Theirs* is, for training, the plain loop: float32, photos decoded and
+resized for every look, the same network, batch and optimiser; for prediction, ONNX Runtime in
+float32 on the exported network, photos resized with Lanczos as rembg does. The peak is that of a
+matrix product, which convolutions are made of. Results go to `bench.json`, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import onnxruntime
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from carseg import train
+from carseg.data import Squares
+from carseg.device import Device
+from carseg.errors import run
+from carseg.export import Probability, write_onnx
+from carseg.files import write_json
+from carseg.losses import BCELoss
+from carseg.model import Model
+from carseg.pairs import Pair
+from carseg.provenance import provenance
+from carseg.tensors import mask_tensor, photo_tensor
+from carseg.u2net import VARIANTS, U2Net
+
+SIDE = 2048  # of the matrices whose product gives the peak
+PHOTO = (1200, 900)  # pixels of the photos that are timed
+
+Timed = Mapping[str, Callable[[], object]]
+
+
+def main() -> None:
+    bench(None)
+
+
+def bench(arguments: Sequence[str] | None) -> dict[str, object]:
+    """Time everything, print the table, write `bench.json`, and give its content."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", choices=list(VARIANTS), default="u2net")
+    parser.add_argument("--image-size", type=int, default=320)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=7, help="times that each is timed [7]")
+    parser.add_argument("--out", type=Path, default=Path("bench.json"))
+    chosen = parser.parse_args(arguments)
+    device = Device()
+    with tempfile.TemporaryDirectory() as name:
+        pairs = write_photos(Path(name), chosen.batch)
+        flops, training = training_steps(chosen.model, pairs, chosen.image_size, device)
+        seconds = {
+            "product": alternate(products(), chosen.rounds),
+            "training": alternate(training, chosen.rounds),
+            "prediction": alternate(
+                predictions(chosen.model, pairs[0], chosen.image_size, Path(name), device),
+                chosen.rounds,
+            ),
+        }
+    result = summary(seconds, flops)
+    result["machine"] = provenance(device)
+    write_json(chosen.out, result)
+    print(table(seconds, result))
+    return result
+
+
+def write_photos(folder: Path, count: int) -> list[Pair]:
+    """Write photos of noise, coarse as photos are, with masks."""
+    pairs = []
+    for i in range(count):
+        random = np.random.default_rng(i)
+        pair = Pair(folder / f"{i}.jpg", folder / f"{i}.png")
+        coarse = Image.fromarray(random.integers(0, 256, (24, 32, 3), dtype=np.uint8))
+        coarse.resize(PHOTO, Image.Resampling.BICUBIC).save(pair.photo, quality=90)
+        mask = Image.new("L", PHOTO)
+        mask.paste(255, (300, 300, 900, 700))
+        mask.save(pair.mask)
+        pairs.append(pair)
+    return pairs
+
+
+def products() -> Timed:
+    """Matrix products in both number formats."""
+    a, b = (torch.randn(SIDE, SIDE) for _ in range(2))
+    c, d = a.bfloat16(), b.bfloat16()
+    return {"float32": lambda: a @ b, "bfloat16": lambda: c @ d}
+
+
+def training_steps(
+    model: str, pairs: Sequence[Pair], size: int, device: Device
+) -> tuple[int, Timed]:
+    """Give the floating-point operations of a step, and the step in our way and in the plain one.
+
+    Both begin with files and end with changed weights.
+    """
+    criterion = BCELoss()
+    squares = Squares(pairs, size)
+    ours, theirs = (U2Net(model) for _ in range(2))
+    ours = device.place_net(ours)
+    fast = torch.optim.Adam(ours.parameters(), lr=1e-4, fused=True)
+    plain = torch.optim.Adam(theirs.parameters(), lr=1e-4)
+    epochs = iter(range(10**6))
+
+    def our_step() -> None:
+        epoch = next(epochs)
+        photos, masks = zip(*(squares[epoch, i] for i in range(len(pairs))), strict=True)
+        train.step(ours, criterion, fast, device, torch.stack(photos), torch.stack(masks))
+
+    def plain_step() -> None:
+        photos, masks = zip(*(plain_item(pair, size) for pair in pairs), strict=True)
+        theirs.train()
+        loss: Tensor = criterion(theirs(torch.stack(photos)), torch.stack(masks))
+        plain.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        plain.step()
+
+    with FlopCounterMode(display=False) as counter:
+        plain_step()
+    return counter.get_total_flops(), {"carseg": our_step, "plain": plain_step}
+
+
+def plain_item(pair: Pair, size: int) -> tuple[Tensor, Tensor]:
+    """Decode and resize a pair, as a first loop does for every look."""
+    with Image.open(pair.photo) as photo, Image.open(pair.mask) as mask:
+        small = photo.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+        shape = mask.convert("L").resize((size, size), Image.Resampling.NEAREST)
+    return photo_tensor(np.asarray(small)), mask_tensor(np.asarray(shape))
+
+
+def predictions(model: str, pair: Pair, size: int, folder: Path, device: Device) -> Timed:
+    """From a file to a mask, one photo at a time."""
+    net = U2Net(model).eval()
+    write_onnx(Probability(net), folder, size, None, {})
+    path = folder / "model.onnx"
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    ours = Model(net, size, device)
+
+    def onnx_runtime() -> object:
+        with Image.open(pair.photo) as photo:
+            square = photo.convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
+            whole = photo.size
+        found = session.run(None, {"photo": photo_tensor(np.asarray(square))[None].numpy()})[0]
+        grey = Image.fromarray((found[0, 0] * 255).astype(np.uint8))
+        return np.asarray(grey.resize(whole, Image.Resampling.LANCZOS)) >= 128
+
+    return {"carseg": lambda: ours.predict(pair.photo) >= 0.5, "ONNX Runtime": onnx_runtime}
+
+
+def alternate(timed: Timed, rounds: int) -> dict[str, list[float]]:
+    """Time each function `rounds` times, by turns, after one round that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in timed}
+    for at in range(rounds + 1):
+        for name, function in timed.items():
+            began = time.perf_counter()
+            function()
+            if at:
+                seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def summary(seconds: Mapping[str, Mapping[str, list[float]]], flops: int) -> dict[str, object]:
+    """Give medians, spreads, ratios and shares of the peak."""
+    peak = {name: 2 * SIDE**3 / min(times) for name, times in seconds["product"].items()}
+    reached = {name: flops / median(times) for name, times in seconds["training"].items()}
+    return {
+        "seconds": {
+            task: {
+                name: {"median": median(times), "least": min(times), "most": max(times)}
+                for name, times in ways.items()
+            }
+            for task, ways in seconds.items()
+        },
+        "peak_gflops": {name: value / 1e9 for name, value in peak.items()},
+        "training_gflops": {name: value / 1e9 for name, value in reached.items()},
+        "training_share_of_bfloat16_peak": reached["carseg"] / peak["bfloat16"],
+        "training_speed_up": ratio(seconds["training"], "plain"),
+        "prediction_speed_up": ratio(seconds["prediction"], "ONNX Runtime"),
+    }
+
+
+def ratio(ways: Mapping[str, Sequence[float]], theirs: str) -> float:
+    """Give how many times as fast ours is: the median of the ratios, turn by turn."""
+    return median(b / a for a, b in zip(ways["carseg"], ways[theirs], strict=True))
+
+
+def table(seconds: Mapping[str, Mapping[str, list[float]]], result: Mapping[str, object]) -> str:
+    """Lay the results out for reading."""
+    lines = [f"{'':<28}{'median, s':>12}{'least':>10}{'most':>10}"]
+    for task, ways in seconds.items():
+        for name, times in ways.items():
+            figures = f"{median(times):>12.3f}{min(times):>10.3f}{max(times):>10.3f}"
+            lines.append(f"{f'{task}, {name}':<28}{figures}")
+    for name in ("training_speed_up", "prediction_speed_up", "training_share_of_bfloat16_peak"):
+        lines.append(f"{name.replace('_', ' ')}: {result[name]:.2f}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,51 @@
+"""The benchmark runs, and its figures are those of its timings."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import speed
+
+
+@pytest.mark.slow
+def test_the_benchmark_times_both_ways(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(speed, "SIDE", 64)
+    out = tmp_path / "bench.json"
+    words = ["--model", "u2netp", "--image-size", "64", "--batch", "2", "--rounds", "2"]
+    result = speed.bench([*words, "--out", str(out)])
+    assert json.loads(out.read_text()) == result
+    assert "prediction, ONNX Runtime" in capsys.readouterr().out
+    seconds = result["seconds"]
+    assert isinstance(seconds, dict)
+    assert all(
+        0 < way["least"] <= way["median"] <= way["most"]
+        for ways in seconds.values()
+        for way in ways.values()
+    )
+
+
+def test_figures_follow_from_the_timings() -> None:
+    seconds = {
+        "product": {"float32": [2.0, 3.0], "bfloat16": [1.0, 1.5]},
+        "training": {"carseg": [2.0, 1.0, 1.0], "plain": [6.0, 4.0, 3.0]},
+        "prediction": {"carseg": [1.0], "ONNX Runtime": [0.5]},
+    }
+    found = speed.summary(seconds, flops=speed.SIDE**3)
+    assert found["training_speed_up"] == 3
+    assert found["prediction_speed_up"] == 0.5
+    assert found["training_share_of_bfloat16_peak"] == 0.5
+    assert found["peak_gflops"] == {
+        "float32": speed.SIDE**3 / 1e9,
+        "bfloat16": 2 * speed.SIDE**3 / 1e9,
+    }
+
+
+def test_turns_are_taken_and_the_first_does_not_count() -> None:
+    order: list[str] = []
+    timed = {name: lambda name=name: order.append(name) for name in ("a", "b")}
+    seconds = speed.alternate(timed, 3)
+    assert order == ["a", "b"] * 4
+    assert {name: len(times) for name, times in seconds.items()} == {"a": 3, "b": 3}
