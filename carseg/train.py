@@ -34,7 +34,9 @@ CURVE = ("epoch", "train_loss", "val_loss", "train_dice", "val_dice", "train_iou
 TASKS = ("bce", "dice")
 WARM_UP = 0.2  # share of all steps in which the learning rate climbs to its peak
 MEMORY = 0.2  # share of all steps over which weights are averaged
-REMEMBERED = 0.3  # share of the untrained weights in what the second task keeps
+# Of what the second task keeps, shares: the untrained weights, those of the first task; the rest
+# is what the second task has learnt.
+UNTRAINED, BEFORE = 0.15, 0.4
 SETTLE_PHOTOS = 64  # enough for the statistics of a batch norm
 LOOKS, LOOKS_AT_ONCE = 32, 4  # what batch norms are measured on after weights were averaged
 
@@ -55,10 +57,15 @@ def train_dice(params: Params) -> None:
         CarsegError: as `train`, or the weights of task 1 do not fit.
     """
     net = weights.load(params.model, Path("u2net_segmentation.pth"))
-    # Random weights know nothing worth remembering.
-    untrained = None if params.init == "scratch" else start(params)
     output = Path("u2net_segmentation_dice_loss.pth")
-    train("dice", net, DiceLoss(), params, output, untrained)
+    if params.init == "scratch":  # random weights know nothing worth remembering
+        train("dice", net, DiceLoss(), params, output)
+    else:
+        remembered = start(params)
+        share = BEFORE / (UNTRAINED + BEFORE)
+        mixed = weights.between(remembered.state_dict(), net.state_dict(), share)
+        remembered.load_state_dict(mixed)
+        train("dice", net, DiceLoss(), params, output, remembered)
 
 
 def start(params: Params) -> U2Net:
@@ -82,12 +89,12 @@ def train(
     criterion: nn.Module,
     params: Params,
     output: Path,
-    untrained: U2Net | None = None,
+    remembered: U2Net | None = None,
 ) -> None:
     """Train on `split/train.csv`; keep the weights of the epoch that validates best.
 
     What is measured and kept is not the net that learns but the average of its last steps, drawn
-    towards the untrained net where one is given, with batch norms measured for these weights.
+    towards the remembered net where one is given, with batch norms measured for these weights.
     Epoch 0 is the net as it came, so training never ends below where it began. The curve goes to
     `plots/TASK.csv`: training and validation are both measured in eval mode on whole, unchanged
     photos, the training side on as many photos as validate.
@@ -98,7 +105,7 @@ def train(
         criterion: of logits (N, 7, H, W) and masks (N, 1, H, W).
         params: of the run.
         output: the weights file to write.
-        untrained: what not to forget.
+        remembered: what not to forget; `UNTRAINED + BEFORE` of it are in what is kept.
 
     Raises:
         CarsegError: a manifest or photo cannot be read, or the loss is no longer finite.
@@ -128,10 +135,10 @@ def train(
     average = moving_average(net, MEMORY * steps)
     kept = copy.deepcopy(net)
     looks = list(unseen_looks(squares, params.epochs))
-    origin = None if untrained is None else device.place_net(untrained).state_dict()
+    origin = None if remembered is None else device.place_net(remembered).state_dict()
     print(f"{task}: {len(train_pairs)} photos, {params.epochs} epochs, {device}", flush=True)
 
-    starts = [net] if untrained is None else [net, untrained]
+    starts = [net] if remembered is None else [net, remembered]
     checkpoint = Checkpoint(task, fingerprint(params, device, (train_pairs, val_pairs), starts))
     learner: dict[str, Stateful] = {
         "net": net,
@@ -163,7 +170,7 @@ def train(
                     )
             learnt = average.module.state_dict()
             if origin is not None:
-                learnt = weights.between(learnt, origin, REMEMBERED)
+                learnt = weights.between(learnt, origin, UNTRAINED + BEFORE)
             kept.load_state_dict(learnt)
             with device.autocast():
                 update_bn((device.place(photos) for photos in looks), kept)

@@ -40,8 +40,8 @@ def net(seed: int = 0) -> U2Net:
     return U2Net("u2netp")
 
 
-def run(params: Params = PARAMS, task: str = "bce", untrained: U2Net | None = None) -> list[bytes]:
-    train(task, net(), BCELoss(), params, OUTPUT, untrained)
+def run(params: Params = PARAMS, task: str = "bce", remembered: U2Net | None = None) -> list[bytes]:
+    train(task, net(), BCELoss(), params, OUTPUT, remembered)
     return [OUTPUT.read_bytes(), Path(f"plots/{task}.csv").read_bytes()]
 
 
@@ -101,7 +101,7 @@ def test_a_run_that_goes_on_repeats_no_epoch(
 
 
 def test_a_run_that_remembers_goes_on_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = run(untrained=net(1))
+    whole = run(remembered=net(1))
     step, steps = training.step, []
 
     def interrupted(*given: object) -> float:
@@ -113,8 +113,8 @@ def test_a_run_that_remembers_goes_on_as_well(monkeypatch: pytest.MonkeyPatch) -
     with monkeypatch.context() as patch:
         patch.setattr(training, "step", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            run(untrained=net(1))
-    assert run(untrained=net(1)) == whole
+            run(remembered=net(1))
+    assert run(remembered=net(1)) == whole
 
 
 def other_parameters() -> None:
@@ -140,7 +140,7 @@ def other_start() -> None:
 
 
 def something_to_remember() -> None:
-    run(untrained=net(1))
+    run(remembered=net(1))
 
 
 @pytest.mark.parametrize(
