@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from subprocess import Popen
 
 import pytest
 from conftest import write_pairs
@@ -156,15 +157,21 @@ def test_two_clones_agree_to_the_byte_wherever_they_are(finished: Project, tmp_p
     assert other.bytes_of(*names) == finished.bytes_of(*names)
 
 
-def test_a_killed_repro_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
-    project = Project(tmp_path / "killed")
-    project.set({"epochs": 8})
+def in_training(folder: Path, epochs: int) -> tuple[Project, Popen[str]]:
+    """Start a project's first run and wait until its training has a state to go on from."""
+    project = Project(folder)
+    project.set({"epochs": epochs})
     write_pairs(project.folder / "Image", project.folder / "Mask", 8)
-    files = project.user_files()
-    killed = project.start(sys.executable, "-m", "dvc", "repro", "train_bce")
+    started = project.start(sys.executable, "-m", "dvc", "repro", "train_bce")
     while not list(project.folder.glob(".checkpoints/bce-*.pt")):
-        assert killed.poll() is None, "it ended before it could be killed"
+        assert started.poll() is None, "it ended too early"
         time.sleep(0.01)
+    return project, started
+
+
+def test_a_killed_repro_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    project, killed = in_training(tmp_path / "killed", epochs=8)
+    files = project.user_files()
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
     assert project.user_files() == files
@@ -178,14 +185,8 @@ def test_a_killed_repro_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> 
 
 
 def test_a_second_run_at_the_same_time_is_refused_and_harms_nothing(tmp_path: Path) -> None:
-    project = Project(tmp_path / "twice")
-    project.set({"epochs": 8})
-    write_pairs(project.folder / "Image", project.folder / "Mask", 8)
+    project, first = in_training(tmp_path / "twice", epochs=40)
     files = project.user_files()
-    first = project.start(sys.executable, "-m", "dvc", "repro", "train_bce")
-    while not list(project.folder.glob(".checkpoints/bce-*.pt")):
-        assert first.poll() is None, "it ended before a second one could start"
-        time.sleep(0.01)
     message = project.dvc("repro", "train_bce", expect=255)
     assert "busy" in message or "lock" in message.lower()
     assert "Traceback" not in message
