@@ -148,7 +148,7 @@ def predictions(model: str, pair: Pair, size: int, folder: Path, device: Device)
     write_onnx(Probability(net), folder, size, None, {})
     path = folder / "model.onnx"
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    ours = Model(net, size, device)
+    ours = Model.of(net, size, device)
 
     def onnx_runtime() -> object:
         with Image.open(pair.photo) as photo:

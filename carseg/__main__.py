@@ -155,7 +155,7 @@ def _add_weights(command: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("u2net_segmentation_dice_loss.pth"),
         metavar="FILE",
-        help="what a training saved [%(default)s]",
+        help="what a training saved, or export wrote [%(default)s]",
     )
     command.add_argument(
         "--image-size",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Callable
+from types import ModuleType
 
 
 class CarsegError(Exception):
@@ -28,3 +30,18 @@ def run(stage: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("\ncarseg: interrupted; nothing was left half written", file=sys.stderr)
         sys.exit(130)
+
+
+def needed(module: str, format: str) -> ModuleType:
+    """Import an optional package.
+
+    Raises:
+        CarsegError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.split(".")[0]
+        raise CarsegError(
+            f"{format}: needs the package {package}; run: pip install 'carseg[export]'"
+        ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import tempfile
@@ -10,7 +9,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -19,7 +17,7 @@ from torch import Tensor, nn
 
 from carseg import weights
 from carseg.card import Card, card
-from carseg.errors import CarsegError
+from carseg.errors import CarsegError, needed
 from carseg.files import write_bytes
 from carseg.tensors import MEAN, STD
 from carseg.u2net import U2Net
@@ -192,18 +190,3 @@ def quiet(name: str) -> Iterator[None]:
     yield
     for logger, level in zip(loggers, before, strict=True):
         logger.setLevel(level)
-
-
-def needed(module: str, format: str) -> ModuleType:
-    """Import an optional package.
-
-    Raises:
-        CarsegError: it is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        package = module.split(".")[0]
-        raise CarsegError(
-            f"{format}: needs the package {package}; run: pip install 'carseg[export]'"
-        ) from error

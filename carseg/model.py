@@ -11,9 +11,10 @@ from PIL import Image, ImageOps
 
 from carseg import weights
 from carseg.device import Device
+from carseg.engine import load_exported
 from carseg.errors import CarsegError
 from carseg.photos import eight_bits, read_photo, squared_photo
-from carseg.predict import combine, probability, probability_of_views
+from carseg.predict import Look, combine, from_all_sides, probability
 from carseg.tensors import photo_tensor
 from carseg.u2net import U2Net
 
@@ -24,14 +25,20 @@ class Model:
     """A trained net that takes any image.
 
     Attributes:
-        net: in eval mode, on the device.
         size: side of the square that the net sees, in pixels; the one that it was trained with.
     """
 
-    def __init__(self, net: U2Net, size: int = 320, device: Device | None = None) -> None:
-        self._device = device or Device()
-        self.net = self._device.place_net(net).eval()
+    def __init__(self, look: Look, size: int = 320) -> None:
+        """Take what looks at photos; `load` and `of` make it."""
+        self._look = look
         self.size = size
+
+    @classmethod
+    def of(cls, net: U2Net, size: int = 320, device: Device | None = None) -> Model:
+        """Make a model of a net, which is moved to the device and set to eval mode."""
+        place = device or Device()
+        net = place.place_net(net).eval()
+        return cls(lambda photos: probability(net, photos, place), size)
 
     def predict(self, picture: Picture, d4: bool = False) -> NDArray[np.float32]:
         """Give each pixel's probability of being car, (H, W), float32, 0…1, at the picture's size.
@@ -48,32 +55,32 @@ class Model:
         """
         photo = as_photo(picture)
         square = photo_tensor(squared_photo(photo, self.size))  # (3, S, S)
-        if d4:
-            found = combine(probability_of_views(self.net, square, self._device))  # (1, S, S)
-        else:
-            found = probability(self.net, square[None], self._device)[0]
+        look = self._look
+        found = combine(from_all_sides(look, square)) if d4 else look(square[None])[0]  # (1, S, S)
         size = (photo.height, photo.width)
         scaled = F.interpolate(found[None], size=size, mode="bilinear", align_corners=False)
         return np.asarray(scaled[0, 0])
 
 
 def load(path: str | Path, size: int = 320, precision: str = "auto", device: str = "auto") -> Model:
-    """Load weights that a training saved, of either network.
+    """Load weights that a training saved, of either network, or a file of `carseg export`.
 
     Args:
-        path: a .pth file.
-        size: the `image_size` of its training.
-        precision: auto, float32 or bfloat16.
+        path: a .pth file; or an .onnx or .xml file, which runs on the engine of its format.
+        size: the `image_size` of its training; exported files know it themselves.
+        precision: auto, float32 or bfloat16; of .pth files.
         device: auto, cpu or cuda.
 
     Raises:
         CarsegError: the file is missing, broken, or holds no U²-Net, or there is no such device.
     """
     path = Path(path)
+    if path.suffix in (".onnx", ".xml"):
+        return Model(*load_exported(path, device))
     state = weights.read_checkpoint(path)
     net = U2Net(weights.variant_of(state, path))
     net.load_state_dict(state)
-    return Model(net, size, Device(precision, device))
+    return Model.of(net, size, Device(precision, device))
 
 
 def as_photo(picture: Picture) -> Image.Image:

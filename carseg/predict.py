@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,8 @@ from torch import Tensor
 
 from carseg.device import Device
 from carseg.u2net import U2Net
+
+Look = Callable[[Tensor], Tensor]  # photos (N, 3, S, S) to probabilities (N, 1, S, S), float32
 
 SHARPNESS = 100.0  # one view surer by 0.01 than another weighs e times as much
 
@@ -32,9 +36,12 @@ def probability(net: U2Net, photos: Tensor, device: Device) -> Tensor:
 
 def probability_of_views(net: U2Net, photo: Tensor, device: Device) -> Tensor:
     """Look at a square photo (3, S, S) from all of `D4`: (8, 1, S, S), laid as the photo is."""
-    return torch.cat(
-        [turn_back(probability(net, turn(photo[None], view), device), view) for view in D4]
-    )
+    return from_all_sides(lambda photos: probability(net, photos, device), photo)
+
+
+def from_all_sides(look: Look, photo: Tensor) -> Tensor:
+    """Do as `probability_of_views` with whatever looks at photos."""
+    return torch.cat([turn_back(look(turn(photo[None], view)), view) for view in D4])
 
 
 def combine(views: Tensor) -> Tensor:

@@ -286,7 +286,7 @@ def test_the_command_line_predicts_with_trained_weights(
     options = ("--weights", "net.pth", "--image-size", "64", "--out", "made")
     command(monkeypatch, "photos", *options, "--mask", "--cutout", "--jobs", "1")
     assert files("made") == ["a_cutout.png", "a_mask.png", "b_cutout.png", "b_mask.png"]
-    found = Model(net, 64).predict("photos/a.png")
+    found = Model.of(net, 64).predict("photos/a.png")
     assert np.array_equal(pixels("made/a_mask.png") > 0, found >= 0.5)
     with pytest.raises(SystemExit) as stop:
         command(monkeypatch, "photos", *options, "--mask", "--cutout")

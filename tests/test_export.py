@@ -12,13 +12,15 @@ import pytest
 import torch
 from conftest import uneven
 from numpy.typing import NDArray
+from PIL import Image
 from safetensors import safe_open
 
 from carseg import __main__, export, weights
 from carseg.card import Card
-from carseg.errors import CarsegError
-from carseg.export import TOLERANCE, WRITERS, Probability, compare, needed
+from carseg.errors import CarsegError, needed
+from carseg.export import TOLERANCE, WRITERS, Probability, compare
 from carseg.files import write_csv, write_json
+from carseg.model import load
 from carseg.tensors import photo_tensor
 from carseg.u2net import U2Net
 
@@ -82,6 +84,38 @@ def test_openvino_computes_what_torch_does(count: int, net: U2Net, project: Path
     )
     found = compiled(photos(count))[0]
     np.testing.assert_allclose(found, expected(net, count), atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize(("file", "tolerance"), [("model.onnx", 1e-3), ("model.xml", 0.03)])
+def test_exported_files_predict_as_the_weights_do(
+    file: str, tolerance: float, project: Path, tmp_path: Path
+) -> None:
+    # OpenVINO takes bfloat16 where the processor has it.
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    picture = Image.fromarray(pixels).resize((90, 60), Image.Resampling.BICUBIC)
+    weights = load(project / WEIGHTS, SIZE, precision="float32")
+    exported = load(project / "exported" / file)
+    assert exported.size == SIZE
+    for d4 in (False, True):
+        found, expected = exported.predict(picture, d4), weights.predict(picture, d4)
+        assert np.ptp(expected) > 0.2
+        np.testing.assert_allclose(found, expected, atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.xml"])
+def test_what_was_not_exported_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(CarsegError, match=r"there is no such file; run carseg export"):
+        load(tmp_path / name)
+    (tmp_path / name).write_text("nothing of the kind")
+    with pytest.raises(CarsegError, match="is not what carseg export writes; export it anew"):
+        load(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.xml"])
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there_is_refused(name: str, project: Path) -> None:
+    with pytest.raises(CarsegError, match="--device cuda: "):
+        load(project / "exported" / name, device="cuda")
 
 
 def test_safetensors_hold_the_weights_to_the_bit(net: U2Net, project: Path) -> None:

@@ -1,0 +1,69 @@
+"""Exported files as functions: photos in, probabilities out, on the engine of each format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from carseg.errors import CarsegError, needed
+from carseg.predict import Look
+
+
+def load_exported(path: Path, device: str) -> tuple[Look, int]:
+    """Open a file that `carseg export` wrote; give what looks at photos, and their side in pixels.
+
+    OpenVINO picks the number format that is fastest on this processor; ONNX Runtime computes in
+    float32.
+
+    Args:
+        path: model.onnx or model.xml.
+        device: auto, cpu or cuda.
+
+    Raises:
+        CarsegError: the file is missing, broken, or not one of `carseg export`; its engine is not
+            installed; or it cannot run on that device.
+    """
+    if not path.is_file():
+        raise CarsegError(f"{path}: there is no such file; run carseg export")
+    opener = {".onnx": _open_onnx, ".xml": _open_openvino}[path.suffix]
+    try:
+        look, size = opener(path, device)
+    except CarsegError:
+        raise
+    except Exception as error:  # the engines have no common base for what a broken file may raise
+        raise CarsegError(f"{path}: is not what carseg export writes; export it anew") from error
+    return look, size
+
+
+def _open_onnx(path: Path, device: str) -> tuple[Look, int]:
+    runtime = needed("onnxruntime", "onnx")
+    names = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
+    wanted = [name for short, name in names.items() if device in ("auto", short)]
+    providers = [name for name in wanted if name in runtime.get_available_providers()]
+    if not providers:
+        raise CarsegError(f"--device {device}: this ONNX Runtime has none; take cpu")
+    session = runtime.InferenceSession(str(path), providers=providers)
+    size = int(session.get_modelmeta().custom_metadata_map["image_size"])
+
+    def look(photos: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {"photo": photos.numpy()})[0])
+
+    return look, size
+
+
+def _open_openvino(path: Path, device: str) -> tuple[Look, int]:
+    openvino = needed("openvino", "openvino")
+    if device == "cuda":
+        raise CarsegError("--device cuda: OpenVINO has none; take cpu, or the .onnx file")
+    core = openvino.Core()
+    model = core.read_model(path)
+    size = int(model.get_rt_info(["carseg", "image_size"]).astype(str))
+    compiled = core.compile_model(model, "CPU", {"PERFORMANCE_HINT": "LATENCY"})
+
+    def look(photos: Tensor) -> Tensor:
+        return torch.from_numpy(np.array(compiled(photos.numpy())[0]))
+
+    return look, size
