@@ -70,3 +70,9 @@ def test_the_users_folders_are_never_cached() -> None:
         {"Image": {"cache": False, "persist": True}},
         {"Mask": {"cache": False, "persist": True}},
     ]
+
+
+@pytest.mark.parametrize("stage", [name for name in STAGES if name != "dataset"])
+def test_every_output_of_a_stage_can_come_out_of_the_run_cache(stage: str) -> None:
+    # Of stages with other outputs that DVC does not cache, it never remembers a run.
+    assert all(isinstance(out, str) for out in STAGES[stage]["outs"])
