@@ -44,7 +44,7 @@ class Checkpoint:
         self._full = False
         for path in FOLDER.glob(f"{task}-*"):
             if path != self._path:
-                path.unlink()
+                path.unlink(missing_ok=True)  # each process that trains looks
 
     def save(self, parts: Mapping[str, Stateful], **rest: object) -> None:
         """Replace the state; a disk without room for it is told of once and changes nothing."""
@@ -86,19 +86,22 @@ class Checkpoint:
 
 
 def fingerprint(
-    params: Params, device: Device, parts: Iterable[Sequence[Pair]], nets: Iterable[U2Net]
+    params: Params,
+    device: Device,
+    processes: int,
+    parts: Iterable[Sequence[Pair]],
+    nets: Iterable[U2Net],
 ) -> str:
     """Give the hash of what a training depends on: 32 hexadecimal digits.
 
     That is the parameters, the pairs in their parts, the nets that it starts from, the code of this
-    package, the packages installed, the device and the number of threads.
+    package, the packages installed, the device, the number of processes and of threads.
     """
     parts = [list(pairs) for pairs in parts]
     read = [path for pairs in parts for pair in pairs for path in (pair.photo, pair.mask)]
     installed = sorted(f"{found.name} {found.version}" for found in distributions())
-    digest = hashlib.sha256(
-        repr((params, parts, installed, str(device), torch.get_num_threads())).encode()
-    )
+    machine = (str(device), processes, torch.get_num_threads())
+    digest = hashlib.sha256(repr((params, parts, installed, *machine)).encode())
     for path in [*read, *sorted(CODE.glob("*.py"))]:
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     for net in nets:

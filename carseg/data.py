@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
@@ -12,6 +15,7 @@ from torch.utils.data import Dataset, Sampler
 from carseg.augment import Augment, camouflage, put_behind, put_elsewhere
 from carseg.pairs import Pair
 from carseg.photos import read_mask, read_photo, squared_mask, squared_photo
+from carseg.processes import Processes
 from carseg.tensors import mask_tensor, photo_tensor
 
 MOVED = 0.25  # share of looks at a car before another photo's background
@@ -31,6 +35,7 @@ class Squares(Dataset[tuple[Tensor, Tensor]]):
         self._masks = [squared_mask(read_mask(pair.mask), size) for pair in pairs]
         self._augment = Augment()
         self._seed = seed
+        self._size = size
 
     def __len__(self) -> int:
         return len(self._photos)
@@ -58,6 +63,14 @@ class Squares(Dataset[tuple[Tensor, Tensor]]):
         other = int(i + random.integers(1, len(self))) % len(self)
         return self._photos[other], self._masks[other]
 
+    def collate(self, looks: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Stack looks to photos (N, 3, H, W) and masks (N, 1, H, W); N may be 0."""
+        side = (self._size, self._size)
+        if not looks:
+            return torch.empty(0, 3, *side), torch.empty(0, 1, *side)
+        photos, masks = zip(*looks, strict=True)
+        return torch.stack(photos), torch.stack(masks)
+
     def plain(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Give every photo and mask as they are."""
         for photo, mask in zip(self._photos, self._masks, strict=True):
@@ -78,3 +91,20 @@ class EpochSampler(Sampler[tuple[int, int]]):
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.random.default_rng([self._seed, self.epoch]).permutation(self._length)
         return ((self.epoch, int(i)) for i in order)
+
+
+class Shares(Sampler[list[tuple[int, int]]]):
+    """One process's shares of an epoch's batches; some are empty where a batch has fewer photos."""
+
+    def __init__(self, sampler: EpochSampler, batch_size: int, processes: Processes) -> None:
+        self._sampler = sampler
+        self._batch_size = batch_size
+        self._processes = processes
+
+    def __len__(self) -> int:
+        return math.ceil(len(self._sampler) / self._batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        left = iter(self._sampler)
+        while batch := list(islice(left, self._batch_size)):
+            yield batch[self._processes.mine]

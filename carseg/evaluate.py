@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -21,7 +20,7 @@ from carseg.overlay import overlay
 from carseg.pairs import Pair, read_manifest
 from carseg.params import Params
 from carseg.photos import read_photo, read_truth, squared_photo
-from carseg.predict import combine, mask_at, probability, probability_of_views
+from carseg.predict import at_size, combine, mask_at, probability, probability_of_views
 from carseg.provenance import provenance, record
 from carseg.report import SHOWN, show, write_report
 from carseg.spread import WORST, Spread, spread
@@ -127,9 +126,8 @@ def probability_at(net: U2Net, pair: Pair, params: Params, device: Device) -> ND
     """Look at a photo once: each pixel's probability of being car, (H, W), float32, 0…1."""
     photo = read_photo(pair.photo)
     square = photo_tensor(squared_photo(photo, params.image_size))
-    views = probability(net, square[None], device)  # (1, 1, S, S)
-    scaled = F.interpolate(views, size=(photo.height, photo.width), mode="bilinear")
-    return np.asarray(scaled[0, 0])
+    plain = probability(net, square[None], device)[0]  # (1, S, S)
+    return at_size(plain, (photo.height, photo.width))
 
 
 def judge(masks: Mapping[str, Mask], truth: Mask) -> Judged:

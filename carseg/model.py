@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
@@ -14,7 +13,7 @@ from carseg.device import Device
 from carseg.engine import load_exported
 from carseg.errors import CarsegError
 from carseg.photos import eight_bits, read_photo, squared_photo
-from carseg.predict import Look, combine, from_all_sides, probability
+from carseg.predict import Look, at_size, combine, from_all_sides, probability
 from carseg.tensors import photo_tensor
 from carseg.u2net import U2Net
 
@@ -57,9 +56,7 @@ class Model:
         square = photo_tensor(squared_photo(photo, self.size))  # (3, S, S)
         look = self._look
         found = combine(from_all_sides(look, square)) if d4 else look(square[None])[0]  # (1, S, S)
-        size = (photo.height, photo.width)
-        scaled = F.interpolate(found[None], size=size, mode="bilinear", align_corners=False)
-        return np.asarray(scaled[0, 0])
+        return at_size(found, (photo.height, photo.width))
 
 
 def load(path: str | Path, size: int = 320, precision: str = "auto", device: str = "auto") -> Model:

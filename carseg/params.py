@@ -49,6 +49,11 @@ class Params(_Section):
         default="auto", description="auto, float32 or bfloat16"
     )
     workers: int = Field(default=0, ge=0, le=256, description="a whole number from 0 to 256")
+    launcher: str = Field(
+        default="python",
+        pattern=r"^(python|torchrun)( |$)",
+        description="python, or torchrun with its options",
+    )
     threshold: float = Field(default=0.5, gt=0, lt=1, description="a number between 0 and 1")
     cleanup: bool = Field(default=False, description="true or false")
     split: Split = Field(default=Split(), description="a section with val_size and fold")

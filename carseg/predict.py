@@ -68,7 +68,12 @@ def turn_back(x: Tensor, view: tuple[int, bool]) -> Tensor:
     return torch.rot90(x.flip(-1) if flip else x, -turns, (-2, -1))
 
 
+def at_size(probabilities: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:
+    """Scale probabilities (1, h, w) to a photo's own (height, width): (H, W), float32, 0…1."""
+    scaled = F.interpolate(probabilities[None], size=size, mode="bilinear", align_corners=False)
+    return np.asarray(scaled[0, 0])
+
+
 def mask_at(probabilities: Tensor, size: tuple[int, int], threshold: float) -> NDArray[np.bool_]:
     """Scale probabilities (1, h, w) to a photo's own (height, width) and only then threshold."""
-    scaled = F.interpolate(probabilities[None], size=size, mode="bilinear", align_corners=False)
-    return np.asarray(scaled[0, 0] >= threshold)
+    return at_size(probabilities, size) >= threshold

@@ -16,12 +16,12 @@ PACKAGES = ("albumentations", "numpy", "onnx", "opencv-python-headless", "pillow
             "scipy", "torch")  # fmt: skip
 
 
-def record(stage: str, device: Device) -> None:
+def record(stage: str, device: Device, processes: int = 1) -> None:
     """Write `provenance/STAGE.json`; the same machine writes the same bytes."""
-    write_json(FOLDER / f"{stage}.json", provenance(device))
+    write_json(FOLDER / f"{stage}.json", provenance(device, processes))
 
 
-def provenance(device: Device) -> dict[str, object]:
+def provenance(device: Device, processes: int = 1) -> dict[str, object]:
     """Tell what sums of floating-point numbers come out differently for.
 
     Another number of threads or another instruction set adds up in another order, another build of
@@ -29,10 +29,11 @@ def provenance(device: Device) -> dict[str, object]:
     """
     gpu = torch.cuda.get_device_name() if device.torch.type == "cuda" else None
     return {
-        "device": str(device.torch),
+        "device": device.torch.type,
         "gpu": gpu,
         "precision": str(device.dtype).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
+        "processes": processes,
+        "threads": torch.get_num_threads(),  # of each process
         "processor": processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "system": f"{platform.system()} {platform.machine()}",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,16 +18,16 @@ from tqdm import tqdm
 
 from carseg import weights
 from carseg.checkpoint import Checkpoint, Stateful, fingerprint
-from carseg.data import EpochSampler, Squares
+from carseg.data import EpochSampler, Shares, Squares
 from carseg.device import Device
 from carseg.errors import CarsegError
 from carseg.files import write_bytes, write_csv
 from carseg.losses import BCELoss, DiceLoss
-from carseg.metrics import Counts, count, summarise
-from carseg.pairs import Pair, read_manifest
+from carseg.pairs import read_manifest
 from carseg.params import Params
-from carseg.photos import read_truth
-from carseg.predict import mask_at
+from carseg.predict import D4, turn
+from carseg.probe import Probe, Score
+from carseg.processes import ALONE, Processes, together
 from carseg.provenance import record
 from carseg.u2net import U2Net
 
@@ -38,7 +39,8 @@ MEMORY = 0.2  # share of all steps over which weights are averaged
 # is what the second task has learnt.
 UNTRAINED, BEFORE = 0.15, 0.4
 SETTLE_PHOTOS = 64  # enough for the statistics of a batch norm
-LOOKS, LOOKS_AT_ONCE = 32, 4  # what batch norms are measured on after weights were averaged
+LOOKS, LOOKS_AT_ONCE = 16, 4  # what batch norms are measured on after weights were averaged
+LAID = (D4[0], D4[0], D4[1], D4[3])  # how photos are turned for that: as held, or by a quarter
 
 
 def train_bce(params: Params) -> None:
@@ -47,7 +49,9 @@ def train_bce(params: Params) -> None:
     Raises:
         CarsegError: as `train`, or the start weights do not fit.
     """
-    train("bce", start(params), BCELoss(), params, Path("u2net_segmentation.pth"))
+    output = Path("u2net_segmentation.pth")
+    with together() as processes:
+        train("bce", start(params), BCELoss(), params, output, processes=processes)
 
 
 def train_dice(params: Params) -> None:
@@ -56,16 +60,16 @@ def train_dice(params: Params) -> None:
     Raises:
         CarsegError: as `train`, or the weights of task 1 do not fit.
     """
-    net = weights.load(params.model, Path("u2net_segmentation.pth"))
     output = Path("u2net_segmentation_dice_loss.pth")
-    if params.init == "scratch":  # random weights know nothing worth remembering
-        train("dice", net, DiceLoss(), params, output)
-    else:
-        remembered = start(params)
-        share = BEFORE / (UNTRAINED + BEFORE)
-        mixed = weights.between(remembered.state_dict(), net.state_dict(), share)
-        remembered.load_state_dict(mixed)
-        train("dice", net, DiceLoss(), params, output, remembered)
+    with together() as processes:
+        net = weights.load(params.model, Path("u2net_segmentation.pth"))
+        remembered = None
+        if params.init != "scratch":  # random weights know nothing worth remembering
+            remembered = start(params)
+            share = BEFORE / (UNTRAINED + BEFORE)
+            mixed = weights.between(remembered.state_dict(), net.state_dict(), share)
+            remembered.load_state_dict(mixed)
+        train("dice", net, DiceLoss(), params, output, remembered, processes)
 
 
 def start(params: Params) -> U2Net:
@@ -90,6 +94,7 @@ def train(
     params: Params,
     output: Path,
     remembered: U2Net | None = None,
+    processes: Processes = ALONE,
 ) -> None:
     """Train on `split/train.csv`; keep the weights of the epoch that validates best.
 
@@ -106,6 +111,7 @@ def train(
         params: of the run.
         output: the weights file to write.
         remembered: what not to forget; `UNTRAINED + BEFORE` of it are in what is kept.
+        processes: who trains; each calls this with the same arguments.
 
     Raises:
         CarsegError: a manifest or photo cannot be read, or the loss is no longer finite.
@@ -117,16 +123,19 @@ def train(
     seed = int(np.random.SeedSequence([params.seed, TASKS.index(task)]).generate_state(1)[0])
     squares = Squares(train_pairs, params.image_size, seed)
     sampler = EpochSampler(len(squares), seed)
-    probes = [Probe(pairs, params) for pairs in (train_pairs[: len(val_pairs)], val_pairs)]
+    probes = [
+        Probe(pairs, params, processes) for pairs in (train_pairs[: len(val_pairs)], val_pairs)
+    ]
     loader = DataLoader(
         squares,
-        batch_size=params.batch_size,
-        sampler=sampler,
+        batch_sampler=Shares(sampler, params.batch_size, processes),
+        collate_fn=squares.collate,
         num_workers=params.workers,
         persistent_workers=params.workers > 0,
         pin_memory=device.torch.type == "cuda",
     )
     net = device.place_net(net)
+    joint = processes.join(net)
     optimizer = torch.optim.Adam(net.parameters(), lr=params.learning_rate, fused=True)
     steps = params.epochs * len(loader)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -134,12 +143,14 @@ def train(
     )
     average = moving_average(net, MEMORY * steps)
     kept = copy.deepcopy(net)
-    looks = list(unseen_looks(squares, params.epochs))
+    looks = [look[processes.mine] for look in plain_looks(squares)]
     origin = None if remembered is None else device.place_net(remembered).state_dict()
-    print(f"{task}: {len(train_pairs)} photos, {params.epochs} epochs, {device}", flush=True)
+    many = f", {processes.count} processes" if processes.count > 1 else ""
+    processes.say(f"{task}: {len(train_pairs)} photos, {params.epochs} epochs, {device}{many}")
 
     starts = [net] if remembered is None else [net, remembered]
-    checkpoint = Checkpoint(task, fingerprint(params, device, (train_pairs, val_pairs), starts))
+    parts = (train_pairs, val_pairs)
+    checkpoint = Checkpoint(task, fingerprint(params, device, processes.count, parts, starts))
     learner: dict[str, Stateful] = {
         "net": net,
         "optimizer": optimizer,
@@ -151,17 +162,22 @@ def train(
     if (saved := checkpoint.restore(learner, device)) is not None:
         curve = [Row(epoch, Score(*train), Score(*val)) for epoch, train, val in saved["curve"]]
         best = saved["best"]
-        write_bytes(output, saved["kept"].cpu().numpy().tobytes())
-        print(f"{task}: goes on after epoch {curve[-1].epoch}", flush=True)
+        if processes.first:
+            write_bytes(output, saved["kept"].cpu().numpy().tobytes())
+        processes.say(f"{task}: goes on after epoch {curve[-1].epoch}")
     for epoch in range(len(curve), params.epochs + 1):
         if epoch > 0:
             sampler.epoch = epoch
-            batches = tqdm(loader, f"{task} {epoch}", leave=False, disable=None)
-            for at, (photos, masks) in enumerate(batches):
-                loss = step(net, criterion, optimizer, device, photos, masks)
+            quiet = None if processes.first else True  # None: where nobody looks at a terminal
+            for at, (photos, masks) in enumerate(
+                tqdm(loader, f"{task} {epoch}", leave=False, disable=quiet)
+            ):
+                whole = min(params.batch_size, len(squares) - at * params.batch_size)
+                share = len(photos) * processes.count / whole
+                loss = step(joint, criterion, optimizer, device, photos, masks, share)
                 schedule.step()
                 average.update_parameters(net)
-                if not math.isfinite(loss):
+                if not math.isfinite(loss := processes.sum(loss)):
                     order = [train_pairs[i].name for _, i in sampler]
                     names = order[at * params.batch_size :][: params.batch_size]
                     raise CarsegError(
@@ -179,20 +195,21 @@ def train(
         if row.val.iou > curve[best].val.iou or epoch == 0:
             best = epoch
         saved_epoch = best if params.keep == "best" else epoch
-        if saved_epoch == epoch:
+        if saved_epoch == epoch and processes.first:
             weights.save(kept, output)
-        print(row.line(task, params.epochs, better=best == epoch), flush=True)
+        processes.say(row.line(task, params.epochs, better=best == epoch))
         if params.patience is not None and epoch - best >= params.patience:
-            print(f"{task}: no better epoch in {params.patience}, stopping early")
+            processes.say(f"{task}: no better epoch in {params.patience}, stopping early")
             break
-        if 0 < epoch < params.epochs:
+        if 0 < epoch < params.epochs and processes.first:
             content = torch.frombuffer(bytearray(output.read_bytes()), dtype=torch.uint8)
             rows = [(row.epoch, tuple(row.train), tuple(row.val)) for row in curve]
             checkpoint.save(learner, curve=rows, best=best, kept=content)
-    print(f"{task}: kept epoch {saved_epoch}, {output}")
-    write_csv(Path(f"plots/{task}.csv"), CURVE, [row.values() for row in curve])
-    record(f"train_{task}", device)
-    checkpoint.remove()
+    processes.say(f"{task}: kept epoch {saved_epoch}, {output}")
+    if processes.first:
+        write_csv(Path(f"plots/{task}.csv"), CURVE, [row.values() for row in curve])
+        record(f"train_{task}", device, processes.count)
+        checkpoint.remove()
 
 
 def step(
@@ -202,12 +219,20 @@ def step(
     device: Device,
     photos: Tensor,
     masks: Tensor,
+    share: float = 1.0,
 ) -> float:
-    """Learn from one batch, photos (N, 3, H, W) and masks (N, 1, H, W); give the loss before."""
+    """Learn from one batch, photos (N, 3, H, W) and masks (N, 1, H, W); give the loss before.
+
+    `share` weighs the loss: what this process has of a batch, against the mean of all processes.
+    With no photo at all, it computes along with the others and adds nothing.
+    """
     net.train()
     with device.autocast():
         logits = net(device.place(photos))  # (N, 7, H, W)
-    loss: Tensor = criterion(logits.float(), device.place(masks))
+    if len(photos):
+        loss: Tensor = share * criterion(logits.float(), device.place(masks))
+    else:
+        loss = logits.float().sum()
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
@@ -246,24 +271,19 @@ def moving_average(net: U2Net, memory: float) -> AveragedModel:
     return average
 
 
-def unseen_looks(squares: Squares, epochs: int) -> Iterator[Tensor]:
-    """Give batches (N, 3, H, W) of augmented photos as none of the epochs has them.
+def plain_looks(squares: Squares) -> Iterator[Tensor]:
+    """Give batches (N, 3, H, W) of unchanged photos, half of them turned by a quarter.
 
     Averaged weights have never computed anything: the statistics of their batch norms are to be
-    measured (Izmailov et al. 2018, section 3.2), on the same looks after every epoch.
+    measured (Izmailov et al. 2018, section 3.2), and on photos as they will be met, not as
+    augmentation changes them ("precise BN", Wu & Johnson 2021, arXiv:2105.07576). There are at
+    least `LOOKS`, some photos turning up again where there are fewer of them.
     """
-    rounds = math.ceil(LOOKS / len(squares))
-    indices = [(epochs + 1 + more, i) for more in range(rounds) for i in range(len(squares))]
-    for at in range(0, LOOKS, LOOKS_AT_ONCE):
-        yield torch.stack([squares[index][0] for index in indices[at : at + LOOKS_AT_ONCE]])
-
-
-class Score(NamedTuple):
-    """How a net does on some photos."""
-
-    loss: float
-    dice: float
-    iou: float
+    photos = [photo for photo, _ in islice(squares.plain(), SETTLE_PHOTOS)]
+    count = max(LOOKS, len(photos)) // LOOKS_AT_ONCE * LOOKS_AT_ONCE
+    looks = [turn(photos[i % len(photos)], LAID[i % len(LAID)]) for i in range(count)]
+    for at in range(0, count, LOOKS_AT_ONCE):
+        yield torch.stack(looks[at : at + LOOKS_AT_ONCE])
 
 
 class Row(NamedTuple):
@@ -286,28 +306,3 @@ class Row(NamedTuple):
         )
         best = "  best so far" if better else ""
         return f"{task} {self.epoch:>3}/{epochs}  train | val  {loss}   {dice}   {iou}{best}"
-
-
-class Probe:
-    """Photos to measure a net on, prepared once."""
-
-    def __init__(self, pairs: Sequence[Pair], params: Params) -> None:
-        self._squares = list(Squares(pairs, params.image_size).plain())
-        self._truths = [read_truth(pair.mask) for pair in pairs]
-        self._threshold = params.threshold
-
-    def measure(self, net: nn.Module, criterion: nn.Module, device: Device) -> Score:
-        """Give the means over photos; Dice and IoU at each photo's own resolution."""
-        net.eval()
-        losses: list[float] = []
-        counts: list[Counts] = []
-        for (photo, mask), truth in zip(self._squares, self._truths, strict=True):
-            with torch.inference_mode():
-                with device.autocast():
-                    logits = net(device.place(photo[None]))
-                logits = logits.float().cpu()
-                losses.append(criterion(logits, mask[None]).item())
-                predicted = mask_at(torch.sigmoid(logits[0, :1]), truth.shape, self._threshold)
-            counts.append(count(predicted, truth))
-        scores = summarise(counts)
-        return Score(float(np.mean(losses)), scores["dice"], scores["iou"])

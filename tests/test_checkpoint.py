@@ -18,7 +18,8 @@ from carseg.errors import CarsegError
 from carseg.losses import BCELoss
 from carseg.pairs import read_manifest
 from carseg.params import Params
-from carseg.train import Probe, Score, train
+from carseg.probe import Probe, Score
+from carseg.train import train
 from carseg.u2net import U2Net
 
 CPU = Device("float32")
@@ -206,16 +207,17 @@ def test_a_broken_state_is_an_error_that_says_what_to_do(cut: Cut) -> None:
 
 def test_the_fingerprint_is_the_same_for_the_same_and_no_nets_weights_alone() -> None:
     pairs = read_manifest(Path("split/train.csv"))
-    one, again = (fingerprint(PARAMS, CPU, [pairs], [net()]) for _ in range(2))
+    one, again = (fingerprint(PARAMS, CPU, 1, [pairs], [net()]) for _ in range(2))
     assert one == again
     assert len(one) == 32
     differing = {
         one,
-        fingerprint(PARAMS, Device("bfloat16"), [pairs], [net()]),
-        fingerprint(PARAMS, CPU, [pairs[:1], pairs[1:]], [net()]),
-        fingerprint(PARAMS, CPU, [pairs[::-1]], [net()]),
-        fingerprint(PARAMS, CPU, [pairs], [net(), net()]),
+        fingerprint(PARAMS, Device("bfloat16"), 1, [pairs], [net()]),
+        fingerprint(PARAMS, CPU, 1, [pairs[:1], pairs[1:]], [net()]),
+        fingerprint(PARAMS, CPU, 1, [pairs[::-1]], [net()]),
+        fingerprint(PARAMS, CPU, 1, [pairs], [net(), net()]),
+        fingerprint(PARAMS, CPU, 2, [pairs], [net()]),
     }
-    assert len(differing) == 5
+    assert len(differing) == 6
     weights.save(net(), OUTPUT)
-    assert fingerprint(PARAMS, CPU, [pairs], [weights.load("u2netp", OUTPUT)]) == one
+    assert fingerprint(PARAMS, CPU, 1, [pairs], [weights.load("u2netp", OUTPUT)]) == one

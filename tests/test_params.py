@@ -59,6 +59,7 @@ def test_an_empty_file_means_the_defaults(text: str, tmp_path: Path) -> None:
         ("cleanup: true", Params(cleanup=True)),
         ("precision: bfloat16", Params(precision="bfloat16")),
         ("workers: 256", Params(workers=256)),
+        ("launcher: torchrun --nproc-per-node=2", Params(launcher="torchrun --nproc-per-node=2")),
         ("threshold: .25", Params(threshold=0.25)),
         ("split: {val_size: 1, fold: 0}", Params(split=Split(val_size=1, fold=0))),
         ("split: {fold: 3}", Params(split=Split(val_size=5, fold=3))),
@@ -85,6 +86,7 @@ RATE = "a number above 0, at most 1"
 PATIENCE = "null or a whole number from 1"
 PRECISION = "auto, float32 or bfloat16"
 WORKERS = "a whole number from 0 to 256"
+LAUNCHER = "python, or torchrun with its options"
 THRESHOLD = "a number between 0 and 1"
 FOLD = "null or a whole number from 0"
 SECTION = "a section with val_size and fold"
@@ -101,6 +103,7 @@ WRONG = {
     "workers": (WORKERS, ["-1", "257", "1.0", "true", "null"]),
     "keep": ("best or last", ["first", "null", "1", "true"]),
     "cleanup": ("true or false", ["1", "'yes'", "null", "largest"]),
+    "launcher": (LAUNCHER, ["mpirun", "null", "''", "2", "pythonw", "' torchrun'"]),
     "threshold": (THRESHOLD, ["0", "1", "0.0", "1.0", "-.5", ".nan", "half", "true", "null"]),
     "split": (SECTION, ["5", "null", "[5, null]", "true"]),
 }

@@ -21,24 +21,23 @@ from carseg.device import Device
 from carseg.errors import CarsegError
 from carseg.files import read_csv
 from carseg.losses import BCELoss, DiceLoss
-from carseg.pairs import read_manifest
+from carseg.pairs import Pair, read_manifest
 from carseg.params import Params
+from carseg.probe import Probe, Score
 from carseg.train import (
     BEFORE,
     CURVE,
-    LOOKS,
+    LOOKS_AT_ONCE,
     TASKS,
     UNTRAINED,
     WARM_UP,
-    Probe,
-    Score,
     moving_average,
+    plain_looks,
     start,
     step,
     train,
     train_bce,
     train_dice,
-    unseen_looks,
     warm_cosine,
 )
 from carseg.u2net import U2Net
@@ -382,18 +381,11 @@ def test_what_is_kept_lies_between_what_was_learnt_and_what_is_remembered() -> N
 
 
 @pytest.mark.parametrize("remembers", [False, True])
-def test_batch_norms_of_what_is_kept_are_measured_on_photos_that_no_epoch_has(
-    remembers: bool,
-) -> None:
-    params = tiny(keep="last")
+def test_batch_norms_of_what_is_kept_are_measured_on_unchanged_photos(remembers: bool) -> None:
     remembered = uneven(fresh_net(1), 2) if remembers else None
-    train("bce", fresh_net(), BCELoss(), params, OUTPUT, remembered)
+    train("bce", fresh_net(), BCELoss(), tiny(keep="last"), OUTPUT, remembered)
     kept = weights.load("u2netp", OUTPUT).train()
-    squares = Squares(read_manifest(Path("split/train.csv")), 64, seed_of("bce"))
-    looks = list(unseen_looks(squares, params.epochs))
-    assert sum(len(look) for look in looks) == LOOKS
-    taken = [squares[epoch, i][0] for epoch in (1, 2) for i in range(3)]
-    assert not any(torch.equal(photo, seen) for look in looks for photo in look for seen in taken)
+    looks = list(plain_looks(Squares(read_manifest(Path("split/train.csv")), 64)))
     layer = kept.stage1.rebnconvin  # the first that a photo meets
     with torch.inference_mode():
         outputs = [layer.conv_s1(look) for look in looks]  # (N, C, H, W) each
@@ -401,6 +393,26 @@ def test_batch_norms_of_what_is_kept_are_measured_on_photos_that_no_epoch_has(
     variances = torch.stack([x.var(dim=(0, 2, 3)) for x in outputs])
     torch.testing.assert_close(layer.bn_s1.running_mean, means.mean(dim=0))
     torch.testing.assert_close(layer.bn_s1.running_var, variances.mean(dim=0))
+
+
+@pytest.mark.parametrize(("photos", "looks"), [(1, 16), (3, 16), (15, 16), (18, 16), (70, 64)])
+def test_half_of_the_photos_that_batch_norms_are_measured_on_are_turned(
+    photos: int, looks: int, tmp_path: Path
+) -> None:
+    write_manifests(tmp_path / "more", train=photos, val=1)
+    pairs = [
+        Pair(tmp_path / "more" / pair.photo, tmp_path / "more" / pair.mask)
+        for pair in read_manifest(tmp_path / "more/split/train.csv")
+    ]
+    squares = Squares(pairs, 64)
+    plain = [photo for photo, _ in squares.plain()]
+    batches = list(plain_looks(squares))
+    assert {len(batch) for batch in batches} == {LOOKS_AT_ONCE}
+    found = torch.cat(batches)
+    assert len(found) == looks
+    for i, look in enumerate(found):
+        quarters = (0, 0, 1, 3)[i % 4]
+        assert torch.equal(look, torch.rot90(plain[i % photos], quarters, (1, 2)))
 
 
 @pytest.fixture
@@ -433,7 +445,7 @@ def test_only_given_weights_are_settled_and_begin_as_given(
     init: str, settled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[U2Net] = []
-    monkeypatch.setattr(training, "train", lambda task, net, *_: begun.append(net))
+    monkeypatch.setattr(training, "train", lambda task, net, *_, **__: begun.append(net))
     train_bce(tiny(init=init))
     given = weights.start("u2netp", Path("pretrained"), TINY.seed).eval()
     photos = noise(1, 3, 64, 64)

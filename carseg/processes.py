@@ -1,0 +1,90 @@
+"""The processes that train together where torchrun starts several; else the one that runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from carseg.sync_bn import synchronise
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """All processes of a training, as one of them sees them; the default is a training alone.
+
+    What is computed does not depend on how many they are, but for the order of sums.
+    """
+
+    rank: int = 0  # which one this is, from 0
+    count: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Tell whether this is the one that writes and prints."""
+        return self.rank == 0
+
+    def say(self, line: str) -> None:
+        """Print a line, once for all."""
+        if self.first:
+            print(line, flush=True)
+
+    @property
+    def mine(self) -> slice:
+        """Tell this process's share of a batch: every item is in one share, some may be empty."""
+        return slice(self.rank, None, self.count)
+
+    def gather(self, share: Sequence[Item]) -> list[Item]:
+        """Put everyone's shares together again, in the order that they were taken out of."""
+        if self.count == 1:
+            return list(share)
+        shares: list[Any] = [None] * self.count
+        distributed.all_gather_object(shares, share)
+        whole = [None] * sum(map(len, shares))
+        for rank, part in enumerate(shares):
+            whole[rank :: self.count] = part
+        return whole  # type: ignore[return-value]
+
+    def sum(self, value: float) -> float:
+        """Add up everyone's number."""
+        return sum(self.gather([value]))
+
+    def join(self, net: nn.Module) -> nn.Module:
+        """Give the net to train with: batch norms of `net` itself, and its gradients, become joint.
+
+        A gradient is then the mean of everyone's.
+        """
+        if self.count == 1:
+            return net
+        synchronise(net)
+        # What batch norms keep is alike everywhere; there is nothing to hand on.
+        return DistributedDataParallel(net, forward_sync_buffers=False)
+
+
+ALONE = Processes()
+
+
+@contextmanager
+def together() -> Iterator[Processes]:
+    """Join the processes that torchrun started; without torchrun there is one.
+
+    The processor's cores are divided among the processes of a machine: each would take all.
+    """
+    if not distributed.is_torchelastic_launched():
+        yield ALONE
+        return
+    here = int(os.environ["LOCAL_WORLD_SIZE"])
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // here))
+    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield Processes(distributed.get_rank(), distributed.get_world_size())
+    finally:
+        distributed.destroy_process_group()
