@@ -1,8 +1,10 @@
 """Run by torchrun: a training step of all processes is that of one with the whole batch.
 
 In float64: in float32 two orders of adding up already differ by several percent in the gradients
-of a net with random weights. Batches of all sizes, so that shares differ and some are empty.
+of a net with random weights. Arguments: the sizes of two batches, which shares may not fill.
 """
+
+import sys
 
 import torch
 from conftest import noise
@@ -40,17 +42,16 @@ def after_a_step(
 
 with together() as processes:
     assert processes.count > 1
-    for size in (1, 2, 3, 5):
-        for criterion in (BCELoss(), DiceLoss()):
-            loss, net, gradients = after_a_step(size, criterion, processes)
-            expected, alone, wanted = after_a_step(size, criterion, ALONE)
-            assert abs(loss - expected) < 1e-6, (size, loss, expected)
-            whole = sum(float(g.norm()) ** 2 for g in wanted.values()) ** 0.5
-            for name, gradient in gradients.items():
-                assert float((gradient - wanted[name]).norm()) < 1e-5 * whole, (size, name)
-            for name, value in net.state_dict().items():
-                torch.testing.assert_close(value, alone.state_dict()[name], msg=f"{size} {name}")
-            processes.say("agrees")
+    for size, criterion in zip(map(int, sys.argv[1:]), (BCELoss(), DiceLoss()), strict=True):
+        loss, net, gradients = after_a_step(size, criterion, processes)
+        expected, alone, wanted = after_a_step(size, criterion, ALONE)
+        assert abs(loss - expected) < 1e-6, (size, loss, expected)
+        whole = sum(float(g.norm()) ** 2 for g in wanted.values()) ** 0.5
+        for name, gradient in gradients.items():
+            assert float((gradient - wanted[name]).norm()) < 1e-5 * whole, (size, name)
+        for name, value in net.state_dict().items():
+            torch.testing.assert_close(value, alone.state_dict()[name], msg=f"{size} {name}")
+        processes.say("agrees")
     items = list(range(10 * processes.count + 1))
     assert processes.gather(items[processes.mine]) == items
     assert processes.gather([][processes.mine]) == []

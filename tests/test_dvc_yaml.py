@@ -63,7 +63,10 @@ def test_a_stage_is_a_thin_script(stage: str) -> None:
 def test_every_parameter_is_tracked_but_the_one_that_changes_no_result() -> None:
     # The launcher is part of commands, which DVC compares as they are.
     tracked = {name for stage in STAGES.values() for name in stage.get("params", [])}
-    assert set(yaml.safe_load((ROOT / "params.yaml").read_text())) - tracked == {"workers", "launcher"}
+    assert set(yaml.safe_load((ROOT / "params.yaml").read_text())) - tracked == {
+        "workers",
+        "launcher",
+    }
 
 
 def test_the_users_folders_are_never_cached() -> None:
