@@ -56,8 +56,9 @@ def _depth(mask: NDArray[np.bool_], metric: int) -> NDArray[np.float32]:
     ]
 
 
-def _to_nearest(points: NDArray[np.bool_]) -> NDArray[np.float32]:
+def _to_nearest(points: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Give each pixel's Euclidean distance to the nearest of `points`."""
     away = (~points).view(np.uint8)
     distance = cv2.distanceTransform(away, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return np.asarray(distance, np.float32)
+    # OpenCV's last digit depends on where in memory the mask lies; squares are whole numbers.
+    return np.sqrt(np.rint(np.square(distance, dtype=np.float64)))

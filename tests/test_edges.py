@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.distance import cdist
 
-from carseg.edges import BAND, boundary_iou, hd95
+from carseg.edges import BAND, _to_nearest, boundary_iou, hd95
 
 Mask = NDArray[np.bool_]
 
@@ -93,3 +93,16 @@ def test_the_farthest_twentieth_of_the_outline_is_forgiven() -> None:
     assert hd95(spur, truth) == 0
     spur[60:140, 350:360] = True
     assert hd95(spur, truth) == pytest.approx(10)
+
+
+def test_distances_do_not_depend_on_where_a_mask_lies_in_memory() -> None:
+    random = np.random.default_rng(0)
+    points = random.random((60, 88)) > 0.97
+    kept, found = [], set()
+    for _ in range(300):
+        kept.append(np.empty(random.integers(1, 5000), np.uint8))  # moves what comes next
+        kept.append(_to_nearest(points.copy()))
+        found.add(kept[-1].tobytes())
+    assert len(found) == 1
+    exact = ndimage.distance_transform_edt(~points)
+    np.testing.assert_allclose(kept[-1], exact, rtol=1e-15)

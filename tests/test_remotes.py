@@ -80,11 +80,12 @@ def test_s3(finished: Project, tmp_path: Path) -> None:
     port = free_port()
     endpoint = f"http://127.0.0.1:{port}"
     make_bucket = (
-        "import sys, boto3; boto3.client('s3', endpoint_url=sys.argv[1]).create_bucket(Bucket='b')"
+        "import sys, boto3\n"
+        "boto3.client('s3', endpoint_url=sys.argv[1]).create_bucket(Bucket='photos')"
     )
     with served(sys.executable, "-m", "moto.server", "-p", str(port), port=port):
         finished.run(sys.executable, "-c", make_bucket, endpoint)
-        round_trip(finished, tmp_path / "there", "s3://b/carseg", endpointurl=endpoint)
+        round_trip(finished, tmp_path / "there", "s3://photos/carseg", endpointurl=endpoint)
 
 
 @pytest.mark.skipif(SSHD is None, reason="no sshd on this machine")
