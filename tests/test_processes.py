@@ -87,11 +87,15 @@ def test_curves_do_not_depend_on_the_number_of_processes(tmp_path: Path) -> None
 @pytest.mark.slow
 def test_a_run_whose_worker_dies_ends_by_itself_with_the_same_bytes(tmp_path: Path) -> None:
     settings = {
-        "epochs": 6,
+        "epochs": 4,
         "launcher": "torchrun --standalone --nproc-per-node=2 --max-restarts=1",
     }
     results = ("u2net_segmentation.pth", "plots/bce.csv")
-    whole, cut = (Project(tmp_path / name) for name in ("whole", "cut"))
+    whole, cut = (
+        # Else torchrun's workers may look for the dead one's address when they come back.
+        Project(tmp_path / name, TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1")
+        for name in ("whole", "cut")
+    )
     for project in (whole, cut):
         write_pairs(project.folder / "Image", project.folder / "Mask", 6)
         project.set(settings)
