@@ -63,7 +63,7 @@ def bench(arguments: Sequence[str] | None) -> dict[str, object]:
     device = Device()
     with tempfile.TemporaryDirectory() as name:
         pairs = write_photos(Path(name), chosen.batch)
-        flops, training = training_steps(chosen.model, pairs, chosen.image_size, device)
+        flops, training = training_steps(chosen.model, pairs, chosen.image_size, Path(name), device)
         seconds = {
             "product": alternate(products(), chosen.rounds),
             "training": alternate(training, chosen.rounds),
@@ -102,14 +102,14 @@ def products() -> Timed:
 
 
 def training_steps(
-    model: str, pairs: Sequence[Pair], size: int, device: Device
+    model: str, pairs: Sequence[Pair], size: int, folder: Path, device: Device
 ) -> tuple[int, Timed]:
     """Give the floating-point operations of a step, and the step in our way and in the plain one.
 
     Both begin with files and end with changed weights.
     """
     criterion = BCELoss()
-    squares = Squares(pairs, size)
+    squares = Squares(pairs, size, folder)
     ours, theirs = (U2Net(model) for _ in range(2))
     ours = device.place_net(ours)
     fast = torch.optim.Adam(ours.parameters(), lr=1e-4, fused=True)

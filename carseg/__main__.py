@@ -8,7 +8,7 @@ from pathlib import Path
 import shtab
 
 from carseg import __version__
-from carseg.errors import CarsegError, run
+from carseg.errors import CarsegError, hold_interrupts, run
 
 
 def main() -> None:
@@ -166,7 +166,8 @@ def _add_weights(command: argparse.ArgumentParser) -> None:
 
 
 def _size(arguments: argparse.Namespace) -> int:
-    from carseg.params import load_params
+    with hold_interrupts():
+        from carseg.params import load_params
 
     settings = Path("params.yaml")
     size: int = arguments.image_size or (load_params().image_size if settings.is_file() else 320)
@@ -185,7 +186,8 @@ def check(name: str, value: float, least: float, most: float) -> None:
 
 
 def _crossval(arguments: argparse.Namespace) -> None:
-    from carseg.crossval import crossval
+    with hold_interrupts():
+        from carseg.crossval import crossval
 
     crossval(arguments.set_param, arguments.out)
 
@@ -194,8 +196,9 @@ def _predict(arguments: argparse.Namespace) -> None:
     check("--threshold", arguments.threshold, 0, 1)
     check("--jobs", arguments.jobs, 1, 64)
     size = _size(arguments)
-    from carseg.batch import Kinds, predict
-    from carseg.model import load
+    with hold_interrupts():
+        from carseg.batch import Kinds, predict
+        from carseg.model import load
 
     predict(
         arguments.paths,
@@ -213,7 +216,8 @@ def _export(arguments: argparse.Namespace) -> None:
     size = _size(arguments)
     if arguments.batch is not None:
         check("--batch", arguments.batch, 1, 1024)
-    from carseg.export import WRITERS, export
+    with hold_interrupts():
+        from carseg.export import WRITERS, export
 
     formats = arguments.formats or list(WRITERS)
     written = export(
@@ -223,7 +227,8 @@ def _export(arguments: argparse.Namespace) -> None:
 
 
 def _import_masks(arguments: argparse.Namespace) -> None:
-    from carseg.masks import import_masks
+    with hold_interrupts():
+        from carseg.masks import import_masks
 
     written = import_masks(
         arguments.files, arguments.classes, arguments.images, arguments.out, arguments.force

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,7 +16,8 @@ from torch.utils.data import Dataset, Sampler
 from carseg.augment import Augment, camouflage, put_behind, put_elsewhere
 from carseg.pairs import Pair
 from carseg.photos import read_mask, read_photo, squared_mask, squared_photo
-from carseg.processes import Processes
+from carseg.processes import ALONE, Processes
+from carseg.store import Store
 from carseg.tensors import mask_tensor, photo_tensor
 
 MOVED = 0.25  # share of looks at a car before another photo's background
@@ -30,21 +32,42 @@ class Squares(Dataset[tuple[Tensor, Tensor]]):
     An index is (epoch, position), so that what a look gives depends on nothing else.
     """
 
-    def __init__(self, pairs: Sequence[Pair], size: int, seed: int = 0) -> None:
-        self._photos = [squared_photo(read_photo(pair.photo), size) for pair in pairs]
-        self._masks = [squared_mask(read_mask(pair.mask), size) for pair in pairs]
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        size: int,
+        folder: Path,
+        seed: int = 0,
+        processes: Processes = ALONE,
+    ) -> None:
+        """Prepare the photos; the processes of a machine share that, and what comes of it.
+
+        Args:
+            pairs: the photos and their masks.
+            size: side of the squares, in pixels.
+            folder: where they are kept; it is to outlive this.
+            seed: of all that is random in looks.
+            processes: each calls this with the same arguments.
+
+        Raises:
+            CarsegError: a file cannot be read.
+        """
+        share = pairs[processes.here :: processes.beside]
+        stores = processes.gather([Store(folder, (squared(pair, size) for pair in share))])
+        self._stores = stores[processes.machine]
+        self._length = len(pairs)
         self._augment = Augment()
         self._seed = seed
         self._size = size
 
     def __len__(self) -> int:
-        return len(self._photos)
+        return self._length
 
     def __getitem__(self, index: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Give the photo (3, H, W), normalised, and its soft mask (1, H, W), 0…1."""
         epoch, i = index
         random = np.random.default_rng([self._seed, epoch, i])
-        photo, mask = self._photos[i], self._masks[i]
+        photo, mask = self._pair(i)
         if len(self) > 1 and random.random() < MOVED:
             photo = put_elsewhere(photo, mask, *self._other(i, random), random)
         for _ in range(int(random.integers(CROWD + 1)) if len(self) > 1 else 0):
@@ -61,7 +84,13 @@ class Squares(Dataset[tuple[Tensor, Tensor]]):
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Draw any photo but the i-th, with its mask."""
         other = int(i + random.integers(1, len(self))) % len(self)
-        return self._photos[other], self._masks[other]
+        return self._pair(other)
+
+    def _pair(self, i: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Read the i-th photo (S, S, 3) and its soft mask (S, S)."""
+        at, store = divmod(i, len(self._stores))
+        square = self._stores[store][at]
+        return np.ascontiguousarray(square[..., :3]), np.ascontiguousarray(square[..., 3])
 
     def collate(self, looks: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         """Stack looks to photos (N, 3, H, W) and masks (N, 1, H, W); N may be 0."""
@@ -73,8 +102,19 @@ class Squares(Dataset[tuple[Tensor, Tensor]]):
 
     def plain(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Give every photo and mask as they are."""
-        for photo, mask in zip(self._photos, self._masks, strict=True):
+        for i in range(len(self)):
+            photo, mask = self._pair(i)
             yield photo_tensor(photo), mask_tensor(mask)
+
+
+def squared(pair: Pair, size: int) -> NDArray[np.uint8]:
+    """Read a pair as one square, (size, size, 4), uint8: RGB and the share of car, 0…255.
+
+    Raises:
+        CarsegError: a file cannot be read.
+    """
+    photo, mask = read_photo(pair.photo), read_mask(pair.mask)
+    return np.dstack((squared_photo(photo, size), squared_mask(mask, size)))
 
 
 class EpochSampler(Sampler[tuple[int, int]]):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from carseg.data import Squares
@@ -17,6 +19,7 @@ from carseg.params import Params
 from carseg.photos import read_truth
 from carseg.predict import mask_at
 from carseg.processes import ALONE, Processes
+from carseg.store import Store
 
 
 class Score(NamedTuple):
@@ -30,18 +33,50 @@ class Score(NamedTuple):
 class Probe:
     """Photos to measure a net on, prepared once; each process takes its share of them."""
 
-    def __init__(self, pairs: Sequence[Pair], params: Params, processes: Processes = ALONE) -> None:
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        params: Params,
+        folder: Path,
+        processes: Processes = ALONE,
+    ) -> None:
+        """Prepare the photos.
+
+        Args:
+            pairs: the photos and their masks.
+            params: of the run.
+            folder: where what is prepared is kept; it is to outlive this.
+            processes: each calls this with the same arguments.
+
+        Raises:
+            CarsegError: a file cannot be read.
+        """
         self._processes = processes
         pairs = pairs[processes.mine]
-        self._squares = list(Squares(pairs, params.image_size).plain())
-        self._truths = [read_truth(pair.mask) for pair in pairs]
+        self._squares = Squares(pairs, params.image_size, folder)
+        self._sizes: list[tuple[int, int]] = []
+        self._truths = Store(folder, map(self._packed, pairs))
         self._threshold = params.threshold
+
+    def _packed(self, pair: Pair) -> NDArray[np.uint8]:
+        """Read a mask as bits, at its own size, which is noted."""
+        truth = read_truth(pair.mask)
+        height, width = truth.shape
+        self._sizes.append((height, width))
+        return np.packbits(truth)
+
+    def _truth(self, i: int) -> NDArray[np.bool_]:
+        """Give the i-th mask, (H, W)."""
+        height, width = self._sizes[i]
+        bits = np.unpackbits(self._truths[i], count=height * width)
+        return bits.reshape(height, width).astype(np.bool_)
 
     def measure(self, net: nn.Module, criterion: nn.Module, device: Device) -> Score:
         """Give the means over photos; Dice and IoU at each photo's own resolution."""
         net.eval()
         found: list[tuple[float, Counts]] = []
-        for (photo, mask), truth in zip(self._squares, self._truths, strict=True):
+        for i, (photo, mask) in enumerate(self._squares.plain()):
+            truth = self._truth(i)
             with torch.inference_mode():
                 with device.autocast():
                     logits = net(device.place(photo[None]))

@@ -26,6 +26,8 @@ class Processes:
 
     rank: int = 0  # which one this is, from 0
     count: int = 1
+    here: int = 0  # which one this is on its machine, from 0
+    beside: int = 1  # how many its machine has, itself among them
 
     @property
     def first(self) -> bool:
@@ -41,6 +43,11 @@ class Processes:
     def mine(self) -> slice:
         """Tell this process's share of a batch: every item is in one share, some may be empty."""
         return slice(self.rank, None, self.count)
+
+    @property
+    def machine(self) -> slice:
+        """Tell the ranks of this process's machine."""
+        return slice(self.rank - self.here, self.rank - self.here + self.beside)
 
     def gather(self, share: Sequence[Item]) -> list[Item]:
         """Put everyone's shares together again, in the order that they were taken out of."""
@@ -81,10 +88,17 @@ def together() -> Iterator[Processes]:
     if not distributed.is_torchelastic_launched():
         yield ALONE
         return
-    here = int(os.environ["LOCAL_WORLD_SIZE"])
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // here))
+    here, beside = (int(os.environ[name]) for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
+    torch.set_num_threads(max(1, cores() // beside))
     distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
-        yield Processes(distributed.get_rank(), distributed.get_world_size())
+        yield Processes(distributed.get_rank(), distributed.get_world_size(), here, beside)
     finally:
         distributed.destroy_process_group()
+
+
+def cores() -> int:
+    """Count the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -25,10 +25,13 @@ from carseg.files import write_bytes, write_csv
 from carseg.losses import BCELoss, DiceLoss
 from carseg.pairs import read_manifest
 from carseg.params import Params
+from carseg.photos import read_photo, squared_photo
 from carseg.predict import D4, turn
 from carseg.probe import Probe, Score
 from carseg.processes import ALONE, Processes, together
 from carseg.provenance import record
+from carseg.store import room
+from carseg.tensors import photo_tensor
 from carseg.u2net import U2Net
 
 CURVE = ("epoch", "train_loss", "val_loss", "train_dice", "val_dice", "train_iou", "val_iou")
@@ -50,8 +53,8 @@ def train_bce(params: Params) -> None:
         CarsegError: as `train`, or the start weights do not fit.
     """
     output = Path("u2net_segmentation.pth")
-    with together() as processes:
-        train("bce", start(params), BCELoss(), params, output, processes=processes)
+    with together() as processes, room(processes) as folder:
+        train("bce", start(params), BCELoss(), params, output, folder, processes=processes)
 
 
 def train_dice(params: Params) -> None:
@@ -61,7 +64,7 @@ def train_dice(params: Params) -> None:
         CarsegError: as `train`, or the weights of task 1 do not fit.
     """
     output = Path("u2net_segmentation_dice_loss.pth")
-    with together() as processes:
+    with together() as processes, room(processes) as folder:
         net = weights.load(params.model, Path("u2net_segmentation.pth"))
         remembered = None
         if params.init != "scratch":  # random weights know nothing worth remembering
@@ -69,7 +72,7 @@ def train_dice(params: Params) -> None:
             share = BEFORE / (UNTRAINED + BEFORE)
             mixed = weights.between(remembered.state_dict(), net.state_dict(), share)
             remembered.load_state_dict(mixed)
-        train("dice", net, DiceLoss(), params, output, remembered, processes)
+        train("dice", net, DiceLoss(), params, output, folder, remembered, processes)
 
 
 def start(params: Params) -> U2Net:
@@ -81,8 +84,9 @@ def start(params: Params) -> U2Net:
     net = weights.start(params.model, Path("pretrained"), params.seed)
     if params.init != "scratch":
         device = Device(params.precision)
-        squares = Squares(read_manifest(Path("split/train.csv"))[:SETTLE_PHOTOS], params.image_size)
-        photos = (photo[None] for photo, _ in squares.plain())
+        pairs = read_manifest(Path("split/train.csv"))[:SETTLE_PHOTOS]
+        squares = (squared_photo(read_photo(pair.photo), params.image_size) for pair in pairs)
+        photos = (photo_tensor(square)[None] for square in squares)
         weights.settle_batch_norm(device.place_net(net), photos, device)
     return net
 
@@ -93,6 +97,7 @@ def train(
     criterion: nn.Module,
     params: Params,
     output: Path,
+    folder: Path,
     remembered: U2Net | None = None,
     processes: Processes = ALONE,
 ) -> None:
@@ -110,6 +115,7 @@ def train(
         criterion: of logits (N, 7, H, W) and masks (N, 1, H, W).
         params: of the run.
         output: the weights file to write.
+        folder: where prepared photos are kept meanwhile.
         remembered: what not to forget; `UNTRAINED + BEFORE` of it are in what is kept.
         processes: who trains; each calls this with the same arguments.
 
@@ -121,10 +127,11 @@ def train(
     train_pairs, val_pairs = (read_manifest(Path(f"split/{part}.csv")) for part in ("train", "val"))
     # Each task sees the photos in an order and in variations of its own.
     seed = int(np.random.SeedSequence([params.seed, TASKS.index(task)]).generate_state(1)[0])
-    squares = Squares(train_pairs, params.image_size, seed)
+    squares = Squares(train_pairs, params.image_size, folder, seed, processes)
     sampler = EpochSampler(len(squares), seed)
     probes = [
-        Probe(pairs, params, processes) for pairs in (train_pairs[: len(val_pairs)], val_pairs)
+        Probe(pairs, params, folder, processes)
+        for pairs in (train_pairs[: len(val_pairs)], val_pairs)
     ]
     loader = DataLoader(
         squares,

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from carseg.errors import run
+from carseg.errors import hold_interrupts, run
 
 
 def main() -> None:
-    from carseg.dataset import snapshot
+    with hold_interrupts():
+        from carseg.dataset import snapshot
 
     pairs = snapshot(Path("."), Path("dataset"))
     print(f"dataset: {len(pairs)} pairs")

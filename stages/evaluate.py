@@ -1,13 +1,15 @@
 """Stage evaluate: see `carseg.evaluate.evaluate`."""
 
-from carseg.errors import run
+from carseg.errors import hold_interrupts, run
 
 
 def main() -> None:
-    from carseg.params import load_params
+    with hold_interrupts():
+        from carseg.params import load_params
 
     params = load_params()
-    from carseg.evaluate import evaluate
+    with hold_interrupts():
+        from carseg.evaluate import evaluate
 
     evaluate(params)
 

@@ -2,16 +2,18 @@
 
 from pathlib import Path
 
-from carseg.errors import run
+from carseg.errors import hold_interrupts, run
 
 
 def main() -> None:
-    from carseg.pairs import find_pairs
-    from carseg.params import load_params
+    with hold_interrupts():
+        from carseg.pairs import find_pairs
+        from carseg.params import load_params
 
     params = load_params()
     pairs = find_pairs(Path("dataset/Image"), Path("dataset/Mask"))
-    from carseg.split import write_split
+    with hold_interrupts():
+        from carseg.split import write_split
 
     write_split(pairs, params.split, params.seed, Path("split"))
 

@@ -1,13 +1,15 @@
 """Stage train_bce: see `carseg.train.train_bce`."""
 
-from carseg.errors import run
+from carseg.errors import hold_interrupts, run
 
 
 def main() -> None:
-    from carseg.params import load_params
+    with hold_interrupts():
+        from carseg.params import load_params
 
     params = load_params()
-    from carseg.train import train_bce
+    with hold_interrupts():
+        from carseg.train import train_bce
 
     train_bce(params)
 

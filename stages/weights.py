@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-from carseg.errors import run
+from carseg.errors import hold_interrupts, run
 
 
 def main() -> None:
-    from carseg.official import provide
-    from carseg.params import load_params
+    with hold_interrupts():
+        from carseg.official import provide
+        from carseg.params import load_params
 
     provide(load_params().init, Path("Weights"), Path("pretrained"))
 

@@ -42,7 +42,7 @@ def net(seed: int = 0) -> U2Net:
 
 
 def run(params: Params = PARAMS, task: str = "bce", remembered: U2Net | None = None) -> list[bytes]:
-    train(task, net(), BCELoss(), params, OUTPUT, remembered)
+    train(task, net(), BCELoss(), params, OUTPUT, Path(), remembered)
     return [OUTPUT.read_bytes(), Path(f"plots/{task}.csv").read_bytes()]
 
 
@@ -137,7 +137,7 @@ def other_code() -> None:
 
 
 def other_start() -> None:
-    train("bce", net(1), BCELoss(), PARAMS, OUTPUT)
+    train("bce", net(1), BCELoss(), PARAMS, OUTPUT, Path())
 
 
 def something_to_remember() -> None:

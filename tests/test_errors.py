@@ -1,12 +1,13 @@
 """How a stage ends."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from carseg.errors import run
+from carseg.errors import hold_interrupts, run
 
 ROOT = Path(__file__).parent.parent
 
@@ -40,6 +41,35 @@ def test_an_interruption_is_a_line_and_the_shells_code(capsys: pytest.CaptureFix
     output, errors = capsys.readouterr()
     assert output == ""
     assert errors.strip().startswith("carseg: interrupted")
+
+
+def test_an_interruption_that_an_import_would_swallow_waits_for_its_end() -> None:
+    done = []
+
+    def stage() -> None:
+        with hold_interrupts():
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except BaseException:
+                done.append("swallowed")
+            done.append("imported")
+        done.append("went on")
+
+    with pytest.raises(KeyboardInterrupt):
+        stage()
+    assert done == ["imported"]
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_who_ignores_interruptions_goes_on_doing_so() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with hold_interrupts():
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_damaged_files_are_refused_in_a_line_or_can_be_trained_on(
             refused += 1
         else:
             pairs = find_pairs(Path("dataset/Image"), Path("dataset/Mask"))
-            squared, share = Squares(pairs, 64)[0, 0]
+            squared, share = Squares(pairs, 64, Path())[0, 0]
             assert bool(squared.isfinite().all())
             assert share.min() >= 0
             assert share.max() <= 1

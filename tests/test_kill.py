@@ -59,7 +59,7 @@ class Undisturbed:
             code = started.wait(timeout=120)
             output.seek(0)
             said = output.read()
-        assert ended or code != 0
+        assert ended or code != 0, f"went on after {after:.2f} s: {said}"
         assert project.user_files() == self.files
         project.run(*REPRO)
         assert project.bytes_of(*RESULTS) == self.results, f"cut off after {after:.2f} s: {said}"

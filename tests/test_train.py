@@ -69,7 +69,7 @@ def run(
     params: Params = TINY, criterion: nn.Module | None = None, task: str = "bce"
 ) -> tuple[bytes, bytes]:
     """Train a fresh net; give the weights and the curve as bytes."""
-    train(task, fresh_net(), criterion or BCELoss(), params, OUTPUT)
+    train(task, fresh_net(), criterion or BCELoss(), params, OUTPUT, Path())
     return OUTPUT.read_bytes(), Path(f"plots/{task}.csv").read_bytes()
 
 
@@ -150,11 +150,11 @@ def test_the_second_task_sees_the_photos_otherwise_than_the_first() -> None:
 def test_the_kept_weights_score_as_the_best_row_says() -> None:
     # A start and a rate with which the score goes up and down.
     params = tiny(epochs=3, learning_rate=1e-3)
-    train("bce", uneven(fresh_net()), BCELoss(), params, OUTPUT)
+    train("bce", uneven(fresh_net()), BCELoss(), params, OUTPUT, Path())
     rows = curve()
     assert len({row["val_iou"] for row in rows}) == 4, "epochs alike would prove nothing"
     best = max(rows, key=lambda row: row["val_iou"])
-    probe = Probe(read_manifest(Path("split/val.csv")), params)
+    probe = Probe(read_manifest(Path("split/val.csv")), params, Path())
     score = probe.measure(weights.load("u2netp", OUTPUT), BCELoss(), CPU)
     assert score == pytest.approx((best["val_loss"], best["val_dice"], best["val_iou"]), abs=2e-6)
 
@@ -231,7 +231,7 @@ def test_a_loss_that_is_no_number_ends_the_run_with_photos_and_remedy(
 
 
 def test_a_step_learns_from_its_batch() -> None:
-    squares = Squares(read_manifest(Path("split/train.csv")), 64)
+    squares = Squares(read_manifest(Path("split/train.csv")), 64, Path())
     photos, masks = (torch.stack(parts) for parts in zip(*squares.plain(), strict=True))
     net = fresh_net()
     optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
@@ -325,7 +325,7 @@ def test_every_photo_is_seen_once_an_epoch_in_an_order_of_its_own() -> None:
 
 def test_a_look_depends_on_seed_epoch_and_photo_alone() -> None:
     pairs = read_manifest(Path("split/train.csv"))
-    squares, again = Squares(pairs, 64, seed=1), Squares(pairs, 64, seed=1)
+    squares, again = Squares(pairs, 64, Path(), seed=1), Squares(pairs, 64, Path(), seed=1)
     photo, mask = squares[4, 2]
     assert (photo.shape, mask.shape) == ((3, 64, 64), (1, 64, 64))
     _ = again[0, 0]
@@ -333,9 +333,9 @@ def test_a_look_depends_on_seed_epoch_and_photo_alone() -> None:
     assert torch.equal(again[4, 2][1], mask)
     # A single look may be left as it is; a handful of them is not.
     assert not same_looks(squares, 4, squares, 5)
-    assert not same_looks(squares, 4, Squares(pairs, 64, seed=2), 4)
+    assert not same_looks(squares, 4, Squares(pairs, 64, Path(), seed=2), 4)
     # The same picture twice is still turned differently.
-    double = Squares([pairs[0]] * 2, 64, seed=1)
+    double = Squares([pairs[0]] * 2, 64, Path(), seed=1)
     assert any(not torch.equal(double[epoch, 0][0], double[epoch, 1][0]) for epoch in range(4))
 
 
@@ -346,9 +346,9 @@ def same_looks(one: Squares, epoch: int, other: Squares, other_epoch: int) -> bo
 def test_a_probe_measures_at_each_photos_own_size() -> None:
     pairs = read_manifest(Path("split/val.csv"))
     net = uneven(fresh_net())
-    score = Probe(pairs, tiny(threshold=0.4)).measure(net.train(), DiceLoss(), CPU)
+    score = Probe(pairs, tiny(threshold=0.4), Path()).measure(net.train(), DiceLoss(), CPU)
     losses, dices, ious = [], [], []
-    plain = Squares(pairs, 64).plain()
+    plain = Squares(pairs, 64, Path()).plain()
     for pair, (photo, mask) in zip(pairs, plain, strict=True):
         with torch.inference_mode():
             logits = net.eval()(photo[None])
@@ -367,14 +367,14 @@ def test_a_probe_measures_at_each_photos_own_size() -> None:
 def test_what_is_kept_lies_between_what_was_learnt_and_what_is_remembered() -> None:
     params, remembered = tiny(keep="last"), uneven(fresh_net(1), 2)
     learnt = learnt_by(params)
-    train("bce", fresh_net(), BCELoss(), params, OUTPUT, remembered)
+    train("bce", fresh_net(), BCELoss(), params, OUTPUT, Path(), remembered)
     kept = weights.load("u2netp", OUTPUT)
     origin = dict(remembered.named_parameters())
     for key, value in kept.named_parameters():
         expected = (1 - UNTRAINED - BEFORE) * learnt[key] + (UNTRAINED + BEFORE) * origin[key]
         torch.testing.assert_close(value, expected, msg=key)
     # What is measured is what is kept, and the start is what it began as.
-    probe = Probe(read_manifest(Path("split/val.csv")), params)
+    probe = Probe(read_manifest(Path("split/val.csv")), params, Path())
     for net, row in ((weights.load("u2netp", OUTPUT), -1), (fresh_net(), 0)):
         measured = probe.measure(net, BCELoss(), CPU)
         assert curve()[row]["val_loss"] == pytest.approx(measured.loss, abs=2e-6)
@@ -383,9 +383,9 @@ def test_what_is_kept_lies_between_what_was_learnt_and_what_is_remembered() -> N
 @pytest.mark.parametrize("remembers", [False, True])
 def test_batch_norms_of_what_is_kept_are_measured_on_unchanged_photos(remembers: bool) -> None:
     remembered = uneven(fresh_net(1), 2) if remembers else None
-    train("bce", fresh_net(), BCELoss(), tiny(keep="last"), OUTPUT, remembered)
+    train("bce", fresh_net(), BCELoss(), tiny(keep="last"), OUTPUT, Path(), remembered)
     kept = weights.load("u2netp", OUTPUT).train()
-    looks = list(plain_looks(Squares(read_manifest(Path("split/train.csv")), 64)))
+    looks = list(plain_looks(Squares(read_manifest(Path("split/train.csv")), 64, Path())))
     layer = kept.stage1.rebnconvin  # the first that a photo meets
     with torch.inference_mode():
         outputs = [layer.conv_s1(look) for look in looks]  # (N, C, H, W) each
@@ -404,7 +404,7 @@ def test_half_of_the_photos_that_batch_norms_are_measured_on_are_turned(
         Pair(tmp_path / "more" / pair.photo, tmp_path / "more" / pair.mask)
         for pair in read_manifest(tmp_path / "more/split/train.csv")
     ]
-    squares = Squares(pairs, 64)
+    squares = Squares(pairs, 64, Path())
     plain = [photo for photo, _ in squares.plain()]
     batches = list(plain_looks(squares))
     assert {len(batch) for batch in batches} == {LOOKS_AT_ONCE}
@@ -429,7 +429,7 @@ def test_the_second_task_goes_on_where_the_first_one_ended() -> None:
     assert second[0]["val_iou"] == max(row["val_iou"] for row in first)
     best = max(row["val_iou"] for row in second)
     net = weights.load("u2netp", Path("u2net_segmentation_dice_loss.pth"))
-    probe = Probe(read_manifest(Path("split/val.csv")), params)
+    probe = Probe(read_manifest(Path("split/val.csv")), params, Path())
     assert probe.measure(net, DiceLoss(), CPU).iou == pytest.approx(best, abs=2e-6)
     # Each task's losses are its own: what task 2 begins with, BCE and Dice measure differently.
     start = weights.load("u2netp", Path("u2net_segmentation.pth"))
@@ -460,7 +460,7 @@ def test_the_second_task_remembers_given_and_earlier_weights_but_no_random_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[U2Net | None] = []
-    monkeypatch.setattr(training, "train", lambda *arguments: seen.append([*arguments, None][5]))
+    monkeypatch.setattr(training, "train", lambda *arguments: seen.append([*arguments, None][6]))
     weights.save(fresh_net(), Path("u2net_segmentation.pth"))
     for init in ("u2netp", "scratch"):
         train_dice(tiny(init=init))
