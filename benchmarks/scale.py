@@ -1,7 +1,7 @@
 """Time and memory of the pipeline as the data grows: a table, a row for each number of pairs.
 
     python -m benchmarks.scale --pairs 200 20000 --until train_bce
-    python -m benchmarks.scale --pairs 200 5000 --launcher "torchrun --standalone --nproc-per-node=2"
+    python -m benchmarks.scale --pairs 200 5000 --launcher "torchrun --nproc-per-node=2"
 
 Each row is a `dvc repro` in a clone of what is committed here, with small photos under many names
 and the tiny configuration of `SETTINGS`. Memory is the peak of a stage's largest process, as Linux

@@ -21,6 +21,7 @@ from carseg.sample import render_sample
 
 FOLDERS = ("Image", "Mask")
 DARK, LIGHT, GREY = 32, 224, 0.25  # edges may be soft; a photo is grey in more than a quarter
+TOLD = 10  # photos that show the same as others, at most
 SAMPLE = ".sample"  # rendered whole, not yet moved into the user's folders
 
 
@@ -41,12 +42,15 @@ def snapshot(root: Path, dataset: Path) -> list[Pair]:
     photos = [_check(pair, faults) for pair in pairs]
     if faults:
         raise CarsegError("\n".join(faults))
-    for one, other in same_pictures([photo for photo in photos if photo is not None]):
+    same = same_pictures([photo for photo in photos if photo is not None])
+    for one, other in same[:TOLD]:
         print(
             f"carseg: warning: {pairs[other].photo}: shows the same as {pairs[one].photo}; remove "
             "one, as scores flatter where one of them trains and the other validates",
             file=sys.stderr,
         )
+    if len(same) > TOLD:
+        print(f"carseg: warning: and {len(same) - TOLD} more show the same", file=sys.stderr)
     with new_directory(dataset) as fresh:
         for folder in FOLDERS:
             (fresh / folder).mkdir()

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
 SIDE = 8  # pixels of a thumbnail
@@ -19,12 +21,24 @@ def thumbnail(photo: Image.Image) -> NDArray[np.uint8]:
 
 
 def same_pictures(thumbnails: Sequence[NDArray[np.uint8]]) -> list[tuple[int, int]]:
-    """Give the positions of photos that show the same, each pair once, the earlier one first.
+    """Give the positions of photos that show the same as an earlier one, each with that one first.
+
+    However many are alike, each is told once.
 
     Args:
         thumbnails: of the photos, (8, 8, 3), uint8 each.
     """
     if not thumbnails:
         return []
-    flat = np.stack(thumbnails).reshape(len(thumbnails), -1).astype(np.float32)  # (N, 192)
-    return sorted(KDTree(flat).query_pairs(NEAR * flat.shape[1] ** 0.5))
+    flat = np.stack(thumbnails).reshape(len(thumbnails), -1)  # (N, 192)
+    kinds, kind_of = np.unique(flat, axis=0, return_inverse=True)
+    limit = NEAR * flat.shape[1] ** 0.5
+    # The nearest to each is itself; the second is missing where no other is near enough.
+    near = KDTree(kinds.astype(np.float32)).query(kinds, k=2, distance_upper_bound=limit)[1]
+    found = near[:, 1] < len(kinds)
+    ones, others = near[found, 0], near[found, 1]
+    links = coo_array((np.ones(len(ones)), (ones, others)), shape=(len(kinds), len(kinds)))
+    group_of = connected_components(links, directed=False)[1][kind_of]
+    first_of: dict[int, int] = {}
+    firsts = [first_of.setdefault(int(group), i) for i, group in enumerate(group_of)]
+    return [(first, i) for i, first in enumerate(firsts) if first != i]

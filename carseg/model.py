@@ -77,6 +77,7 @@ def load(path: str | Path, size: int = 320, precision: str = "auto", device: str
     state = weights.read_checkpoint(path)
     net = U2Net(weights.variant_of(state, path))
     net.load_state_dict(state)
+    net.keep_exact()
     return Model.of(net, size, Device(precision, device))
 
 

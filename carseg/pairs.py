@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from carseg.errors import CarsegError
-from carseg.files import read_csv
 
 PHOTOS = (".jpg", ".jpeg")
 MASKS = (".png",)
@@ -34,13 +33,20 @@ def read_manifest(path: Path) -> list[Pair]:
     Raises:
         CarsegError: the file or a column is missing, or there is no pair.
     """
+    pairs = []
     try:
-        rows = read_csv(path) if path.is_file() else []
-    except (ValueError, csv.Error):  # not UTF-8, or not CSV
-        rows = []
-    if not rows or not all(row.get("photo") and row.get("mask") for row in rows):
-        raise CarsegError(f"{path}: expected the columns photo,mask and a row a pair; rerun split")
-    return [Pair(Path(row["photo"]), Path(row["mask"])) for row in rows]
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                if not (row.get("photo") and row.get("mask")):
+                    raise ValueError
+                pairs.append(Pair(Path(row["photo"]), Path(row["mask"])))
+        if not pairs:
+            raise ValueError
+    except (OSError, ValueError, csv.Error) as error:  # no file, not UTF-8, not CSV, not ours
+        raise CarsegError(
+            f"{path}: expected the columns photo,mask and a row a pair; rerun split"
+        ) from error
+    return pairs
 
 
 def find_pairs(images: Path, masks: Path) -> list[Pair]:

@@ -12,6 +12,8 @@ from carseg.files import write_csv
 from carseg.pairs import Pair
 from carseg.params import Split
 
+NAMED = 10  # validation photos that a line names, at most
+
 
 def split_names(names: Sequence[str], settings: Split, seed: int) -> tuple[list[str], list[str]]:
     """Divide names into training and validation, each sorted.
@@ -59,4 +61,6 @@ def write_split(pairs: Sequence[Pair], settings: Split, seed: int, folder: Path)
     for part, names in (("train", train), ("val", val)):
         rows = [(pair_of[name].photo.as_posix(), pair_of[name].mask.as_posix()) for name in names]
         write_csv(folder / f"{part}.csv", ("photo", "mask"), rows)
-    print(f"split: {len(train)} pairs train, {len(val)} validate: {', '.join(val)}")
+    more = ", …" if len(val) > NAMED else ""
+    named = ", ".join(val[:NAMED])
+    print(f"split: {len(train)} pairs train, {len(val)} validate: {named}{more}")

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+LIMIT = 24.0  # of what a layer adds to its products; 4 of the published ones are above 50
+
 
 class Level(NamedTuple):
     """One level of the outer U: the RSU block that stands there."""
@@ -69,16 +71,38 @@ VARIANTS = {
 
 
 class ConvBNReLU(nn.Module):
-    """3×3 convolution, batch norm, ReLU: (N, in, H, W) → (N, out, H, W)."""
+    """3×3 convolution, batch norm, ReLU: (N, in, H, W) → (N, out, H, W).
+
+    Attributes:
+        exact: compute in float32 also where autocast would not; see `U2Net.keep_exact`.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, dilation: int = 1) -> None:
         super().__init__()
         self.conv_s1 = nn.Conv2d(in_channels, out_channels, 3, padding=dilation, dilation=dilation)
         self.bn_s1 = nn.BatchNorm2d(out_channels)
+        self.exact = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Give max(0, normalised convolution)."""
+        kind = x.device.type
+        if self.exact and torch.is_autocast_enabled(kind):
+            with torch.autocast(kind, enabled=False):
+                exact = self._compute(x.float())
+            return exact.to(torch.get_autocast_dtype(kind))
+        return self._compute(x)
+
+    def _compute(self, x: Tensor) -> Tensor:
         return F.relu(self.bn_s1(self.conv_s1(x)), inplace=True)
+
+    def offset(self) -> float:
+        """Give the largest constant, of all channels, that eval mode adds to a sum of products."""
+        conv, norm = self.conv_s1, self.bn_s1
+        assert conv.bias is not None
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+        return float((norm.bias + (conv.bias - norm.running_mean) * scale).detach().abs().max())
 
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
@@ -169,6 +193,17 @@ class U2Net(nn.Module):
         self.outconv = nn.Conv2d(self.depth, 1, 1)
         self.variant = variant
         self.pooled = [i > 1 for i in range(1, self.depth + 1)]
+
+    def keep_exact(self) -> None:
+        """Settle which layers compute in float32 even under autocast, by the weights at hand.
+
+        Their sums of products are large and alike all over a picture, and a constant takes that
+        away again: 1352 in one layer of the published weights, where what is left is about 1.
+        bfloat16 tells numbers of that size apart by 8.
+        """
+        for layer in self.modules():
+            if isinstance(layer, ConvBNReLU):
+                layer.exact = layer.offset() > LIMIT
 
     def forward(self, x: Tensor) -> Tensor:
         """Give logits (N, 7, H, W) of photos (N, 3, H, W)."""

@@ -46,6 +46,7 @@ def start(variant: str, folder: Path, seed: int) -> U2Net:
                 f"{path}: holds {given}, which does not fit into {variant}; set model: {given}"
             )
         net.load_state_dict(state, strict=True)
+        net.keep_exact()
     return net
 
 
@@ -60,6 +61,7 @@ def load(variant: str, path: Path) -> U2Net:
         raise CarsegError(f"{path}: holds another network than model: {variant}; train anew")
     net = U2Net(variant)
     net.load_state_dict(state, strict=True)
+    net.keep_exact()
     return net
 
 

@@ -161,6 +161,18 @@ def test_photos_that_show_the_same_are_told_of_and_used(
     assert line.startswith("carseg: warning: Image/other.jpg: shows the same as Image/1.jpg; ")
 
 
+def test_of_many_doubles_only_some_are_told_and_the_rest_counted(
+    own: Tree, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(25):
+        shutil.copy(IMAGE / "1.jpg", IMAGE / f"double{i}.jpg")
+        shutil.copy(MASK / "1.png", MASK / f"double{i}.png")
+    snapshot(Path(), TARGET)
+    *lines, last = capsys.readouterr().err.splitlines()
+    assert len({line.split()[2] for line in lines}) == len(lines) == 10
+    assert last == "carseg: warning: and 15 more show the same"
+
+
 def test_files_changed_while_they_are_read_are_not_taken(
     own: Tree, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """Photos that show the same are found, others are not."""
 
 import io
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -41,10 +42,20 @@ def test_another_picture_is_not_taken_for_it(change: str) -> None:
     assert same_pictures([thumbnail(PHOTO), thumbnail(OTHER[change])]) == []
 
 
-def test_every_pair_is_told_once_in_order() -> None:
-    pictures = [PHOTO, OTHER["mirrored"], SAME["scaled"], SAME["saved anew"]]
+def test_every_double_is_told_once_in_order() -> None:
+    pictures = [PHOTO, OTHER["mirrored"], SAME["scaled"], SAME["saved anew"], OTHER["mirrored"]]
     found = same_pictures([thumbnail(picture) for picture in pictures])
-    assert found == [(0, 2), (0, 3), (2, 3)]
+    assert found == [(0, 2), (0, 3), (1, 4)]
+
+
+def test_thousands_of_doubles_take_no_memory_for_each_two_of_them() -> None:
+    pictures = [thumbnail(PHOTO), thumbnail(OTHER["mirrored"])]
+    tracemalloc.start()
+    found = same_pictures(pictures * 5000)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found == [(i % 2, i) for i in range(2, 10_000)]
+    assert peak < 50e6
 
 
 @pytest.mark.parametrize("count", [0, 1])

@@ -222,3 +222,36 @@ def test_side_outputs_go_from_fine_to_coarse() -> None:
 def test_an_unknown_variant_is_refused() -> None:
     with pytest.raises(KeyError):
         U2Net("u2netx")
+
+
+def test_layers_that_add_large_constants_compute_in_float32_under_autocast() -> None:
+    photo = noise(1, 3, 64, 64)
+    net = uneven(U2Net("u2netp"))
+    layer = net.stage2d.rebnconv1d
+    with torch.no_grad():
+        # A channel that is alike all over the picture adds 1299.2, which is taken away again.
+        below = net.stage2d.rebnconv2d.bn_s1
+        below.weight[0], below.bias[0] = 0, 16
+        layer.conv_s1.weight[:, 0] = 0
+        layer.conv_s1.weight[:, 0, 1, 1] = 81.2
+        layer.bn_s1.running_mean.add_(16 * 81.2)
+        exact = net(photo)
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = net(photo).float()
+            net.keep_exact()
+            kept = net(photo)
+    chosen = [name for name, module in net.named_modules() if getattr(module, "exact", False)]
+    assert chosen == ["stage2d.rebnconv1d"]
+    assert kept.dtype == torch.bfloat16
+    assert float((kept.float() - exact).norm()) < 0.5 * float((rough - exact).norm())
+    # Learning goes through these layers, too.
+    with torch.autocast("cpu", torch.bfloat16):
+        net.train()(photo).float().sum().backward()
+    assert bool(layer.conv_s1.weight.grad.isfinite().all())
+    assert float(layer.conv_s1.weight.grad.abs().sum()) > 0
+
+
+def test_a_fresh_net_has_no_such_layer() -> None:
+    net = U2Net("u2netp")
+    net.keep_exact()
+    assert not any(getattr(module, "exact", False) for module in net.modules())

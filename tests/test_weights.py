@@ -349,6 +349,24 @@ def test_settling_changes_no_prediction_but_brings_training_close_to_it() -> Non
     assert distance < 0.02 * (trained - evaluated).abs().mean()
 
 
+EXACT = [f"stage{name}" for name in
+         ("2d.rebnconv2d", "2d.rebnconv1d", "1d.rebnconv3d", "1d.rebnconv2d")]  # fmt: skip
+
+
+@pytest.mark.parametrize("variant", ["u2netp", "u2net"])
+def test_four_published_layers_need_float32_settled_saved_and_loaded_too(
+    variant: str, official: Path, tmp_path: Path
+) -> None:
+    def exact(net: U2Net) -> list[str]:
+        return [name for name, module in net.named_modules() if getattr(module, "exact", False)]
+
+    net = weights.start(variant, official, seed=0)
+    assert exact(net) == EXACT
+    weights.settle_batch_norm(net, [noise(1, 3, 64, 64)], Device("float32"))
+    weights.save(net, tmp_path / "net.pth")
+    assert exact(weights.load(variant, tmp_path / "net.pth")) == EXACT
+
+
 def test_settled_batch_norms_hold_the_moments_of_their_inputs() -> None:
     net = uneven(U2Net("u2netp"))
     # Of different spread each, so that averages over photos and over pixels part.
