@@ -31,8 +31,7 @@ SETTINGS = {
     "init": "scratch",
     "image_size": 64,
     "epochs": 1,
-    "batch_size": 8,
-    "precision": "float32",
+    "batch_size": 64,
     "split": {"val_size": 4, "fold": None},
 }
 LEAST = 8  # pairs: what a run costs before there is anything to do

@@ -2,12 +2,16 @@
 
     python -m benchmarks.speed                    the full net, 320×320, batches of 4
     python -m benchmarks.speed --model u2netp     the small net
+    python -m benchmarks.speed --weights FILE --images DIR     the masks, too, are compared
 
 Ours and theirs take turns in one run, so that what else the machine does hits both; read the
 ratios, not the seconds. *Theirs* is, for training, the plain loop: float32, photos decoded and
 resized for every look, the same network, batch and optimiser; for prediction, ONNX Runtime in
 float32 on the exported network, photos resized with Lanczos as rembg does. The peak is that of a
 matrix product, which convolutions are made of. Results go to `bench.json`, too.
+
+Our prediction is that of `carseg export --format openvino` where OpenVINO is installed, else torch.
+With trained weights and photos, *agreement* is the IoU of our masks with those of ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -16,25 +20,30 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 
 import numpy as np
 import onnxruntime
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from carseg import train
+from carseg import train, weights
 from carseg.data import Squares
 from carseg.device import Device
+from carseg.engine import load_exported
 from carseg.errors import run
-from carseg.export import Probability, write_onnx
+from carseg.export import Probability, write_onnx, write_openvino
 from carseg.files import write_json
 from carseg.losses import BCELoss
+from carseg.metrics import count, iou
 from carseg.model import Model
-from carseg.pairs import Pair
+from carseg.pairs import PHOTOS, Pair
 from carseg.provenance import provenance
 from carseg.tensors import mask_tensor, photo_tensor
 from carseg.u2net import VARIANTS, U2Net
@@ -43,6 +52,8 @@ SIDE = 2048  # of the matrices whose product gives the peak
 PHOTO = (1200, 900)  # pixels of the photos that are timed
 
 Timed = Mapping[str, Callable[[], object]]
+Mask = NDArray[np.bool_]
+Find = Callable[[Path], Mask]  # a photo's mask, (H, W)
 
 
 def main() -> None:
@@ -57,6 +68,8 @@ def bench(arguments: Sequence[str] | None) -> dict[str, object]:
     parser.add_argument("--model", choices=list(VARIANTS), default="u2net")
     parser.add_argument("--image-size", type=int, default=320)
     parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="trained [random ones]")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="photos [one of noise]")
     parser.add_argument("--rounds", type=int, default=7, help="times that each is timed [7]")
     parser.add_argument("--out", type=Path, default=Path("bench.json"))
     chosen = parser.parse_args(arguments)
@@ -67,12 +80,18 @@ def bench(arguments: Sequence[str] | None) -> dict[str, object]:
         seconds = {
             "product": alternate(products(), chosen.rounds),
             "training": alternate(training, chosen.rounds),
-            "prediction": alternate(
-                predictions(chosen.model, pairs[0], chosen.image_size, Path(name), device),
-                chosen.rounds,
-            ),
         }
+        net = weights.load(chosen.model, chosen.weights) if chosen.weights else U2Net(chosen.model)
+        photos = sorted(chosen.images.iterdir()) if chosen.images else [pairs[0].photo]
+        photos = [path for path in photos if path.suffix.lower() in PHOTOS]
+        ways = predictions(net, chosen.image_size, Path(name), device)
+        seconds["prediction"] = alternate(
+            {way: partial(find, photos[0]) for way, find in ways.items()}, chosen.rounds
+        )
+        agreement = [iou(count(*(find(path) for find in ways.values()))) for path in photos]
     result = summary(seconds, flops)
+    if chosen.weights:
+        result["agreement"] = {"mean": mean(agreement), "least": min(agreement)}
     result["machine"] = provenance(device)
     write_json(chosen.out, result)
     print(table(seconds, result))
@@ -142,23 +161,26 @@ def plain_item(pair: Pair, size: int) -> tuple[Tensor, Tensor]:
     return photo_tensor(np.asarray(small)), mask_tensor(np.asarray(shape))
 
 
-def predictions(model: str, pair: Pair, size: int, folder: Path, device: Device) -> Timed:
-    """From a file to a mask, one photo at a time."""
-    net = U2Net(model).eval()
-    write_onnx(Probability(net), folder, size, None, {})
+def predictions(net: U2Net, size: int, folder: Path, device: Device) -> Mapping[str, Find]:
+    """From a file to a mask, one photo at a time, in our way and in theirs."""
+    write_onnx(Probability(net.eval()), folder, size, None, {})
     path = folder / "model.onnx"
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    ours = Model.of(net, size, device)
+    if find_spec("openvino") and device.torch.type == "cpu":
+        write_openvino(Probability(net), folder, size, None, {"image_size": str(size)})
+        ours = Model(*load_exported(folder / "model.xml", "cpu"))
+    else:
+        ours = Model.of(net, size, device)
 
-    def onnx_runtime() -> object:
-        with Image.open(pair.photo) as photo:
+    def onnx_runtime(path: Path) -> Mask:
+        with Image.open(path) as photo:
             square = photo.convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
             whole = photo.size
         found = session.run(None, {"photo": photo_tensor(np.asarray(square))[None].numpy()})[0]
         grey = Image.fromarray((found[0, 0] * 255).astype(np.uint8))
         return np.asarray(grey.resize(whole, Image.Resampling.LANCZOS)) >= 128
 
-    return {"carseg": lambda: ours.predict(pair.photo) >= 0.5, "ONNX Runtime": onnx_runtime}
+    return {"carseg": lambda path: ours.predict(path) >= 0.5, "ONNX Runtime": onnx_runtime}
 
 
 def alternate(timed: Timed, rounds: int) -> dict[str, list[float]]:
@@ -207,6 +229,8 @@ def table(seconds: Mapping[str, Mapping[str, list[float]]], result: Mapping[str,
             lines.append(f"{f'{task}, {name}':<28}{figures}")
     for name in ("training_speed_up", "prediction_speed_up", "training_share_of_bfloat16_peak"):
         lines.append(f"{name.replace('_', ' ')}: {result[name]:.2f}")
+    if "agreement" in result:
+        lines.append(f"agreement: {result['agreement']}")
     return "\n".join(lines)
 
 

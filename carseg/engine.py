@@ -8,19 +8,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from carseg.device import Device
 from carseg.errors import CarsegError, needed
 from carseg.predict import Look
 
 
-def load_exported(path: Path, device: str) -> tuple[Look, int]:
+def load_exported(path: Path, device: str, precision: str = "auto") -> tuple[Look, int]:
     """Open a file that `carseg export` wrote; give what looks at photos, and their side in pixels.
-
-    Both compute in float32: in bfloat16, which OpenVINO would take where the processor has it,
-    masks of photos that the net is unsure of come out differently.
 
     Args:
         path: model.onnx or model.xml.
         device: auto, cpu or cuda.
+        precision: auto, float32 or bfloat16; of OpenVINO. ONNX Runtime computes in float32.
 
     Raises:
         CarsegError: the file is missing, broken, or not one of `carseg export`; its engine is not
@@ -30,7 +29,7 @@ def load_exported(path: Path, device: str) -> tuple[Look, int]:
         raise CarsegError(f"{path}: there is no such file; run carseg export")
     opener = {".onnx": _open_onnx, ".xml": _open_openvino}[path.suffix]
     try:
-        look, size = opener(path, device)
+        look, size = opener(path, device, precision)
     except CarsegError:
         raise
     except Exception as error:  # the engines have no common base for what a broken file may raise
@@ -38,7 +37,7 @@ def load_exported(path: Path, device: str) -> tuple[Look, int]:
     return look, size
 
 
-def _open_onnx(path: Path, device: str) -> tuple[Look, int]:
+def _open_onnx(path: Path, device: str, _: str) -> tuple[Look, int]:
     runtime = needed("onnxruntime", "onnx")
     names = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
     wanted = [name for short, name in names.items() if device in ("auto", short)]
@@ -54,14 +53,16 @@ def _open_onnx(path: Path, device: str) -> tuple[Look, int]:
     return look, size
 
 
-def _open_openvino(path: Path, device: str) -> tuple[Look, int]:
+def _open_openvino(path: Path, device: str, precision: str) -> tuple[Look, int]:
     openvino = needed("openvino", "openvino")
     if device == "cuda":
         raise CarsegError("--device cuda: OpenVINO has none; take cpu, or the .onnx file")
     core = openvino.Core()
     model = core.read_model(path)
     size = int(model.get_rt_info(["carseg", "image_size"]).astype(str))
-    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    fast = Device(precision, "cpu").dtype == torch.bfloat16
+    hint = {"INFERENCE_PRECISION_HINT": "bf16" if fast else "f32"}
+    compiled = core.compile_model(model, "CPU", hint)
 
     def look(photos: Tensor) -> Tensor:
         return torch.from_numpy(np.array(compiled(photos.numpy())[0]))

@@ -12,6 +12,7 @@ from carseg import weights
 from carseg.device import Device
 from carseg.engine import load_exported
 from carseg.errors import CarsegError
+from carseg.fold import fold
 from carseg.photos import eight_bits, read_photo, squared_photo
 from carseg.predict import Look, at_size, combine, from_all_sides, probability
 from carseg.tensors import photo_tensor
@@ -34,10 +35,10 @@ class Model:
 
     @classmethod
     def of(cls, net: U2Net, size: int = 320, device: Device | None = None) -> Model:
-        """Make a model of a net, which is moved to the device and set to eval mode."""
+        """Make a model of a copy of a net, on the device, without batch norms."""
         place = device or Device()
-        net = place.place_net(net).eval()
-        return cls(lambda photos: probability(net, photos, place), size)
+        folded = place.place_net(fold(net)).to(place.dtype)
+        return cls(lambda photos: probability(folded, photos, place), size)
 
     def predict(self, picture: Picture, d4: bool = False) -> NDArray[np.float32]:
         """Give each pixel's probability of being car, (H, W), float32, 0…1, at the picture's size.
@@ -65,7 +66,7 @@ def load(path: str | Path, size: int = 320, precision: str = "auto", device: str
     Args:
         path: a .pth file; or an .onnx or .xml file, which runs on the engine of its format.
         size: the `image_size` of its training; exported files know it themselves.
-        precision: auto, float32 or bfloat16; of .pth files.
+        precision: auto, float32 or bfloat16; .onnx files always run in float32.
         device: auto, cpu or cuda.
 
     Raises:
@@ -73,11 +74,10 @@ def load(path: str | Path, size: int = 320, precision: str = "auto", device: str
     """
     path = Path(path)
     if path.suffix in (".onnx", ".xml"):
-        return Model(*load_exported(path, device))
+        return Model(*load_exported(path, device, precision))
     state = weights.read_checkpoint(path)
     net = U2Net(weights.variant_of(state, path))
     net.load_state_dict(state)
-    net.keep_exact()
     return Model.of(net, size, Device(precision, device))
 
 

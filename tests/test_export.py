@@ -91,7 +91,7 @@ def test_exported_files_predict_as_the_weights_do(file: str, project: Path) -> N
     pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
     picture = Image.fromarray(pixels).resize((90, 60), Image.Resampling.BICUBIC)
     weights = load(project / WEIGHTS, SIZE, precision="float32")
-    exported = load(project / "exported" / file)
+    exported = load(project / "exported" / file, precision="float32")
     assert exported.size == SIZE
     for d4 in (False, True):
         found, expected = exported.predict(picture, d4), weights.predict(picture, d4)
