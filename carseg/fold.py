@@ -10,12 +10,15 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from carseg.u2net import ConvBNReLU, U2Net
 
+BLOCK = 32  # channels that processors multiply at once; others than multiples of it are slower
 
-class Doubled(nn.Module):
+
+class Tripled(nn.Module):
     """A convolution that keeps its precision where bfloat16 is all that an engine computes in.
 
-    Weights are sums of two bfloat16 numbers and read the same inputs; the bias is a sum of three,
-    and reads ones. Engines add products up in float32, hence only the result is rounded.
+    Weights are sums of three bfloat16 numbers that read the same inputs; those of the bias read
+    ones, and more ones fill a block up. Engines add products up in float32, so that only the result
+    is rounded.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -24,8 +27,11 @@ class Doubled(nn.Module):
         assert conv.bias is not None
         height, width = (int(side) for side in conv.kernel_size)
         middle = torch.zeros(conv.out_channels, 3, height, width)
-        middle[:, :, height // 2, width // 2] = torch.stack(terms(conv.bias, 3), dim=1)
-        weight = torch.cat([*terms(conv.weight, 2), middle], dim=1)
+        middle[:, :, height // 2, width // 2] = torch.stack(terms(conv.bias), dim=1)
+        weight = torch.cat([*terms(conv.weight), middle], dim=1)
+        unread = torch.zeros(conv.out_channels, -weight.shape[1] % BLOCK, height, width)
+        weight = torch.cat([weight, unread], dim=1)
+        self.ones = 3 + unread.shape[1]
         self.conv = nn.Conv2d(
             weight.shape[1],
             conv.out_channels,
@@ -38,15 +44,16 @@ class Doubled(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (N, C, H, W)."""
-        found: Tensor = self.conv(torch.cat([x, x, torch.ones_like(x[:, :3])], dim=1))
+        ones = torch.ones_like(x[:, :1]).expand(-1, self.ones, -1, -1)
+        found: Tensor = self.conv(torch.cat([x, x, x, ones], dim=1))
         return found
 
 
-def terms(values: Tensor, count: int) -> list[Tensor]:
-    """Give tensors of numbers that bfloat16 holds, whose sum is nearly `values`, largest first."""
+def terms(values: Tensor) -> list[Tensor]:
+    """Give three tensors of numbers that bfloat16 holds, whose sum is `values`, largest first."""
     found = []
     rest = values.detach().float()
-    for _ in range(count):
+    for _ in range(3):
         found.append(rest.bfloat16().float())
         rest = rest - found[-1]
     return found
@@ -62,7 +69,7 @@ def fold(net: U2Net) -> U2Net:
     for layer in folded.modules():
         if isinstance(layer, ConvBNReLU):
             conv = fuse_conv_bn_eval(layer.conv_s1, layer.bn_s1)
-            layer.conv_s1 = Doubled(conv) if layer.exact else conv  # type: ignore[assignment]
+            layer.conv_s1 = Tripled(conv) if layer.exact else conv  # type: ignore[assignment]
             layer.bn_s1 = nn.Identity()  # type: ignore[assignment]
             layer.exact = False
     return folded

@@ -8,7 +8,7 @@ from conftest import noise, uneven
 from torch import nn
 
 from carseg import weights
-from carseg.fold import Doubled, fold, terms
+from carseg.fold import Tripled, fold, terms
 from carseg.u2net import U2Net
 
 
@@ -24,7 +24,7 @@ def test_a_folded_net_computes_the_same_without_batch_norms() -> None:
 
 
 @pytest.mark.parametrize("dilation", [1, 2])
-def test_a_doubled_convolution_is_exact_where_bfloat16_is_not(dilation: int) -> None:
+def test_a_tripled_convolution_is_exact_where_bfloat16_is_not(dilation: int) -> None:
     conv = nn.Conv2d(4, 5, 3, padding=dilation, dilation=dilation)
     x = (noise(1, 4, 12, 10) + 60).bfloat16()
     with torch.inference_mode():
@@ -37,9 +37,9 @@ def test_a_doubled_convolution_is_exact_where_bfloat16_is_not(dilation: int) -> 
     with torch.inference_mode():
         conv.weight.copy_(noise(5, 4, 3, 3, seed=1) + 0.7)
         conv.bias.copy_(-nn.functional.conv2d(x.float(), conv.weight).mean(dim=(0, 2, 3)))
-        found = Doubled(conv).bfloat16()(x).float()[..., 2:-2, 2:-2]
+        found = Tripled(conv).bfloat16()(x).float()[..., 2:-2, 2:-2]
         torch.testing.assert_close(
-            Doubled(conv)(x.float())[..., 2:-2, 2:-2], expected, rtol=1e-3, atol=0.05
+            Tripled(conv)(x.float())[..., 2:-2, 2:-2], expected, rtol=1e-3, atol=0.05
         )
     limit = 0.01 * float(expected.abs().max())
     assert float((found - expected).abs().max()) < limit
@@ -48,17 +48,17 @@ def test_a_doubled_convolution_is_exact_where_bfloat16_is_not(dilation: int) -> 
 
 def test_terms_are_numbers_of_bfloat16_that_add_up() -> None:
     values = 1000 * noise(50)
-    found = terms(values, 3)
+    found = terms(values)
     assert all(torch.equal(term, term.bfloat16().float()) for term in found)
     torch.testing.assert_close(sum(found), values, rtol=1e-7, atol=0)
     assert float((found[0] - values).abs().max()) > 1e-4
 
 
 @pytest.mark.parametrize("variant", ["u2netp", "u2net"])
-def test_published_weights_need_doubled_layers(variant: str, official: Path) -> None:
+def test_published_weights_need_one_tripled_layer(variant: str, official: Path) -> None:
     net = weights.start(variant, official, seed=0)
     folded = fold(net)
-    assert sum(isinstance(layer, Doubled) for layer in folded.modules()) == 4
+    assert sum(isinstance(layer, Tripled) for layer in folded.modules()) == 1
     photos = noise(1, 3, 64, 64)
     with torch.inference_mode():
         torch.testing.assert_close(
