@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,11 @@ TINY = {
     "split": {"val_size": 2, "fold": None},
 }
 USER = ("Image", "Mask", "Weights")
+
+
+def heed_interruptions() -> None:
+    """Let a process be interrupted, also where these tests run in the background and ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Project:
@@ -72,7 +78,7 @@ class Project:
         """Run in the background, in a process group of its own that can be killed whole."""
         return Popen(
             command, cwd=self.folder, env=self.environment, text=True, stdout=output,
-            stderr=output, start_new_session=True,
+            stderr=output, start_new_session=True, preexec_fn=heed_interruptions,
         )  # fmt: skip
 
     def run(self, *command: str, expect: int = 0) -> str:

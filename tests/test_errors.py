@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,15 @@ def test_an_interruption_is_a_line_and_the_shells_code(capsys: pytest.CaptureFix
     assert errors.strip().startswith("carseg: interrupted")
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """Heed Ctrl-C, which who was started in the background ignores."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 def test_an_interruption_that_an_import_would_swallow_waits_for_its_end() -> None:
     done = []
 
