@@ -22,7 +22,7 @@ class Tripled(nn.Module):
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
-        """Take over a convolution with a bias and an uneven kernel."""
+        """Take over a convolution with a bias and a kernel of odd sides."""
         super().__init__()
         assert conv.bias is not None
         height, width = (int(side) for side in conv.kernel_size)
