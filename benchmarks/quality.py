@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +22,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from carseg import weights
+from carseg.closer import look_closer
 from carseg.device import Device
 from carseg.errors import CarsegError, run
 from carseg.evaluate import Scores, score
 from carseg.pairs import find_pairs, read_manifest
 from carseg.params import load_params
-from carseg.photos import read_photo, read_truth, squared_photo
-from carseg.predict import combine, mask_at, probability_of_views
-from carseg.tensors import photo_tensor
+from carseg.photos import read_photo, read_truth
+from carseg.predict import D4, find, probability
 
 SIZE = 320
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -84,17 +85,20 @@ def compare(arguments: argparse.Namespace) -> None:
     remover, device = Remover(arguments.onnx), Device(params.precision)
     net = device.place_net(weights.load(params.model, arguments.weights)).eval()
 
-    def ours(photo: Image.Image, averaged: bool) -> Mask:
-        square = photo_tensor(squared_photo(photo, params.image_size))
-        views = probability_of_views(net, square, device)
-        found = combine(views) if averaged else views[0]
-        return mask_at(found, (photo.height, photo.width), params.threshold)
+    def ours(photo: Image.Image, averaged: bool, closer: bool) -> Mask:
+        views = D4 if averaged else D4[:1]
+        eye = partial(probability, net, device=device)
+        look = partial(find, eye, size=params.image_size, views=views)
+        found = look(photo)
+        return (look_closer(look, photo, found) if closer else found) >= params.threshold
 
     ways: dict[str, Callable[[Image.Image], Mask]] = {
         "U2-Netp untrained, as rembg": lambda photo: remover(photo, 1),
         "  averaged over 4 rotations": lambda photo: remover(photo, 4),
-        "trained here": lambda photo: ours(photo, averaged=False),
-        "  averaged over D4": lambda photo: ours(photo, averaged=True),
+        "trained here": lambda photo: ours(photo, averaged=False, closer=False),
+        "  and a closer look": lambda photo: ours(photo, averaged=False, closer=True),
+        "  averaged over D4": lambda photo: ours(photo, averaged=True, closer=False),
+        "  and a closer look, D4": lambda photo: ours(photo, averaged=True, closer=True),
     }
     print(f"{f'{len(pairs)} photos':<30}" + "".join(f"{name:>14}" for name in Scores._fields))
     for name, way in ways.items():

@@ -7,8 +7,9 @@
 Ours and theirs take turns in one run, so that what else the machine does hits both; read the
 ratios, not the seconds. *Theirs* is, for training, the plain loop: float32, photos decoded and
 resized for every look, the same network, batch and optimiser; for prediction, ONNX Runtime in
-float32 on the exported network, photos resized with Lanczos as rembg does. The peak is that of a
-matrix product, which convolutions are made of. Results go to `bench.json`, too.
+float32 on the exported network, photos resized with Lanczos as rembg does. Theirs has a process of
+its own, as it would without carseg, which changes how a process gets its memory. The peak is that
+of a matrix product, which convolutions are made of. Results go to `bench.json`, too.
 
 Our prediction is that of `carseg export --format openvino` where OpenVINO is installed, else torch.
 With trained weights and photos, *agreement* is the IoU of our masks with those of ONNX Runtime.
@@ -17,13 +18,17 @@ With trained weights and photos, *agreement* is the IoU of our masks with those 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib.util import find_spec
+from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import mean, median
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 import onnxruntime
@@ -54,6 +59,8 @@ PHOTO = (1200, 900)  # pixels of the photos that are timed
 Timed = Mapping[str, Callable[[], object]]
 Mask = NDArray[np.bool_]
 Find = Callable[[Path], Mask]  # a photo's mask, (H, W)
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def main() -> None:
@@ -74,22 +81,32 @@ def bench(arguments: Sequence[str] | None) -> dict[str, object]:
     parser.add_argument("--out", type=Path, default=Path("bench.json"))
     chosen = parser.parse_args(arguments)
     device = Device()
-    with tempfile.TemporaryDirectory() as name:
+    size = chosen.image_size
+    with tempfile.TemporaryDirectory() as name, ExitStack() as others:
         pairs = write_photos(Path(name), chosen.batch)
-        flops, training = training_steps(chosen.model, pairs, chosen.image_size, Path(name), device)
+        our_step = our_loop(chosen.model, pairs, size, Path(name), device)
+        with FlopCounterMode(display=False) as counter:
+            our_step()
+        plain_step = others.enter_context(apart(plain_loop, chosen.model, pairs, size))
         seconds = {
             "product": alternate(products(), chosen.rounds),
-            "training": alternate(training, chosen.rounds),
+            "training": alternate({"carseg": our_step, "plain": plain_step}, chosen.rounds),
         }
+        others.close()
         net = weights.load(chosen.model, chosen.weights) if chosen.weights else U2Net(chosen.model)
         photos = sorted(chosen.images.iterdir()) if chosen.images else [pairs[0].photo]
         photos = [path for path in photos if path.suffix.lower() in PHOTOS]
-        ways = predictions(net, chosen.image_size, Path(name), device)
+        ways = {
+            "carseg": our_prediction(net, size, Path(name), device),
+            "ONNX Runtime": others.enter_context(
+                apart(onnx_runtime, write_onnx_file(net, size, Path(name)), size)
+            ),
+        }
         seconds["prediction"] = alternate(
             {way: partial(find, photos[0]) for way, find in ways.items()}, chosen.rounds
         )
         agreement = [iou(count(*(find(path) for find in ways.values()))) for path in photos]
-    result = summary(seconds, flops)
+    result = summary(seconds, counter.get_total_flops())
     if chosen.weights:
         result["agreement"] = {"mean": mean(agreement), "least": min(agreement)}
     result["machine"] = provenance(device)
@@ -120,37 +137,38 @@ def products() -> Timed:
     return {"float32": lambda: a @ b, "bfloat16": lambda: c @ d}
 
 
-def training_steps(
+def our_loop(
     model: str, pairs: Sequence[Pair], size: int, folder: Path, device: Device
-) -> tuple[int, Timed]:
-    """Give the floating-point operations of a step, and the step in our way and in the plain one.
-
-    Both begin with files and end with changed weights.
-    """
+) -> Callable[[], None]:
+    """Give a training step in our way: from files, prepared once, to changed weights."""
     criterion = BCELoss()
     squares = Squares(pairs, size, folder)
-    ours, theirs = (U2Net(model) for _ in range(2))
-    ours = device.place_net(ours)
-    fast = torch.optim.Adam(ours.parameters(), lr=1e-4, fused=True)
-    plain = torch.optim.Adam(theirs.parameters(), lr=1e-4)
+    net = device.place_net(U2Net(model))
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-4, fused=True)
     epochs = iter(range(10**6))
 
-    def our_step() -> None:
+    def step() -> None:
         epoch = next(epochs)
         photos, masks = zip(*(squares[epoch, i] for i in range(len(pairs))), strict=True)
-        train.step(ours, criterion, fast, device, torch.stack(photos), torch.stack(masks))
+        train.step(net, criterion, optimizer, device, torch.stack(photos), torch.stack(masks))
 
-    def plain_step() -> None:
+    return step
+
+
+def plain_loop(model: str, pairs: Sequence[Pair], size: int) -> Callable[[], None]:
+    """Give a training step in the plain way: from files to changed weights."""
+    criterion = BCELoss()
+    net = U2Net(model).train()
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-4)
+
+    def step() -> None:
         photos, masks = zip(*(plain_item(pair, size) for pair in pairs), strict=True)
-        theirs.train()
-        loss: Tensor = criterion(theirs(torch.stack(photos)), torch.stack(masks))
-        plain.zero_grad()
+        loss: Tensor = criterion(net(torch.stack(photos)), torch.stack(masks))
+        optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        plain.step()
+        optimizer.step()
 
-    with FlopCounterMode(display=False) as counter:
-        plain_step()
-    return counter.get_total_flops(), {"carseg": our_step, "plain": plain_step}
+    return step
 
 
 def plain_item(pair: Pair, size: int) -> tuple[Tensor, Tensor]:
@@ -161,18 +179,27 @@ def plain_item(pair: Pair, size: int) -> tuple[Tensor, Tensor]:
     return photo_tensor(np.asarray(small)), mask_tensor(np.asarray(shape))
 
 
-def predictions(net: U2Net, size: int, folder: Path, device: Device) -> Mapping[str, Find]:
-    """From a file to a mask, one photo at a time, in our way and in theirs."""
-    write_onnx(Probability(net.eval()), folder, size, None, {})
-    path = folder / "model.onnx"
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+def our_prediction(net: U2Net, size: int, folder: Path, device: Device) -> Find:
+    """Give what finds the mask of a photo in our way."""
     if find_spec("openvino") and device.torch.type == "cpu":
-        write_openvino(Probability(net), folder, size, None, {"image_size": str(size)})
-        ours = Model(*load_exported(folder / "model.xml", "cpu"))
+        write_openvino(Probability(net.eval()), folder, size, None, {"image_size": str(size)})
+        model = Model(*load_exported(folder / "model.xml", "cpu"))
     else:
-        ours = Model.of(net, size, device)
+        model = Model.of(net, size, device)
+    return lambda path: model.predict(path) >= 0.5
 
-    def onnx_runtime(path: Path) -> Mask:
+
+def write_onnx_file(net: U2Net, size: int, folder: Path) -> Path:
+    """Write the network for ONNX Runtime."""
+    write_onnx(Probability(net.eval()), folder, size, None, {})
+    return folder / "model.onnx"
+
+
+def onnx_runtime(model: Path, size: int) -> Find:
+    """Give what finds the mask of a photo the way rembg does."""
+    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+
+    def find(path: Path) -> Mask:
         with Image.open(path) as photo:
             square = photo.convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
             whole = photo.size
@@ -180,7 +207,41 @@ def predictions(net: U2Net, size: int, folder: Path, device: Device) -> Mapping[
         grey = Image.fromarray((found[0, 0] * 255).astype(np.uint8))
         return np.asarray(grey.resize(whole, Image.Resampling.LANCZOS)) >= 128
 
-    return {"carseg": lambda path: ours.predict(path) >= 0.5, "ONNX Runtime": onnx_runtime}
+    return find
+
+
+@contextmanager
+def apart(
+    make: Callable[P, Callable[..., R]], *args: P.args, **kwargs: P.kwargs
+) -> Iterator[Callable[..., R]]:
+    """Call what `make` gives in a process of its own, which ends with the context."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=serve, args=(there, partial(make, *args, **kwargs)))
+    process.start()
+    there.close()  # so that the end of the process ends a wait for it, too
+
+    def call(*words: object) -> R:
+        here.send(words)
+        result: R = here.recv()
+        return result
+
+    try:
+        yield call
+    finally:
+        here.close()
+        process.join()
+
+
+def serve(connection: Connection, make: Callable[[], Callable[..., object]]) -> None:
+    """Answer calls of a function that is made here, until the caller hangs up."""
+    function = make()
+    while True:
+        try:
+            words = connection.recv()
+        except EOFError:
+            return
+        connection.send(function(*words))
 
 
 def alternate(timed: Timed, rounds: int) -> dict[str, list[float]]:

@@ -67,6 +67,11 @@ def main() -> None:
         "--d4", action="store_true", help="average over all turns and flips: better, 8 times slower"
     )
     command.add_argument(
+        "--closer",
+        action="store_true",
+        help="look again at the car's box alone: better, twice as slow",
+    )
+    command.add_argument(
         "--threshold",
         type=float,
         default=0.5,
@@ -206,6 +211,7 @@ def _predict(arguments: argparse.Namespace) -> None:
         load(arguments.weights, size, device=arguments.device),
         Kinds(arguments.kinds or [], arguments.threshold, arguments.background),
         d4=arguments.d4,
+        closer=arguments.closer,
         recursive=arguments.recursive,
         force=arguments.force,
         jobs=arguments.jobs,

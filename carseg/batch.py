@@ -110,6 +110,7 @@ def predict(
     kinds: Kinds,
     *,
     d4: bool = False,
+    closer: bool = False,
     recursive: bool = False,
     force: bool = False,
     jobs: int = 2,
@@ -122,6 +123,7 @@ def predict(
         model: what to predict with.
         kinds: what to make of each photo.
         d4: average over turns and flips.
+        closer: look a second time, at the car's box alone.
         recursive: look into folders in folders, too.
         force: replace files that exist.
         jobs: threads that read and write beside the network, each.
@@ -134,7 +136,7 @@ def predict(
         if len(kinds.names) > 1:
             raise CarsegError("-: makes one file of one photo; ask for one kind alone")
         photo = read(sys.stdin.buffer.read(), STREAM)
-        sys.stdout.buffer.write(kinds.make(kinds.names[0], photo, model.predict(photo, d4)))
+        sys.stdout.buffer.write(kinds.make(kinds.names[0], photo, model.predict(photo, d4, closer)))
         sys.stdout.buffer.flush()
         return
     listed = plan(find(paths, recursive), out, kinds)
@@ -149,7 +151,7 @@ def predict(
             except (CarsegError, OSError) as error:
                 failed.append(plain(error, job))
             else:
-                yield job, photo, model.predict(photo, d4)
+                yield job, photo, model.predict(photo, d4, closer)
 
     def write(done: tuple[Job, Image.Image, NDArray[np.float32]]) -> None:
         job, photo, found = done

@@ -20,8 +20,11 @@ DVC = (sys.executable, "-m", "dvc")
 NAME = "crossval-fold-{}"
 SCORES = "plots/scores.csv"
 NETS = ("untrained", "bce", "dice")
-VIEWS = ("plain", "d4")
-TURNS = ("plain_iou", "turn90_iou", "turn180_iou", "turn270_iou")
+VIEWS = ("plain", "closer", "d4", "d4_closer")
+TURNS = {
+    "plain": ("plain_iou", "turn90_iou", "turn180_iou", "turn270_iou"),
+    "closer": tuple(f"closer_{name}iou" for name in ("", "turn90_", "turn180_", "turn270_")),
+}
 FIXED = {
     "keep": "is always last here, so that no photo chooses the weights that it judges",
     "split.fold": "takes every value here",
@@ -95,7 +98,7 @@ def report(rows: Sequence[Row], folder: Path) -> None:
         }
         for net in NETS
     }
-    by_side = {net: sides(rows, net) for net in NETS}
+    by_side = {net: {view: sides(rows, net, view) for view in TURNS} for net in NETS}
     write_json(folder / "summary.json", {"photos": len(rows), **summary, "iou_by_side": by_side})
     print(f"\n{len(rows)} photos, each judged by nets that have not seen it")
     print(f"{'IoU':<20}{'mean':>9}{'std':>9}{'95 % interval':>20}{'worst':>9}")
@@ -104,20 +107,22 @@ def report(rows: Sequence[Row], folder: Path) -> None:
             s = spread([float(row[f"{net}_{view}_iou"]) for row in rows], min)
             interval = f"{s.low:.4f} to {s.high:.4f}"
             print(f"{f'{net} {view}':<20}{s.mean:>9.4f}{s.std:>9.4f}{interval:>20}{s.worst:>9.4f}")
-    print("plain, each photo at all four turns:")
-    for net, means in by_side.items():
-        print(f"{net:<20}" + "".join(f"   {side} {mean:.4f}" for side, mean in means.items()))
+    print("each photo at all four turns:")
+    for net, views in by_side.items():
+        for view, means in views.items():
+            line = "".join(f"   {side} {mean:.4f}" for side, mean in means.items())
+            print(f"{f'{net} {view}':<20}{line}")
     print(f"{folder}/scores.csv has every photo, {folder}/summary.json every score")
 
 
-def sides(rows: Sequence[Row], net: str) -> dict[str, float]:
+def sides(rows: Sequence[Row], net: str, view: str) -> dict[str, float]:
     """Give the mean IoU of cars that stand and of cars that lie on their side.
 
     Each photo counts at all its four turns, so both means are over the same cars.
     """
     found: dict[str, list[float]] = {"standing": [], "lying": []}
     for row in rows:
-        for turn, column in enumerate(TURNS):
+        for turn, column in enumerate(TURNS[view]):
             lying = int(row["lying"]) != turn % 2
             found["lying" if lying else "standing"].append(float(row[f"{net}_{column}"]))
     return {side: round(float(np.mean(ious)), 6) for side, ious in found.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from tqdm import tqdm
 
 from carseg import weights
 from carseg.clean import clean
+from carseg.closer import look_closer
 from carseg.device import Device
 from carseg.edges import boundary_iou, hd95
 from carseg.files import new_directory, read_csv, write_csv, write_json
@@ -20,7 +22,7 @@ from carseg.overlay import overlay
 from carseg.pairs import Pair, read_manifest
 from carseg.params import Params
 from carseg.photos import read_photo, read_truth, squared_photo
-from carseg.predict import at_size, combine, mask_at, probability, probability_of_views
+from carseg.predict import D4, View, at_size, combine, find, from_sides, probability
 from carseg.provenance import provenance, record
 from carseg.report import SHOWN, show, write_report
 from carseg.spread import WORST, Spread, spread
@@ -34,8 +36,9 @@ NETS: Mapping[str, Callable[[Params], U2Net]] = {
     "bce": lambda p: weights.load(p.model, Path("u2net_segmentation.pth")),
     "dice": lambda p: weights.load(p.model, Path("u2net_segmentation_dice_loss.pth")),
 }
-VIEWS = ("plain", "d4")
-TURNS = ("turn90", "turn180", "turn270")  # the plain view of the photo turned so far
+VIEWS = ("plain", "closer", "d4", "d4_closer")
+# The first two views of the photo turned so far.
+TURNS = ("turn90", "turn180", "turn270", "closer_turn90", "closer_turn180", "closer_turn270")
 
 
 class Scores(NamedTuple):
@@ -113,21 +116,26 @@ def evaluate(params: Params) -> None:
 
 def look(net: U2Net, pair: Pair, params: Params, device: Device) -> dict[str, Mask]:
     """Look at a photo from all sides: a mask (H, W) for each of `VIEWS` and `TURNS`."""
-    photo = read_photo(pair.photo)
-    square = photo_tensor(squared_photo(photo, params.image_size))
-    views = probability_of_views(net, square, device)  # (8, 1, S, S), the quarter turns first
-    found = dict(zip(("plain", *TURNS), views, strict=False)) | {"d4": combine(views)}
-    size = (photo.height, photo.width)
-    masks = {name: mask_at(view, size, params.threshold) for name, view in found.items()}
+    photo, size = read_photo(pair.photo), params.image_size
+    eye = partial(probability, net, device=device)
+    views = from_sides(eye, photo_tensor(squared_photo(photo, size)))  # (8, 1, S, S)
+    whole = [at_size(view, (photo.height, photo.width)) for view in (*views[:4], combine(views))]
+
+    def again(found: NDArray[np.float32], *sides: View) -> NDArray[np.float32]:
+        return look_closer(partial(find, eye, size=size, views=sides), photo, found)
+
+    plain, *turned, d4 = whole
+    closer, *closer_turned = (again(found, D4[k]) for k, found in enumerate(whole[:4]))
+    found = dict(zip(VIEWS, (plain, closer, d4, again(d4, *D4)), strict=True))
+    found |= dict(zip(TURNS, (*turned, *closer_turned), strict=True))
+    masks = {name: values >= params.threshold for name, values in found.items()}
     return {name: clean(mask) for name, mask in masks.items()} if params.cleanup else masks
 
 
 def probability_at(net: U2Net, pair: Pair, params: Params, device: Device) -> NDArray[np.float32]:
     """Look at a photo once: each pixel's probability of being car, (H, W), float32, 0…1."""
-    photo = read_photo(pair.photo)
-    square = photo_tensor(squared_photo(photo, params.image_size))
-    plain = probability(net, square[None], device)[0]  # (1, S, S)
-    return at_size(plain, (photo.height, photo.width))
+    eye = partial(probability, net, device=device)
+    return find(eye, read_photo(pair.photo), params.image_size)
 
 
 def judge(masks: Mapping[str, Mask], truth: Mask) -> Judged:
@@ -182,8 +190,9 @@ def _columns(net: str, photos: Sequence[Judged]) -> dict[str, list[object]]:
 
 
 def _report(metrics: Mapping[str, Mapping[str, Mapping[str, float]]], photos: int) -> str:
-    columns = [(view, name) for view in VIEWS for name in Scores._fields]
-    lines = [f"{f'{photos} photos':<12}" + "".join(f"{f'{v} {s}':>20}" for v, s in columns)]
-    for name, views in metrics.items():
-        lines.append(f"{name:<12}" + "".join(f"{views[v][s]:>20.4f}" for v, s in columns))
+    lines = [f"{f'{photos} photos':<20}" + "".join(f"{name:>14}" for name in Scores._fields)]
+    for net, views in metrics.items():
+        for view, found in views.items():
+            scores = "".join(f"{found[name]:>14.4f}" for name in Scores._fields)
+            lines.append(f"{f'{net} {view}':<20}{scores}")
     return "\n".join(lines)

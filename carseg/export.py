@@ -34,7 +34,7 @@ class Probability(nn.Module):
 
     def __init__(self, net: U2Net) -> None:
         super().__init__()
-        self.net = net
+        self.net = net.requires_grad_(False)  # what is exported has no gradients to trace
 
     def forward(self, photo: Tensor) -> Tensor:
         """Give each pixel's probability of being car, (N, 1, H, W), of photos (N, 3, H, W)."""

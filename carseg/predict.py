@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from carseg.device import Device
+from carseg.photos import squared_photo
+from carseg.tensors import photo_tensor
 from carseg.u2net import U2Net
 
 Look = Callable[[Tensor], Tensor]  # photos (N, 3, S, S) to probabilities (N, 1, S, S), float32
 
+View = tuple[int, bool]  # quarter turns, and whether it is flipped then
+
 SHARPNESS = 100.0  # one view surer by 0.01 than another weighs e times as much
 
-# The group D4 as (quarter turns, flip): every way to lay a photo on a table.
-D4 = tuple((turns, flip) for flip in (False, True) for turns in range(4))
+# The group D4: every way to lay a photo on a table.
+D4: tuple[View, ...] = tuple((turns, flip) for flip in (False, True) for turns in range(4))
 
 
 def probability(net: U2Net, photos: Tensor, device: Device) -> Tensor:
@@ -34,14 +39,24 @@ def probability(net: U2Net, photos: Tensor, device: Device) -> Tensor:
     return torch.sigmoid(logits.float()).cpu()
 
 
-def probability_of_views(net: U2Net, photo: Tensor, device: Device) -> Tensor:
-    """Look at a square photo (3, S, S) from all of `D4`: (8, 1, S, S), laid as the photo is."""
-    return from_all_sides(lambda photos: probability(net, photos, device), photo)
+def find(
+    look: Look, photo: Image.Image, size: int, views: Sequence[View] = D4[:1]
+) -> NDArray[np.float32]:
+    """Give each pixel's probability of being car, (H, W), float32, 0…1, averaged over views.
+
+    Args:
+        look: at squares.
+        photo: RGB, W×H.
+        size: side of those squares, in pixels.
+        views: how the photo is laid.
+    """
+    square = photo_tensor(squared_photo(photo, size))  # (3, S, S)
+    return at_size(combine(from_sides(look, square, views)), (photo.height, photo.width))
 
 
-def from_all_sides(look: Look, photo: Tensor) -> Tensor:
-    """Do as `probability_of_views` with whatever looks at photos."""
-    return torch.cat([turn_back(look(turn(photo[None], view)), view) for view in D4])
+def from_sides(look: Look, square: Tensor, views: Sequence[View] = D4) -> Tensor:
+    """Look at a square photo (3, S, S) from `views`: (V, 1, S, S), laid as the photo is."""
+    return torch.cat([turn_back(look(turn(square[None], view)), view) for view in views])
 
 
 def combine(views: Tensor) -> Tensor:
@@ -55,14 +70,14 @@ def combine(views: Tensor) -> Tensor:
     return (weight.view(-1, 1, 1, 1) * views).sum(dim=0)
 
 
-def turn(x: Tensor, view: tuple[int, bool]) -> Tensor:
+def turn(x: Tensor, view: View) -> Tensor:
     """Lay (…, H, W) the way `view` says."""
     turns, flip = view
     x = torch.rot90(x, turns, (-2, -1))
     return x.flip(-1) if flip else x
 
 
-def turn_back(x: Tensor, view: tuple[int, bool]) -> Tensor:
+def turn_back(x: Tensor, view: View) -> Tensor:
     """Undo `turn`."""
     turns, flip = view
     return torch.rot90(x.flip(-1) if flip else x, -turns, (-2, -1))

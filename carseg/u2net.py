@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from carseg.resize import resize
+
 LIMIT = 256.0  # of what a layer adds to its products; from here on bfloat16 is off by 1 and more
 
 
@@ -103,13 +105,6 @@ class ConvBNReLU(nn.Module):
         assert norm.running_var is not None
         scale = norm.weight / (norm.running_var + norm.eps).sqrt()
         return float((norm.bias + (conv.bias - norm.running_mean) * scale).detach().abs().max())
-
-
-def resize(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Bilinear resize of (N, C, h, w) to (N, C, *size)."""
-    if x.shape[-2:] == torch.Size(size):
-        return x
-    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 def u_shape(

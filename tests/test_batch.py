@@ -22,10 +22,12 @@ class Red(Model):
     """Takes for car what is red: no network, but a model like any other."""
 
     def __init__(self) -> None:
-        self.d4: list[bool] = []
+        self.asked: list[tuple[bool, bool]] = []
 
-    def predict(self, picture: Picture, d4: bool = False) -> NDArray[np.float32]:
-        self.d4.append(d4)
+    def predict(
+        self, picture: Picture, d4: bool = False, closer: bool = False
+    ) -> NDArray[np.float32]:
+        self.asked.append((d4, closer))
         return np.asarray(as_photo(picture))[..., 0].astype(np.float32) / 255
 
 
@@ -113,11 +115,13 @@ def test_a_picture_is_a_background_too() -> None:
     assert np.abs(pixels("out/a.jpg")[25, 35].astype(int) - (0, 0, 255)).max() < 8
 
 
-def test_views_are_averaged_when_asked() -> None:
+def test_views_are_averaged_and_a_closer_look_taken_when_asked() -> None:
     model = Red()
-    for d4 in (False, True):
-        predict(["photos/a.png"], Path(f"out{d4}"), model, Kinds((), 0.5, None), d4=d4)
-    assert model.d4 == [False, True]
+    ways = [(False, False), (True, False), (False, True)]
+    for i, (d4, closer) in enumerate(ways):
+        kinds = Kinds((), 0.5, None)
+        predict(["photos/a.png"], Path(f"out{i}"), model, kinds, d4=d4, closer=closer)
+    assert model.asked == ways
 
 
 def test_exif_and_colour_profile_are_carried_over_and_the_camera_heeded() -> None:

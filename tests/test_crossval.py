@@ -14,21 +14,30 @@ def rows(ious: dict[str, list[float]], lying: list[int]) -> list[Row]:
     """Rows as `evaluate` writes them: all scores of a photo are its IoU, of every net and view."""
     names = [f"{net}_{view}_{s}" for net in NETS for view in VIEWS
              for s in ("dice", "iou", "boundary_iou", "hd95")]  # fmt: skip
-    names += [f"{net}_turn{angle}_iou" for net in NETS for angle in (90, 180, 270)]
+    names += [f"{net}_{turn}_iou" for net in NETS for turns in TURNS.values() for turn in turns]
     return [
         {"photo": photo, "lying": str(lies), **{name: str(values[0]) for name in names}}
-        | {f"dice_{key}_iou": str(v) for key, v in zip(TURNS, values, strict=True)}
+        | {
+            f"dice_{turn}_iou": str(value + added)
+            for turns, added in zip(TURNS.values(), (0, 1), strict=True)
+            for turn, value in zip(turns, values, strict=True)
+        }
         for (photo, values), lies in zip(ious.items(), lying, strict=True)
     ]
 
 
-TURNS = ("plain", "turn90", "turn180", "turn270")
+TURNS = {
+    "plain": ("plain", "turn90", "turn180", "turn270"),
+    "closer": ("closer", "closer_turn90", "closer_turn180", "closer_turn270"),
+}
 
 
 def test_a_standing_car_lies_when_its_photo_is_turned_and_the_reverse() -> None:
-    found = sides(rows({"a": [0.9, 0.5, 0.8, 0.6], "b": [0.4, 1.0, 0.2, 0.9]}, [0, 1]), "dice")
-    assert found["standing"] == pytest.approx((0.9 + 0.8 + 1.0 + 0.9) / 4)
-    assert found["lying"] == pytest.approx((0.5 + 0.6 + 0.4 + 0.2) / 4)
+    table = rows({"a": [0.9, 0.5, 0.8, 0.6], "b": [0.4, 1.0, 0.2, 0.9]}, [0, 1])
+    for view, added in (("plain", 0), ("closer", 1)):
+        found = sides(table, "dice", view)
+        assert found["standing"] == pytest.approx((0.9 + 0.8 + 1.0 + 0.9) / 4 + added)
+        assert found["lying"] == pytest.approx((0.5 + 0.6 + 0.4 + 0.2) / 4 + added)
 
 
 def test_the_report_has_every_photo_and_its_summary(

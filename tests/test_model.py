@@ -10,11 +10,12 @@ from PIL import Image
 
 import carseg
 from carseg import weights
+from carseg.closer import box_around
 from carseg.device import Device
 from carseg.errors import CarsegError
 from carseg.model import Model, as_photo
 from carseg.photos import squared_photo
-from carseg.predict import combine, mask_at, probability, probability_of_views
+from carseg.predict import combine, from_sides, mask_at, probability
 from carseg.tensors import photo_tensor
 from carseg.u2net import U2Net
 
@@ -45,9 +46,21 @@ def test_predictions_have_the_pictures_size_and_agree_with_the_pipeline(
     square = photo_tensor(squared_photo(photo(), 64))
     expected = mask_at(probability(net, square[None], CPU)[0], (60, 90), 0.5)
     assert np.array_equal(found >= 0.5, expected)
-    views = mask_at(combine(probability_of_views(net, square, CPU)), (60, 90), 0.5)
+    sides = from_sides(lambda photos: probability(net, photos, CPU), square)
+    views = mask_at(combine(sides), (60, 90), 0.5)
     assert np.array_equal(model.predict(photo(), d4=True) >= 0.5, views)
     assert not np.array_equal(views, expected)
+
+
+@pytest.mark.parametrize("d4", [False, True])
+def test_a_closer_look_is_one_at_the_box_of_the_first(model: Model, d4: bool) -> None:
+    first = model.predict(photo(), d4)
+    box = left, top, right, bottom = box_around(first >= 0.5)
+    assert box != (0, 0, 90, 60), "else there is nothing closer"
+    found = model.predict(photo(), d4, closer=True)
+    assert np.array_equal(found[top:bottom, left:right], model.predict(photo().crop(box), d4))
+    found[top:bottom, left:right] = 0
+    assert not found.any()
 
 
 def test_a_file_an_image_and_an_array_give_the_same(model: Model, tmp_path: Path) -> None:

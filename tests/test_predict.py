@@ -4,20 +4,28 @@ import numpy as np
 import pytest
 import torch
 from conftest import noise
+from PIL import Image
 from torch import Tensor, nn
 
 from carseg.device import Device
 from carseg.predict import (
     D4,
+    View,
     combine,
+    find,
+    from_sides,
     mask_at,
     probability,
-    probability_of_views,
     turn,
     turn_back,
 )
+from carseg.tensors import photo_tensor
 
 CPU = Device("float32")
+
+
+def probability_of_views(net: nn.Module, photo: Tensor) -> Tensor:
+    return from_sides(lambda photos: probability(net, photos, CPU), photo)
 
 
 class Corner(nn.Module):
@@ -35,7 +43,7 @@ class Corner(nn.Module):
 
 
 @pytest.mark.parametrize("view", D4)
-def test_a_view_can_be_undone(view: tuple[int, bool]) -> None:
+def test_a_view_can_be_undone(view: View) -> None:
     x = noise(2, 3, 8, 8)
     assert torch.equal(turn_back(turn(x, view), view), x)
     assert torch.equal(turn(turn_back(x, view), view), x)
@@ -73,7 +81,7 @@ def test_probability_is_float32_even_from_bfloat16() -> None:
 
 def test_views_are_predictions_of_the_turned_photo_laid_back() -> None:
     net, photo = Corner(), noise(3, 8, 8)
-    found = probability_of_views(net, photo, CPU)
+    found = probability_of_views(net, photo)
     assert (found.shape, len(net.seen)) == ((8, 1, 8, 8), 8)
     expected = []
     for flip in (False, True):
@@ -104,11 +112,28 @@ def test_a_surer_view_weighs_more_as_documented() -> None:
 
 
 @pytest.mark.parametrize("view", D4)
-def test_the_average_of_views_turns_with_the_photo(view: tuple[int, bool]) -> None:
+def test_the_average_of_views_turns_with_the_photo(view: View) -> None:
     net, photo = Corner(), noise(3, 8, 8)
-    straight = combine(probability_of_views(net, photo, CPU))
-    turned = combine(probability_of_views(net, turn(photo, view), CPU))
+    straight = combine(probability_of_views(net, photo))
+    turned = combine(probability_of_views(net, turn(photo, view)))
     torch.testing.assert_close(turned, turn(straight, view))
+
+
+def test_finding_is_squaring_looking_and_scaling_back() -> None:
+    net = Corner()
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 12, 3), np.uint8)
+    photo = Image.fromarray(pixels)
+
+    def look(photos: Tensor) -> Tensor:
+        return probability(net, photos, CPU)
+
+    square = photo_tensor(np.asarray(photo.resize((8, 8), Image.Resampling.LANCZOS)))
+    views = from_sides(look, square)
+    for chosen, expected in ((D4[:1], views[0]), (D4, combine(views))):
+        found = find(look, photo, 8, chosen)
+        assert (found.shape, found.dtype) == ((6, 12), np.float32)
+        scaled = torch.nn.functional.interpolate(expected[None], (6, 12), mode="bilinear")
+        np.testing.assert_allclose(found, scaled[0, 0], rtol=1e-6)
 
 
 def test_a_mask_has_the_photos_own_size() -> None:

@@ -1,6 +1,8 @@
 """The benchmark runs, and its figures are those of its timings."""
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -49,3 +51,13 @@ def test_turns_are_taken_and_the_first_does_not_count() -> None:
     seconds = speed.alternate(timed, 3)
     assert order == ["a", "b"] * 4
     assert {name: len(times) for name, times in seconds.items()} == {"a": 3, "b": 3}
+
+
+def process_id() -> Callable[[], int]:
+    return os.getpid
+
+
+def test_theirs_has_a_process_of_its_own() -> None:
+    with speed.apart(process_id) as call:
+        first = call()
+        assert first == call() != os.getpid()

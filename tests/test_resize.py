@@ -1,0 +1,67 @@
+"""Resizing computes what torch's does, and so does its gradient."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from carseg.resize import Double, resize
+
+
+def torch_resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ((1, 1), (2, 2)),
+        ((2, 1), (4, 2)),
+        ((2, 2), (4, 4)),
+        ((10, 7), (20, 14)),
+        ((10, 10), (40, 40)),
+        ((5, 5), (9, 9)),
+        ((6, 6), (12, 11)),
+        ((8, 8), (4, 4)),
+        ((8, 8), (8, 8)),
+    ],
+)
+def test_values_and_gradients_are_those_of_torch(
+    old: tuple[int, int], new: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, *old, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(2, 3, *new, dtype=torch.float64)
+    found, wanted = resize(x, new), torch_resize(x, new)
+    torch.testing.assert_close(found, wanted)
+    gradients = [torch.autograd.grad((y * weight).sum(), x)[0] for y in (found, wanted)]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_gradient_of_a_part_of_a_concatenation(dtype: torch.dtype) -> None:
+    """As in the net: channels last, and what comes back is a slice that must stay as it is."""
+    torch.manual_seed(0)
+    layout = torch.channels_last
+    x = torch.randn(2, 8, 10, 10).to(dtype, memory_format=layout).requires_grad_()
+    skip = torch.randn(2, 8, 20, 20).to(dtype, memory_format=layout)
+    weight = torch.randn(2, 16, 20, 20).to(dtype, memory_format=layout)
+    gradients = []
+    for function in (resize, torch_resize):
+        y = torch.cat((function(x, (20, 20)), skip), dim=1)
+        given = weight.clone()
+        gradients.append(torch.autograd.grad(y, x, given)[0])
+        assert torch.equal(given, weight)
+    assert gradients[0].is_contiguous(memory_format=layout)
+    tolerance = {} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.03}
+    torch.testing.assert_close(*gradients, **tolerance)
+
+
+def test_the_quick_gradient_is_taken_only_where_one_is_wanted() -> None:
+    x = torch.randn(1, 2, 4, 4)
+    assert resize(x, (8, 8)).grad_fn is None
+    x.requires_grad_()
+    assert type(resize(x, (8, 8)).grad_fn).__name__ == f"{Double.__name__}Backward"
+    assert "Upsample" in type(resize(x, (9, 9)).grad_fn).__name__
+    with torch.no_grad():
+        assert resize(x, (8, 8)).grad_fn is None
