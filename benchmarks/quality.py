@@ -21,15 +21,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from carseg import weights
-from carseg.closer import look_closer
-from carseg.device import Device
 from carseg.errors import CarsegError, run
 from carseg.evaluate import Scores, score
+from carseg.model import load
 from carseg.pairs import find_pairs, read_manifest
 from carseg.params import load_params
 from carseg.photos import read_photo, read_truth
-from carseg.predict import D4, find, probability
 
 SIZE = 320
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -82,24 +79,23 @@ def compare(arguments: argparse.Namespace) -> None:
         pairs = find_pairs(arguments.images, arguments.masks)
     if not arguments.onnx.is_file():
         raise CarsegError(f"{arguments.onnx}: there is no such file; run dvc repro weights")
-    remover, device = Remover(arguments.onnx), Device(params.precision)
-    net = device.place_net(weights.load(params.model, arguments.weights)).eval()
+    remover = Remover(arguments.onnx)
+    model = load(arguments.weights, params.image_size, params.precision)
 
-    def ours(photo: Image.Image, averaged: bool, closer: bool) -> Mask:
-        views = D4 if averaged else D4[:1]
-        eye = partial(probability, net, device=device)
-        look = partial(find, eye, size=params.image_size, views=views)
-        found = look(photo)
-        return (look_closer(look, photo, found) if closer else found) >= params.threshold
+    def ours(d4: bool, closer: bool, photo: Image.Image) -> Mask:
+        return model.predict(photo, d4, closer) >= params.threshold
 
     ways: dict[str, Callable[[Image.Image], Mask]] = {
         "U2-Netp untrained, as rembg": lambda photo: remover(photo, 1),
         "  averaged over 4 rotations": lambda photo: remover(photo, 4),
-        "trained here": lambda photo: ours(photo, averaged=False, closer=False),
-        "  and a closer look": lambda photo: ours(photo, averaged=False, closer=True),
-        "  averaged over D4": lambda photo: ours(photo, averaged=True, closer=False),
-        "  and a closer look, D4": lambda photo: ours(photo, averaged=True, closer=True),
     }
+    for name, d4, closer in (
+        ("trained here", False, False),
+        ("  looking closer", False, True),
+        ("  averaged over D4", True, False),
+        ("  averaged over D4, closer", True, True),
+    ):
+        ways[name] = partial(ours, d4, closer)
     print(f"{f'{len(pairs)} photos':<30}" + "".join(f"{name:>14}" for name in Scores._fields))
     for name, way in ways.items():
         rows = [

@@ -123,7 +123,7 @@ def predict(
         model: what to predict with.
         kinds: what to make of each photo.
         d4: average over turns and flips.
-        closer: look a second time, at the car's box alone.
+        closer: look a second time, at the car's box alone, from all sides.
         recursive: look into folders in folders, too.
         force: replace files that exist.
         jobs: threads that read and write beside the network, each.

@@ -22,7 +22,7 @@ from carseg.overlay import overlay
 from carseg.pairs import Pair, read_manifest
 from carseg.params import Params
 from carseg.photos import read_photo, read_truth, squared_photo
-from carseg.predict import D4, View, at_size, combine, find, from_sides, probability
+from carseg.predict import D4, TURNED, View, at_size, combine, find, from_sides, probability
 from carseg.provenance import provenance, record
 from carseg.report import SHOWN, show, write_report
 from carseg.spread import WORST, Spread, spread
@@ -125,7 +125,7 @@ def look(net: U2Net, pair: Pair, params: Params, device: Device) -> dict[str, Ma
         return look_closer(partial(find, eye, size=size, views=sides), photo, found)
 
     plain, *turned, d4 = whole
-    closer, *closer_turned = (again(found, D4[k]) for k, found in enumerate(whole[:4]))
+    closer, *closer_turned = (again(found, *TURNED) for found in (plain, *turned))
     found = dict(zip(VIEWS, (plain, closer, d4, again(d4, *D4)), strict=True))
     found |= dict(zip(TURNS, (*turned, *closer_turned), strict=True))
     masks = {name: values >= params.threshold for name, values in found.items()}

@@ -24,6 +24,7 @@ SHARPNESS = 100.0  # one view surer by 0.01 than another weighs e times as much
 
 # The group D4: every way to lay a photo on a table.
 D4: tuple[View, ...] = tuple((turns, flip) for flip in (False, True) for turns in range(4))
+AS_HELD, TURNED = D4[:1], D4[:4]  # as the photo is, and in all its quarter turns
 
 
 def probability(net: U2Net, photos: Tensor, device: Device) -> Tensor:
@@ -40,7 +41,7 @@ def probability(net: U2Net, photos: Tensor, device: Device) -> Tensor:
 
 
 def find(
-    look: Look, photo: Image.Image, size: int, views: Sequence[View] = D4[:1]
+    look: Look, photo: Image.Image, size: int, views: Sequence[View] = AS_HELD
 ) -> NDArray[np.float32]:
     """Give each pixel's probability of being car, (H, W), float32, 0…1, averaged over views.
 

@@ -111,7 +111,7 @@ def predicted(
             bottom, right = min(photo.height, bottom + down), min(photo.width, right + across)
             share = np.zeros_like(share)
             box = photo.crop((left, top, right, bottom))
-            share[top:bottom, left:right] = seen(net, box, quarters, flips)
+            share[top:bottom, left:right] = seen(net, box, range(4), flips)
     return np.asarray(share >= 0.45)
 
 

@@ -1,5 +1,6 @@
 """The trained net as a function of any image."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from carseg.device import Device
 from carseg.errors import CarsegError
 from carseg.model import Model, as_photo
 from carseg.photos import squared_photo
-from carseg.predict import combine, from_sides, mask_at, probability
+from carseg.predict import D4, View, at_size, combine, from_sides, mask_at, probability
 from carseg.tensors import photo_tensor
 from carseg.u2net import U2Net
 
@@ -52,13 +53,17 @@ def test_predictions_have_the_pictures_size_and_agree_with_the_pipeline(
     assert not np.array_equal(views, expected)
 
 
-@pytest.mark.parametrize("d4", [False, True])
-def test_a_closer_look_is_one_at_the_box_of_the_first(model: Model, d4: bool) -> None:
-    first = model.predict(photo(), d4)
-    box = left, top, right, bottom = box_around(first >= 0.5)
+@pytest.mark.parametrize(("d4", "sides"), [(False, D4[:4]), (True, D4)])
+def test_a_closer_look_is_at_the_box_of_the_first_from_all_sides(
+    model: Model, net: U2Net, d4: bool, sides: Sequence[View]
+) -> None:
+    box = left, top, right, bottom = box_around(model.predict(photo(), d4) >= 0.5)
     assert box != (0, 0, 90, 60), "else there is nothing closer"
     found = model.predict(photo(), d4, closer=True)
-    assert np.array_equal(found[top:bottom, left:right], model.predict(photo().crop(box), d4))
+    square = photo_tensor(squared_photo(photo().crop(box), 64))
+    views = from_sides(lambda photos: probability(net, photos, CPU), square, sides)
+    expected = at_size(combine(views), (bottom - top, right - left))
+    np.testing.assert_allclose(found[top:bottom, left:right], expected, atol=1e-4)
     found[top:bottom, left:right] = 0
     assert not found.any()
 
