@@ -1,0 +1,151 @@
+"""Which share of `dvc repro` goes into training and validation steps, and what takes the rest.
+
+    python -m benchmarks.share                                a clone with the rendered sample
+    python -m benchmarks.share --images DIR --masks DIR -S epochs=2
+
+Runs the pipeline as committed, in a clone, from an empty cache. Each stage is timed inside its own
+process: its imports, its steps (learning from a batch, measuring batch norms and scores, looking
+at photos), and the rest, such as reading photos, augmentation, checkpoints and plots. *DVC* is all
+that is left of the whole. The share is of what is not imports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from carseg.errors import run
+
+STEPS = {
+    "carseg.train": ("step", "update_bn"),
+    "carseg.probe": ("Probe.measure",),
+    "carseg.weights": ("settle_batch_norm",),
+    "carseg.evaluate": ("look", "probability_at"),
+}
+HEAVY = {  # what stages import
+    "stages.train_bce": "carseg.train",
+    "stages.train_dice": "carseg.train",
+    "stages.evaluate": "carseg.evaluate",
+}
+TIMES = "CARSEG_TIMES"  # of the environment: the file that stages write to
+
+
+def main() -> None:
+    """Run the pipeline and print the table; or, as DVC's `python`, one stage of it."""
+    if TIMES in os.environ:
+        run_stage(sys.argv[1:])
+        return
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", type=Path, help="folder of photos, with --masks")
+    parser.add_argument("--masks", type=Path, help="folder of masks, with --images")
+    parser.add_argument("-S", action="append", default=[], metavar="NAME=VALUE", dest="changes")
+    chosen = parser.parse_args()
+    if (chosen.images is None) != (chosen.masks is None):
+        parser.error("--images and --masks go together")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        project = prepare(folder, chosen.images, chosen.masks, chosen.changes)
+        environment = os.environ | {
+            TIMES: str(folder / "times"),
+            "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
+        }
+        began = time.time()
+        command = [sys.executable, "-m", "dvc", "repro"]
+        with (folder / "said").open("w+") as said:
+            done = subprocess.run(
+                command, cwd=project, env=environment, stdout=said, stderr=said
+            ).returncode
+            whole = time.time() - began
+            if done:
+                said.seek(0)
+                sys.exit(said.read()[-3000:])
+        times = [json.loads(line) for line in (folder / "times").read_text().splitlines()]
+    print(table(whole, times))
+
+
+def prepare(folder: Path, images: Path | None, masks: Path | None, changes: Sequence[str]) -> Path:
+    """Clone the project, bring its photos, and put a `python` before all others."""
+    project = folder / "project"
+    subprocess.run(["git", "clone", "--quiet", ".", str(project)], check=True)
+    for source, name in ((images, "Image"), (masks, "Mask"), (Path("Weights"), "Weights")):
+        for path in source.iterdir() if source else ():
+            shutil.copy(path, project / name)
+    settings = project / "params.yaml"
+    for change in changes:
+        name, value = change.split("=", 1)
+        lines = settings.read_text().splitlines()
+        lines = [f"{name}: {value}" if line.startswith(f"{name}:") else line for line in lines]
+        settings.write_text("\n".join(lines) + "\n")
+    # Nothing may come out of the cache of runs, nor be taken as done.
+    (project / "dvc.lock").unlink()
+    python = folder / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m benchmarks.share "$@"\n')
+    python.chmod(0o755)
+    return project
+
+
+def run_stage(words: Sequence[str]) -> None:
+    """Run `-m stages.NAME` with its steps timed, and write down what took how long."""
+    began, steps = time.perf_counter(), [0.0]
+    stage = words[words.index("-m") + 1]
+    if module := HEAVY.get(stage):
+        import_module(module)
+    for name, functions in STEPS.items():
+        if name in sys.modules:
+            for function in functions:
+                clock(sys.modules[name], function, steps)
+    imported = time.perf_counter()
+    sys.argv = [stage]
+    runpy.run_module(stage, run_name="__main__")
+    ended = time.perf_counter()
+    line = {"stage": stage.removeprefix("stages."), "imports": imported - began,
+            "steps": steps[0], "rest": ended - imported - steps[0]}  # fmt: skip
+    with Path(os.environ[TIMES]).open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def clock(module: Any, name: str, steps: list[float]) -> None:
+    """Put a function in place that adds the seconds it takes to `steps`."""
+    *owner, last = name.split(".")
+    place = functools.reduce(getattr, owner, module)
+    function: Callable[..., object] = getattr(place, last)
+
+    @functools.wraps(function)
+    def timed(*args: object, **kwargs: object) -> object:
+        began = time.perf_counter()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            steps[0] += time.perf_counter() - began
+
+    setattr(place, last, timed)
+
+
+def table(whole: float, times: Sequence[dict[str, Any]]) -> str:
+    """Lay the seconds out for reading."""
+    lines = [f"{'seconds':<12}{'imports':>10}{'steps':>10}{'rest':>10}"]
+    sums = {kind: sum(row[kind] for row in times) for kind in ("imports", "steps", "rest")}
+    for row in times:
+        lines.append(f"{row['stage']:<12}" + "".join(f"{row[kind]:>10.1f}" for kind in sums))
+    lines.append(f"{'DVC':<12}{'':>20}{whole - sum(sums.values()):>10.1f}")
+    share = 1 - sums["steps"] / (whole - sums["imports"])
+    lines.append(f"{whole:.0f} s in all; {share:.1%} of them, less imports, outside of steps")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run(main)

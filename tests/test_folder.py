@@ -1,0 +1,34 @@
+"""The benchmark of a whole folder against one photo at a time."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import folder
+from carseg.model import load
+
+
+def test_all_photos_are_done_both_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder, "SIZE", (64, 48))
+    shares = folder.write_photos(tmp_path, 7)
+    assert [len(list(share.iterdir())) for share in shares] == [2, 2, 1, 1, 1]
+    model = load(folder.random_weights("u2netp", tmp_path), size=64)
+    seconds = folder.measure(model, shares, tmp_path)
+    assert {name: len(times) for name, times in seconds.items()} == {
+        "one at a time": 5,
+        "folder": 5,
+    }
+    single, whole = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+        for name in ("single", "whole")
+    )
+    assert len(single) == 7
+    assert single == whole
+
+
+def test_the_table_has_the_ratios() -> None:
+    seconds = {"one at a time": [3.0, 2.0, 4.0], "folder": [2.0, 1.0, 2.0], "calls": [8.0]}
+    rows = [line.split()[-5:] for line in folder.table(seconds).splitlines()[1:]]
+    assert rows[0] == ["3.000", "2.000", "4.000", "2.00", "times"]
+    assert rows[1][-3:] == ["2.000", "1.000", "2.000"]
+    assert rows[2] == ["8.000", "8.000", "8.000", "4.00", "times"]

@@ -1,0 +1,56 @@
+"""The benchmark of what `dvc repro` spends its time on."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from conftest import write_pairs
+
+from benchmarks import share
+
+
+def test_a_timed_function_does_as_before_and_adds_its_seconds() -> None:
+    class Sleeper:
+        def sleep(self, seconds: float) -> str:
+            time.sleep(seconds)
+            return "rested"
+
+    module, steps = SimpleNamespace(Sleeper=Sleeper, fail=lambda: 1 / 0), [0.0]
+    share.clock(module, "Sleeper.sleep", steps)
+    share.clock(module, "fail", steps)
+    assert [Sleeper().sleep(0.02) for _ in range(2)] == ["rested"] * 2
+    assert 0.04 <= steps[0] < 0.2
+    before = steps[0]
+    with pytest.raises(ZeroDivisionError):
+        module.fail()
+    assert steps[0] > before
+
+
+def test_a_stage_runs_and_writes_its_times_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_pairs(Path("dataset/Image"), Path("dataset/Mask"), 4)
+    Path("params.yaml").write_text(yaml.safe_dump({"split": {"val_size": 1, "fold": None}}))
+    monkeypatch.setenv(share.TIMES, "times")
+    monkeypatch.setattr(sys, "argv", ["share", "-m", "stages.split"])
+    share.main()
+    assert Path("split/val.csv").is_file()
+    times = json.loads(Path("times").read_text())
+    assert times.pop("stage") == "split"
+    assert times.pop("rest") > 0
+    assert times == pytest.approx({"imports": 0, "steps": 0}, abs=0.01)
+
+
+def test_the_share_is_of_what_is_not_imports() -> None:
+    times = [
+        {"stage": "split", "imports": 0.0, "steps": 0.0, "rest": 1.0},
+        {"stage": "evaluate", "imports": 20.0, "steps": 90.0, "rest": 4.0},
+    ]
+    lines = share.table(120.0, times).splitlines()
+    assert lines[-2].split() == ["DVC", "5.0"]
+    assert lines[-1] == "120 s in all; 10.0% of them, less imports, outside of steps"
