@@ -123,8 +123,9 @@ def _scores(about: Card) -> list[str]:
         return ["Not known: no `metrics.json` beside the weights tells of them."]
     rows = {"trained": about.scores, "untrained start": about.untrained or {}}
     lines = [
-        f"Means over {about.validation or 'the'} validation photos that it was not trained on; D4 "
-        "averages all turns and flips. The epoch kept was chosen on them, unless `keep` is `last`.",
+        f"Means over {about.validation or 'the'} validation photos that it was not trained on. "
+        "plain is one look, d4 the average over all turns and flips; closer adds a second look, "
+        "at the car's box alone. The epoch kept was chosen on them, unless `keep` is `last`.",
         "",
         "| | view | " + " | ".join(SCORES.values()) + " |",
         "|---|---" + "|---" * len(SCORES) + "|",
