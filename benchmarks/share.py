@@ -15,7 +15,6 @@ import argparse
 import functools
 import json
 import os
-import runpy
 import shutil
 import subprocess
 import sys
@@ -110,7 +109,7 @@ def run_stage(words: Sequence[str]) -> None:
                 clock(sys.modules[name], function, steps)
     imported = time.perf_counter()
     sys.argv = [stage]
-    runpy.run_module(stage, run_name="__main__")
+    run(import_module(stage).main)
     ended = time.perf_counter()
     line = {"stage": stage.removeprefix("stages."), "imports": imported - began,
             "steps": steps[0], "rest": ended - imported - steps[0]}  # fmt: skip
