@@ -87,7 +87,7 @@ def main() -> None:
     command.add_argument("--recursive", "-r", action="store_true", help="folders in folders, too")
     command.add_argument("--force", action="store_true", help="replace files that exist")
     command.add_argument(
-        "--jobs", type=int, default=2, metavar="N", help="threads to read and write, each [2]"
+        "--jobs", type=int, default=3, metavar="N", help="photos in work at once [%(default)s]"
     )
     command.set_defaults(start=_predict)
 

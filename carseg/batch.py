@@ -113,7 +113,7 @@ def predict(
     closer: bool = False,
     recursive: bool = False,
     force: bool = False,
-    jobs: int = 2,
+    jobs: int = 3,
 ) -> None:
     """Write what is wanted of every photo; one that cannot be read does not stop the others.
 
@@ -126,7 +126,7 @@ def predict(
         closer: look a second time, at the car's box alone, from all sides.
         recursive: look into folders in folders, too.
         force: replace files that exist.
-        jobs: threads that read and write beside the network, each.
+        jobs: photos in work at once: while one is looked at, others are read and written.
 
     Raises:
         CarsegError: nothing to do, a file that must not be replaced (nothing is written then), or
@@ -143,25 +143,16 @@ def predict(
     refuse_losses(listed, force)
     failed: list[str] = []
 
-    def predicted() -> Iterator[tuple[Job, Image.Image, NDArray[np.float32]]]:
-        bar = tqdm(listed, unit="photo", disable=None)
-        for job, reading in ahead(lambda job: read(job.source.read_bytes(), job.source), bar, jobs):
-            try:
-                photo = reading.result()
-            except (CarsegError, OSError) as error:
-                failed.append(plain(error, job))
-            else:
-                yield job, photo, model.predict(photo, d4, closer)
-
-    def write(done: tuple[Job, Image.Image, NDArray[np.float32]]) -> None:
-        job, photo, found = done
+    def do(job: Job) -> None:
+        photo = read(job.source.read_bytes(), job.source)
+        found = model.predict(photo, d4, closer)
         for kind, path in job.targets.items():
             write_bytes(path, kinds.make(kind, photo, found))
 
-    for (job, *_), writing in ahead(write, predicted(), jobs):
+    for job, done in ahead(do, tqdm(listed, unit="photo", disable=None), jobs):
         try:
-            writing.result()
-        except OSError as error:
+            done.result()
+        except (CarsegError, OSError) as error:
             failed.append(plain(error, job))
     print(f"{len(listed) - len(failed)} of {len(listed)} photos done, in {out}", file=sys.stderr)
     if failed:

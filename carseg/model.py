@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from torch import Tensor
 
 from carseg import weights
 from carseg.closer import look_closer
@@ -23,7 +25,7 @@ Picture = Image.Image | str | Path | NDArray[np.uint8]
 
 
 class Model:
-    """A trained net that takes any image.
+    """A trained net that takes any image; several threads may use it.
 
     Attributes:
         size: side of the square that the net sees, in pixels; the one that it was trained with.
@@ -32,6 +34,7 @@ class Model:
     def __init__(self, look: Look, size: int = 320) -> None:
         """Take what looks at photos; `load` and `of` make it."""
         self._look = look
+        self._lock = Lock()
         self.size = size
 
     @classmethod
@@ -59,11 +62,16 @@ class Model:
             ValueError: an array of another shape or type.
         """
         photo = as_photo(picture)
-        look = partial(find, self._look, size=self.size)
+        look = partial(find, self._look_alone, size=self.size)
         found = look(photo, views=D4 if d4 else AS_HELD)
         if not closer:
             return found
         return look_closer(partial(look, views=D4 if d4 else TURNED), photo, found)
+
+    def _look_alone(self, photos: Tensor) -> Tensor:
+        """Look; a look takes all cores, so threads take turns, and scale photos meanwhile."""
+        with self._lock:
+            return self._look(photos)
 
 
 def load(path: str | Path, size: int = 320, precision: str = "auto", device: str = "auto") -> Model:

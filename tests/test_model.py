@@ -1,6 +1,8 @@
 """The trained net as a function of any image."""
 
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import torch
 from conftest import uneven
 from PIL import Image
+from torch import Tensor
 
 import carseg
 from carseg import weights
@@ -74,6 +77,25 @@ def test_a_file_an_image_and_an_array_give_the_same(model: Model, tmp_path: Path
     expected = model.predict(photo())
     for picture in (path, str(path), np.asarray(photo())):
         assert np.array_equal(model.predict(picture), expected)
+
+
+def test_threads_take_turns_at_looking_and_find_the_same(model: Model) -> None:
+    looking, most = 0, 0
+
+    def look(photos: Tensor) -> Tensor:
+        nonlocal looking, most
+        looking += 1
+        most = max(most, looking)
+        time.sleep(0.01)
+        looking -= 1
+        return model._look(photos)
+
+    shared = Model(look, 64)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: shared.predict(photo()), range(8)))
+    assert most == 1
+    expected = model.predict(photo())
+    assert all(np.array_equal(one, expected) for one in found)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "L", "LA", "P", "CMYK", "1", "YCbCr", "F"])
