@@ -22,8 +22,9 @@ def test_a_timed_function_does_as_before_and_adds_its_seconds() -> None:
     module, steps = SimpleNamespace(Sleeper=Sleeper, fail=lambda: 1 / 0), [0.0]
     share.clock(module, "Sleeper.sleep", steps)
     share.clock(module, "fail", steps)
+    began = time.perf_counter()
     assert [Sleeper().sleep(0.02) for _ in range(2)] == ["rested"] * 2
-    assert 0.04 <= steps[0] < 0.2
+    assert 0.04 <= steps[0] <= time.perf_counter() - began
     before = steps[0]
     with pytest.raises(ZeroDivisionError):
         module.fail()
@@ -42,8 +43,9 @@ def test_a_stage_runs_and_writes_its_times_down(
     assert Path("split/val.csv").is_file()
     times = json.loads(Path("times").read_text())
     assert times.pop("stage") == "split"
-    assert times.pop("rest") > 0
-    assert times == pytest.approx({"imports": 0, "steps": 0}, abs=0.01)
+    assert times.pop("steps") == 0, "a split has none"
+    assert times.pop("rest") > times.pop("imports") >= 0
+    assert not times
 
 
 def test_the_share_is_of_what_is_not_imports() -> None:
