@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch.serialization import get_crc32_options, set_crc32_options
 
 from carseg.device import Device
 from carseg.errors import CarsegError
@@ -19,6 +22,7 @@ from carseg.u2net import U2Net
 
 FOLDER = Path(".checkpoints")
 CODE = Path(__file__).parent
+SHARE = 0.01  # of the time, at most, goes into writing states
 
 
 class Stateful(Protocol):
@@ -42,19 +46,27 @@ class Checkpoint:
         """Name the file; `fingerprint` is of all that the training depends on."""
         self._path = FOLDER / f"{task}-{fingerprint}.pt"
         self._full = False
+        self._next = 0.0  # when a state is written again, by the clock of `time.monotonic`
         for path in FOLDER.glob(f"{task}-*"):
             if path != self._path:
                 path.unlink(missing_ok=True)  # each process that trains looks
 
     def save(self, parts: Mapping[str, Stateful], **rest: object) -> None:
-        """Replace the state; a disk without room for it is told of once and changes nothing."""
-        if self._full:
+        """Replace the state, unless the last one was written too short a time ago, for its cost.
+
+        A disk without room is told of once and changes nothing.
+        """
+        if self._full or (began := time.monotonic()) < self._next:
             return
         FOLDER.mkdir(exist_ok=True)
         fresh = self._path.with_suffix(".part")
         try:
-            torch.save({**{name: part.state_dict() for name, part in parts.items()}, **rest}, fresh)
+            with without_checksums():
+                states = {name: part.state_dict() for name, part in parts.items()}
+                torch.save({**states, **rest}, fresh)
             os.replace(fresh, self._path)
+            written = time.monotonic()
+            self._next = written + (written - began) / SHARE
         except (OSError, RuntimeError) as error:  # torch's own writer raises the latter
             self._full = True
             fresh.unlink(missing_ok=True)
@@ -83,6 +95,20 @@ class Checkpoint:
         self._path.unlink(missing_ok=True)
         if FOLDER.is_dir() and not any(FOLDER.iterdir()):
             FOLDER.rmdir()
+
+
+@contextmanager
+def without_checksums() -> Iterator[None]:
+    """Let torch write files without the checksums of their parts, which take as long as the rest.
+
+    Nothing but torch reads such a file, and torch does not look at them.
+    """
+    before = get_crc32_options()
+    set_crc32_options(False)
+    try:
+        yield
+    finally:
+        set_crc32_options(before)
 
 
 def fingerprint(

@@ -8,27 +8,64 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from carseg.u2net import ConvBNReLU, U2Net
+from carseg.u2net import LIMIT, RSU, ConvBNReLU, U2Net
 
 BLOCK = 32  # channels that processors multiply at once; others than multiples of it are slower
+
+
+class Lowered(nn.Module):
+    """A convolution and ReLU that leave out a constant of each channel: max(0, conv) - constant.
+
+    Numbers around a large constant lose what tells them apart where bfloat16 is all that an engine
+    computes in. What reads this adds the constant again (`Tripled`).
+
+    Attributes:
+        constant: (C,), of numbers that bfloat16 holds; 0 where a channel adds no large one.
+    """
+
+    constant: Tensor
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        """Take over a convolution with a bias."""
+        super().__init__()
+        assert conv.bias is not None
+        bias = conv.bias.detach()
+        constant = torch.where(bias > LIMIT, bias, 0).bfloat16().float()
+        self.conv = copy.deepcopy(conv)
+        self.conv.bias = nn.Parameter(bias - constant)
+        self.register_buffer("constant", constant)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute on (N, C, H, W)."""
+        found: Tensor = self.conv(x)
+        return torch.maximum(found, -self.constant.view(1, -1, 1, 1).to(found.dtype))
 
 
 class Tripled(nn.Module):
     """A convolution that keeps its precision where bfloat16 is all that an engine computes in.
 
-    Weights are sums of three bfloat16 numbers that read the same inputs; those of the bias read
-    ones, and more ones fill a block up. Engines add products up in float32, so that only the result
-    is rounded.
+    Weights are sums of three bfloat16 numbers that read the same inputs; those of all that is the
+    same all over a picture read ones, and more ones fill a block up. Engines add products up in
+    float32, so that only the result is rounded.
     """
 
-    def __init__(self, conv: nn.Conv2d) -> None:
-        """Take over a convolution with a bias and a kernel of odd sides."""
+    def __init__(self, conv: nn.Conv2d, constant: Tensor | None = None) -> None:
+        """Take over a convolution with a bias and a kernel of odd sides.
+
+        Args:
+            conv: what to compute.
+            constant: (C,), what to add to the channels that it reads, but not beyond the edges.
+        """
         super().__init__()
         assert conv.bias is not None
+        weight = conv.weight.detach()
         height, width = (int(side) for side in conv.kernel_size)
-        middle = torch.zeros(conv.out_channels, 3, height, width)
-        middle[:, :, height // 2, width // 2] = torch.stack(terms(conv.bias), dim=1)
-        weight = torch.cat([*terms(conv.weight), middle], dim=1)
+        # What each place of the kernel gives wherever it lies inside the picture.
+        same = torch.zeros_like(weight[:, 0])  # (out, kernel, kernel)
+        if constant is not None:
+            same = (weight * constant.view(1, -1, 1, 1)).sum(dim=1)
+        same[:, height // 2, width // 2] += conv.bias.detach()
+        weight = torch.cat([*terms(weight), torch.stack(terms(same), dim=1)], dim=1)
         unread = torch.zeros(conv.out_channels, -weight.shape[1] % BLOCK, height, width)
         weight = torch.cat([weight, unread], dim=1)
         self.ones = 3 + unread.shape[1]
@@ -66,10 +103,39 @@ def fold(net: U2Net) -> U2Net:
     """
     folded = copy.deepcopy(net).eval()
     folded.keep_exact()
+    for block in folded.modules():
+        if isinstance(block, RSU):
+            _lower(block)
     for layer in folded.modules():
-        if isinstance(layer, ConvBNReLU):
-            conv = fuse_conv_bn_eval(layer.conv_s1, layer.bn_s1)
-            layer.conv_s1 = Tripled(conv) if layer.exact else conv  # type: ignore[assignment]
-            layer.bn_s1 = nn.Identity()  # type: ignore[assignment]
-            layer.exact = False
+        if isinstance(layer, ConvBNReLU) and isinstance(layer.bn_s1, nn.BatchNorm2d):
+            conv = _conv(layer)
+            _compute_with(layer, Tripled(conv) if layer.exact else conv)
     return folded
+
+
+def _lower(block: RSU) -> None:
+    """Let layers of a block that give large numbers leave their constants to those that read them.
+
+    Those are the layers on the way up: each reads what the one below gives, then its skip.
+    """
+    for i in range(block.height - 1, 0, -1):
+        below = f"rebnconv{i + 1}" if i + 1 == block.height else f"rebnconv{i + 1}d"
+        giving, reading = block.get_submodule(below), block.get_submodule(f"rebnconv{i}d")
+        if isinstance(giving, ConvBNReLU) and giving.large:
+            lowered = Lowered(_conv(giving))
+            block.add_module(below, lowered)
+            conv = _conv(reading)
+            skip = torch.zeros(conv.in_channels - len(lowered.constant))
+            _compute_with(reading, Tripled(conv, torch.cat((lowered.constant, skip))))
+
+
+def _conv(layer: ConvBNReLU) -> nn.Conv2d:
+    """Give a layer's convolution with its batch norm in it."""
+    return fuse_conv_bn_eval(layer.conv_s1, layer.bn_s1)
+
+
+def _compute_with(layer: ConvBNReLU, conv: nn.Module) -> None:
+    """Put a convolution into a layer that has its batch norm in it already."""
+    layer.conv_s1 = conv  # type: ignore[assignment]
+    layer.bn_s1 = nn.Identity()  # type: ignore[assignment]
+    layer.exact = layer.large = False

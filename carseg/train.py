@@ -21,7 +21,7 @@ from carseg.checkpoint import Checkpoint, Stateful, fingerprint
 from carseg.data import EpochSampler, Shares, Squares
 from carseg.device import Device
 from carseg.errors import CarsegError
-from carseg.files import write_bytes, write_csv
+from carseg.files import write_csv
 from carseg.losses import BCELoss, DiceLoss
 from carseg.pairs import read_manifest
 from carseg.params import Params
@@ -149,7 +149,7 @@ def train(
         optimizer, lambda step: warm_cosine((step + 0.5) / steps)
     )
     average = moving_average(net, MEMORY * steps)
-    kept = copy.deepcopy(net)
+    measured, kept = copy.deepcopy(net), copy.deepcopy(net)
     looks = [look[processes.mine] for look in plain_looks(squares)]
     origin = None if remembered is None else device.place_net(remembered).state_dict()
     many = f", {processes.count} processes" if processes.count > 1 else ""
@@ -163,14 +163,13 @@ def train(
         "optimizer": optimizer,
         "schedule": schedule,
         "average": average,
+        "kept": kept,
     }
     curve: list[Row] = []
     best = 0
     if (saved := checkpoint.restore(learner, device)) is not None:
         curve = [Row(epoch, Score(*train), Score(*val)) for epoch, train, val in saved["curve"]]
         best = saved["best"]
-        if processes.first:
-            write_bytes(output, saved["kept"].cpu().numpy().tobytes())
         processes.say(f"{task}: goes on after epoch {curve[-1].epoch}")
     for epoch in range(len(curve), params.epochs + 1):
         if epoch > 0:
@@ -194,29 +193,29 @@ def train(
             learnt = average.module.state_dict()
             if origin is not None:
                 learnt = weights.between(learnt, origin, UNTRAINED + BEFORE)
-            kept.load_state_dict(learnt)
+            measured.load_state_dict(learnt)
             with device.autocast():
-                update_bn((device.place(photos) for photos in looks), kept)
-        row = Row(epoch, *(probe.measure(kept, criterion, device) for probe in probes))
+                update_bn((device.place(photos) for photos in looks), measured)
+        row = Row(epoch, *(probe.measure(measured, criterion, device) for probe in probes))
         curve.append(row)
         if row.val.iou > curve[best].val.iou or epoch == 0:
             best = epoch
-        saved_epoch = best if params.keep == "best" else epoch
-        if saved_epoch == epoch and processes.first:
-            weights.save(kept, output)
+        kept_epoch = best if params.keep == "best" else epoch
+        if kept_epoch == epoch:
+            kept.load_state_dict(measured.state_dict())
         processes.say(row.line(task, params.epochs, better=best == epoch))
         if params.patience is not None and epoch - best >= params.patience:
             processes.say(f"{task}: no better epoch in {params.patience}, stopping early")
             break
         if 0 < epoch < params.epochs and processes.first:
-            content = torch.frombuffer(bytearray(output.read_bytes()), dtype=torch.uint8)
             rows = [(row.epoch, tuple(row.train), tuple(row.val)) for row in curve]
-            checkpoint.save(learner, curve=rows, best=best, kept=content)
-    processes.say(f"{task}: kept epoch {saved_epoch}, {output}")
+            checkpoint.save(learner, curve=rows, best=best)
     if processes.first:
+        weights.save(kept, output)
         write_csv(Path(f"plots/{task}.csv"), CURVE, [row.values() for row in curve])
         record(f"train_{task}", device, processes.count)
         checkpoint.remove()
+    processes.say(f"{task}: kept epoch {kept_epoch}, {output}")
 
 
 def step(

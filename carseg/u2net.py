@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from carseg.resize import resize
 
-LIMIT = 256.0  # of what a layer adds to its products; from here on bfloat16 is off by 1 and more
+LIMIT = 128.0  # of what a layer adds to its products; from here on bfloat16 is off by 0.5 and more
 
 
 class Level(NamedTuple):
@@ -77,13 +77,14 @@ class ConvBNReLU(nn.Module):
 
     Attributes:
         exact: compute in float32 also where autocast would not; see `U2Net.keep_exact`.
+        large: give float32 then, too.
     """
 
     def __init__(self, in_channels: int, out_channels: int, dilation: int = 1) -> None:
         super().__init__()
         self.conv_s1 = nn.Conv2d(in_channels, out_channels, 3, padding=dilation, dilation=dilation)
         self.bn_s1 = nn.BatchNorm2d(out_channels)
-        self.exact = False
+        self.exact = self.large = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Give max(0, normalised convolution)."""
@@ -91,20 +92,20 @@ class ConvBNReLU(nn.Module):
         if self.exact and torch.is_autocast_enabled(kind):
             with torch.autocast(kind, enabled=False):
                 exact = self._compute(x.float())
-            return exact.to(torch.get_autocast_dtype(kind))
+            return exact if self.large else exact.to(torch.get_autocast_dtype(kind))
         return self._compute(x)
 
     def _compute(self, x: Tensor) -> Tensor:
         return F.relu(self.bn_s1(self.conv_s1(x)), inplace=True)
 
-    def offset(self) -> float:
-        """Give the largest constant, of all channels, that eval mode adds to a sum of products."""
+    def constants(self) -> Tensor:
+        """Give what eval mode adds to each channel's sums of products, (out,), float32."""
         conv, norm = self.conv_s1, self.bn_s1
         assert conv.bias is not None
         assert norm.running_mean is not None
         assert norm.running_var is not None
         scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-        return float((norm.bias + (conv.bias - norm.running_mean) * scale).detach().abs().max())
+        return (norm.bias + (conv.bias - norm.running_mean) * scale).detach()
 
 
 def u_shape(
@@ -192,13 +193,16 @@ class U2Net(nn.Module):
     def keep_exact(self) -> None:
         """Settle which layers compute in float32 even under autocast, by the weights at hand.
 
-        Their sums of products are large and alike all over a picture, and a constant takes that
-        away again: 1352 in one layer of the published weights, where what is left is about 1.
-        bfloat16 tells numbers of that size apart by 8.
+        Where a layer adds a large constant to its sums of products, numbers of that size are alike
+        all over a picture, and what tells pixels apart is small. In the published weights one layer
+        gives 228 in one channel, give or take 1, and the next takes away the 1337 that come of it;
+        bfloat16 tells such numbers apart by 1 and by 8.
         """
         for layer in self.modules():
             if isinstance(layer, ConvBNReLU):
-                layer.exact = layer.offset() > LIMIT
+                constants = layer.constants()
+                layer.exact = bool(constants.abs().max() > LIMIT)
+                layer.large = bool(constants.max() > LIMIT)
 
     def forward(self, x: Tensor) -> Tensor:
         """Give logits (N, 7, H, W) of photos (N, 3, H, W)."""

@@ -1,5 +1,8 @@
 """Checkpoints: a run that was cut off ends with the bytes of one that was not."""
 
+import math
+import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +15,7 @@ from torch import nn
 
 from carseg import checkpoint, weights
 from carseg import train as training
-from carseg.checkpoint import FOLDER, fingerprint
+from carseg.checkpoint import FOLDER, Checkpoint, fingerprint
 from carseg.device import Device
 from carseg.errors import CarsegError
 from carseg.losses import BCELoss
@@ -33,6 +36,7 @@ Cut = Callable[..., None]
 @pytest.fixture(autouse=True)
 def _project(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(checkpoint, "SHARE", math.inf)  # each epoch's state is written
     write_manifests(tmp_path, train=3, val=2)
 
 
@@ -195,6 +199,35 @@ def test_a_disk_without_room_for_states_stops_no_training(
     assert len(tried) == 1
     assert capsys.readouterr().out.count("cannot be written, training goes on without") == 1
     assert states() == []
+
+
+def test_states_take_a_small_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "SHARE", 0.1)
+    now, written = 0.0, []
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+
+    def slow(state: object, target: Path) -> None:
+        nonlocal now
+        written.append(now)
+        target.touch()
+        now += 2
+
+    monkeypatch.setattr(torch, "save", slow)
+    state = Checkpoint("bce", "0" * 32)
+    for second in range(0, 60, 5):
+        now = max(now, second)
+        state.save({})
+    assert written == [0, 25, 50], "a state that took 2 s is followed by none for 20 s"
+
+
+def test_a_state_without_checksums_leaves_them_to_all_other_files(cut: Cut) -> None:
+    cut(2)
+    (path,) = states()
+    with zipfile.ZipFile(path) as state:
+        assert state.testzip() is not None
+    run()
+    with zipfile.ZipFile(OUTPUT) as final:
+        assert final.testzip() is None
 
 
 def test_a_broken_state_is_an_error_that_says_what_to_do(cut: Cut) -> None:
