@@ -120,7 +120,7 @@ def write_photos(folder: Path, count: int) -> list[Pair]:
     pairs = []
     for i in range(count):
         random = np.random.default_rng(i)
-        pair = Pair(folder / f"{i}.jpg", folder / f"{i}.png")
+        pair = Pair(f"{folder}/{i}.jpg", f"{folder}/{i}.png")
         coarse = Image.fromarray(random.integers(0, 256, (24, 32, 3), dtype=np.uint8))
         coarse.resize(PHOTO, Image.Resampling.BICUBIC).save(pair.photo, quality=90)
         mask = Image.new("L", PHOTO)

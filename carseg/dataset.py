@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import sys
@@ -34,15 +35,15 @@ def snapshot(root: Path, dataset: Path) -> list[Pair]:
     Raises:
         CarsegError: a line for each fault found in any of the files.
     """
-    empty = not any(files_in(root / folder) for folder in FOLDERS)
+    empty = not any(any(files_in(root / folder)) for folder in FOLDERS)
     if (root / SAMPLE).exists() or (empty and not _copy_from_home(root)):
         _render(root)
     before = _state(root)
     pairs, faults = match(root / "Image", root / "Mask")
-    photos = [_check(pair, faults) for pair in pairs]
+    checked = (_check(pair, faults) for pair in pairs)
+    same = same_pictures(photo for photo in checked if photo is not None)
     if faults:
         raise CarsegError("\n".join(faults))
-    same = same_pictures([photo for photo in photos if photo is not None])
     for one, other in same[:TOLD]:
         print(
             f"carseg: warning: {pairs[other].photo}: shows the same as {pairs[one].photo}; remove "
@@ -103,10 +104,15 @@ def _read(read: Callable[[Path], Image.Image], path: Path, faults: list[str]) ->
         return None
 
 
-def _state(root: Path) -> dict[str, tuple[int, int]]:
-    """Tell the user's files by name, each with its size and the time of its last change."""
-    files = [path for folder in FOLDERS for path in files_in(root / folder) if path.is_file()]
-    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
+def _state(root: Path) -> bytes:
+    """Give a hash of the user's files' names, sizes and times of their last change."""
+    digest = hashlib.sha256()
+    for folder in FOLDERS:
+        for path in files_in(root / folder):
+            if path.is_file():
+                found = path.stat()
+                digest.update(repr((str(path), found.st_size, found.st_mtime_ns)).encode())
+    return digest.digest()
 
 
 def _copy_from_home(root: Path) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ def thumbnail(photo: Image.Image) -> NDArray[np.uint8]:
     return np.asarray(photo.resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
-def same_pictures(thumbnails: Sequence[NDArray[np.uint8]]) -> list[tuple[int, int]]:
+def same_pictures(thumbnails: Iterable[NDArray[np.uint8]]) -> list[tuple[int, int]]:
     """Give the positions of photos that show the same as an earlier one, each with that one first.
 
     However many are alike, each is told once.
@@ -28,17 +29,20 @@ def same_pictures(thumbnails: Sequence[NDArray[np.uint8]]) -> list[tuple[int, in
     Args:
         thumbnails: of the photos, (8, 8, 3), uint8 each.
     """
-    if not thumbnails:
+    number_of: dict[bytes, int] = {}  # of each kind of thumbnail
+    kind_of = array("q")
+    for picture in thumbnails:
+        kind_of.append(number_of.setdefault(picture.tobytes(), len(number_of)))
+    if not number_of:
         return []
-    flat = np.stack(thumbnails).reshape(len(thumbnails), -1)  # (N, 192)
-    kinds, kind_of = np.unique(flat, axis=0, return_inverse=True)
-    limit = NEAR * flat.shape[1] ** 0.5
+    kinds = np.frombuffer(b"".join(number_of), np.uint8).reshape(len(number_of), -1)  # (K, 192)
+    limit = NEAR * kinds.shape[1] ** 0.5
     # The nearest to each is itself; the second is missing where no other is near enough.
     near = KDTree(kinds.astype(np.float32)).query(kinds, k=2, distance_upper_bound=limit)[1]
     found = near[:, 1] < len(kinds)
     ones, others = near[found, 0], near[found, 1]
     links = coo_array((np.ones(len(ones)), (ones, others)), shape=(len(kinds), len(kinds)))
-    group_of = connected_components(links, directed=False)[1][kind_of]
+    group_of = connected_components(links, directed=False)[1]
     first_of: dict[int, int] = {}
-    firsts = [first_of.setdefault(int(group), i) for i, group in enumerate(group_of)]
+    firsts = [first_of.setdefault(int(group_of[kind]), i) for i, kind in enumerate(kind_of)]
     return [(first, i) for i, first in enumerate(firsts) if first != i]

@@ -121,7 +121,9 @@ def _lower(block: RSU) -> None:
     for i in range(block.height - 1, 0, -1):
         below = f"rebnconv{i + 1}" if i + 1 == block.height else f"rebnconv{i + 1}d"
         giving, reading = block.get_submodule(below), block.get_submodule(f"rebnconv{i}d")
-        if isinstance(giving, ConvBNReLU) and giving.large:
+        assert isinstance(giving, ConvBNReLU)
+        assert isinstance(reading, ConvBNReLU)
+        if giving.large:
             lowered = Lowered(_conv(giving))
             block.add_module(below, lowered)
             conv = _conv(reading)

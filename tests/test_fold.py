@@ -8,7 +8,7 @@ from conftest import noise, uneven
 from torch import nn
 
 from carseg import weights
-from carseg.fold import Tripled, fold, terms
+from carseg.fold import Lowered, Tripled, fold, terms
 from carseg.u2net import U2Net
 
 
@@ -44,6 +44,24 @@ def test_a_tripled_convolution_is_exact_where_bfloat16_is_not(dilation: int) -> 
     limit = 0.01 * float(expected.abs().max())
     assert float((found - expected).abs().max()) < limit
     assert float((rough - expected).abs().max()) > 3 * limit
+
+
+@pytest.mark.parametrize("variant", ["u2netp", "u2net"])
+def test_constants_that_are_left_out_are_added_again_also_at_the_edges(variant: str) -> None:
+    net = uneven(U2Net(variant))
+    with torch.no_grad():
+        for block, below in ((net.stage2d, "rebnconv2d"), (net.stage4, "rebnconv4")):
+            giving = block.get_submodule(below)
+            giving.bn_s1.bias[::3] = torch.linspace(130, 260, len(giving.bn_s1.bias[::3]))
+    folded = fold(net)
+    kinds = [type(layer) for layer in folded.modules()]
+    assert kinds.count(Lowered) == kinds.count(Tripled) == 2
+    photos = noise(2, 3, 64, 96)
+    with torch.inference_mode():
+        expected = net(photos)
+        torch.testing.assert_close(
+            folded(photos), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())
+        )
 
 
 def test_terms_are_numbers_of_bfloat16_that_add_up() -> None:

@@ -34,26 +34,26 @@ def test_pairs_are_matched_by_name_and_sorted() -> None:
     make(MASK, "a.png", "b.PNG", "C.png", "d.png", "two.dots.png", "машина.png")
     pairs = find_pairs(IMAGE, MASK)
     assert [pair.name for pair in pairs] == ["C", "a", "b", "d", "two.dots", "машина"]
-    assert pairs[0] == Pair(IMAGE / "C.JPG", MASK / "C.png")
+    assert pairs[0] == Pair("Image/C.JPG", "Mask/C.png")
     assert all(pair.photo.stem == pair.mask.stem for pair in pairs)
 
 
 def test_readme_and_hidden_files_are_no_pairs() -> None:
     make(IMAGE, "a.jpg", "README.md", ".DS_Store", ".gitignore", "._a.jpg")
     make(MASK, "a.png", "README.md", ".hidden.png")
-    assert find_pairs(IMAGE, MASK) == [Pair(IMAGE / "a.jpg", MASK / "a.png")]
+    assert find_pairs(IMAGE, MASK) == [Pair("Image/a.jpg", "Mask/a.png")]
 
 
 def test_what_systems_put_into_folders_is_no_pair() -> None:
     make(IMAGE, "a.jpg", "Thumbs.db", "desktop.ini")
     make(MASK, "a.png", "Thumbs.db")
-    assert find_pairs(IMAGE, MASK) == [Pair(IMAGE / "a.jpg", MASK / "a.png")]
+    assert find_pairs(IMAGE, MASK) == [Pair("Image/a.jpg", "Mask/a.png")]
 
 
 def test_accents_written_in_two_ways_are_one_name() -> None:
     make(IMAGE, "caf\u00e9.jpg")
     make(MASK, "cafe\u0301.png")
-    assert find_pairs(IMAGE, MASK) == [Pair(IMAGE / "caf\u00e9.jpg", MASK / "cafe\u0301.png")]
+    assert find_pairs(IMAGE, MASK) == [Pair("Image/caf\u00e9.jpg", "Mask/cafe\u0301.png")]
 
 
 def test_a_photo_without_mask_says_which_file_is_missing() -> None:

@@ -17,7 +17,7 @@ LISTS = st.lists(st.text(min_size=1, max_size=4), min_size=2, max_size=30, uniqu
 
 
 def pair(name: str) -> Pair:
-    return Pair(Path(f"dataset/Image/{name}.jpg"), Path(f"dataset/Mask/{name}.png"))
+    return Pair(f"dataset/Image/{name}.jpg", f"dataset/Mask/{name}.png")
 
 
 def test_twenty_pairs_are_split_as_the_plan_has_it() -> None:

@@ -401,7 +401,7 @@ def test_half_of_the_photos_that_batch_norms_are_measured_on_are_turned(
 ) -> None:
     write_manifests(tmp_path / "more", train=photos, val=1)
     pairs = [
-        Pair(tmp_path / "more" / pair.photo, tmp_path / "more" / pair.mask)
+        Pair(f"{tmp_path}/more/{pair.photo_file}", f"{tmp_path}/more/{pair.mask_file}")
         for pair in read_manifest(tmp_path / "more/split/train.csv")
     ]
     squares = Squares(pairs, 64, Path())

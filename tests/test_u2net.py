@@ -9,6 +9,7 @@ from conftest import noise, uneven
 from numpy.typing import NDArray
 from torch import nn
 
+from carseg.fold import fold
 from carseg.u2net import U2Net
 
 Array = NDArray[np.float64]
@@ -249,6 +250,26 @@ def test_layers_that_add_large_constants_compute_in_float32_under_autocast() -> 
         net.train()(photo).float().sum().backward()
     assert bool(layer.conv_s1.weight.grad.isfinite().all())
     assert float(layer.conv_s1.weight.grad.abs().sum()) > 0
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_numbers_beside_large_constants_are_told_apart_under_autocast(folded: bool) -> None:
+    photo = noise(1, 3, 64, 64)
+    net = uneven(U2Net("u2netp"))
+    layer = net.stage2d.rebnconv1d
+    with torch.no_grad():
+        # A channel gives 300, give or take 1; what is alike in it is taken away again.
+        net.stage2d.rebnconv2d.bn_s1.bias[0] = 300
+        layer.conv_s1.weight[:, 0] = 0
+        layer.conv_s1.weight[:, 0, 1, 1] = 1
+        layer.bn_s1.running_mean.add_(300)
+        net.keep_exact()
+        exact = net(photo)
+        with torch.autocast("cpu", torch.bfloat16):
+            kept = (fold(net) if folded else net)(photo).float()
+            net.stage2d.rebnconv2d.large = False  # rounds what it gives
+            rounded = net(photo).float()
+    assert float((kept - exact).norm()) < 0.3 * float((rounded - exact).norm())
 
 
 def test_a_fresh_net_has_no_such_layer() -> None:

@@ -4,6 +4,12 @@
 daylight; `raster` finds what is visible, `paint` shades the car, `render` puts all together.
 """
 
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +30,21 @@ def render_sample(
     0 elsewhere. Picture k depends on `seed`, k and `long_side` only, and is the same in each run.
     """
     digits = max(2, len(str(count)))
-    for index in range(count):
-        photo, mask = render_picture(seed, index, long_side)
-        stem = f"{index + 1:0{digits}d}"
-        Image.fromarray(np.ascontiguousarray(photo)).save(image_dir / f"{stem}.jpg", quality=90)
-        Image.fromarray(np.ascontiguousarray(mask)).save(mask_dir / f"{stem}.png", optimize=True)
+    stems = [f"{index + 1:0{digits}d}" for index in range(count)]
+    files = [(image_dir / f"{stem}.jpg", mask_dir / f"{stem}.png") for stem in stems]
+    with ProcessPoolExecutor(
+        min(count, os.cpu_count() or 1),
+        multiprocessing.get_context("spawn"),  # the only one there is everywhere
+        signal.signal,
+        (signal.SIGINT, signal.SIG_IGN),  # who is told to stop is the process that waits for them
+    ) as pool:
+        done: Iterable[None] = pool.map(partial(_render, seed, long_side), range(count), files)
+        for _ in done:
+            pass
+
+
+def _render(seed: int, long_side: int, index: int, files: tuple[Path, Path]) -> None:
+    """Render picture `index` into the files of its photo and its mask."""
+    photo, mask = render_picture(seed, index, long_side)
+    Image.fromarray(np.ascontiguousarray(photo)).save(files[0], quality=90)
+    Image.fromarray(np.ascontiguousarray(mask)).save(files[1], optimize=True)
