@@ -4,9 +4,9 @@
     python -m benchmarks.share --images DIR --masks DIR -S epochs=2
 
 Runs the pipeline as committed, in a clone, from an empty cache. Each stage is timed inside its own
-process: its imports, its steps (learning from a batch, measuring batch norms and scores, looking
-at photos), and the rest, such as reading photos, augmentation, checkpoints and plots. *DVC* is all
-that is left of the whole. The share is of what is not imports.
+process: its imports, its steps (learning from a batch, averaging weights, measuring batch norms and
+scores, looking at photos), and the rest, such as reading photos, augmentation, checkpoints and
+plots. *DVC* is all that is left of the whole. The share is of what is not imports.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any
 from carseg.errors import run
 
 STEPS = {
-    "carseg.train": ("step", "update_bn"),
+    "carseg.train": ("step", "AveragedModel.update_parameters", "update_bn"),
     "carseg.probe": ("Probe.measure",),
     "carseg.weights": ("settle_batch_norm",),
     "carseg.evaluate": ("look", "probability_at"),
@@ -103,6 +103,7 @@ def run_stage(words: Sequence[str]) -> None:
     stage = words[words.index("-m") + 1]
     if module := HEAVY.get(stage):
         import_module(module)
+        import_module("torch._dynamo")  # as torch's optimisers do, late
     for name, functions in STEPS.items():
         if name in sys.modules:
             for function in functions:

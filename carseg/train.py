@@ -70,8 +70,9 @@ def train_dice(params: Params) -> None:
         if params.init != "scratch":  # random weights know nothing worth remembering
             remembered = start(params)
             share = BEFORE / (UNTRAINED + BEFORE)
-            mixed = weights.between(remembered.state_dict(), net.state_dict(), share)
-            remembered.load_state_dict(mixed)
+            remembered.load_state_dict(
+                weights.between(remembered.state_dict(), net.state_dict(), share)
+            )
         train("dice", net, DiceLoss(), params, output, folder, remembered, processes)
 
 
@@ -151,7 +152,8 @@ def train(
     average = moving_average(net, MEMORY * steps)
     measured, kept = copy.deepcopy(net), copy.deepcopy(net)
     looks = [look[processes.mine] for look in plain_looks(squares)]
-    origin = None if remembered is None else device.place_net(remembered).state_dict()
+    if remembered is not None:
+        device.place_net(remembered)
     many = f", {processes.count} processes" if processes.count > 1 else ""
     processes.say(f"{task}: {len(train_pairs)} photos, {params.epochs} epochs, {device}{many}")
 
@@ -184,16 +186,15 @@ def train(
                 schedule.step()
                 average.update_parameters(net)
                 if not math.isfinite(loss := processes.sum(loss)):
+                    if processes.first:
+                        weights.save(kept, output)  # what has been learnt until then
                     order = [train_pairs[i].name for _, i in sampler]
                     names = order[at * params.batch_size :][: params.batch_size]
                     raise CarsegError(
                         f"{task}: the loss is {loss} in epoch {epoch} at {', '.join(names)}; "
                         "lower learning_rate, or look at these photos"
                     )
-            learnt = average.module.state_dict()
-            if origin is not None:
-                learnt = weights.between(learnt, origin, UNTRAINED + BEFORE)
-            measured.load_state_dict(learnt)
+            draw(measured, average, remembered)
             with device.autocast():
                 update_bn((device.place(photos) for photos in looks), measured)
         row = Row(epoch, *(probe.measure(measured, criterion, device) for probe in probes))
@@ -233,13 +234,13 @@ def step(
     With no photo at all, it computes along with the others and adds nothing.
     """
     net.train()
+    optimizer.zero_grad(set_to_none=True)  # before activations need the memory
     with device.autocast():
         logits = net(device.place(photos))  # (N, 7, H, W)
     if len(photos):
         loss: Tensor = share * criterion(logits.float(), device.place(masks))
     else:
         loss = logits.float().sum()
-    optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     return loss.item()
@@ -275,6 +276,14 @@ def moving_average(net: U2Net, memory: float) -> AveragedModel:
     # The first update would copy, and forget the start.
     average.n_averaged.fill_(1)
     return average
+
+
+def draw(net: U2Net, average: AveragedModel, remembered: U2Net | None) -> None:
+    """Give `net` the averaged weights, drawn towards those of the remembered net, if any."""
+    learnt = average.module.state_dict()
+    if remembered is not None:
+        learnt = weights.between(learnt, remembered.state_dict(), UNTRAINED + BEFORE)
+    net.load_state_dict(learnt)
 
 
 def plain_looks(squares: Squares) -> Iterator[Tensor]:
