@@ -7,6 +7,7 @@ with `strict=True` and a walk over the convolutions follows the order in which t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -77,7 +78,7 @@ class ConvBNReLU(nn.Module):
 
     Attributes:
         exact: compute in float32 also where autocast would not; see `U2Net.keep_exact`.
-        large: give float32 then, too.
+        large: give float32 then, too, as what reads it is exact as well.
     """
 
     def __init__(self, in_channels: int, out_channels: int, dilation: int = 1) -> None:
@@ -198,11 +199,16 @@ class U2Net(nn.Module):
         gives 228 in one channel, give or take 1, and the next takes away the 1337 that come of it;
         bfloat16 tells such numbers apart by 1 and by 8.
         """
-        for layer in self.modules():
-            if isinstance(layer, ConvBNReLU):
-                constants = layer.constants()
-                layer.exact = bool(constants.abs().max() > LIMIT)
-                layer.large = bool(constants.max() > LIMIT)
+        for block in self.modules():
+            if isinstance(block, RSU):
+                layers = [layer for layer in block.modules() if isinstance(layer, ConvBNReLU)]
+                for layer in layers:
+                    layer.exact = bool(layer.constants().abs().max() > LIMIT)
+                    layer.large = False
+                # Each layer of a block is read by the next. A constant above 0 may make up for
+                # products below it; only where the next takes away what is left was it large.
+                for layer, reader in pairwise(layers):
+                    layer.large = reader.exact and bool(layer.constants().max() > LIMIT)
 
     def forward(self, x: Tensor) -> Tensor:
         """Give logits (N, 7, H, W) of photos (N, 3, H, W)."""

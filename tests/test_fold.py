@@ -9,7 +9,7 @@ from torch import nn
 
 from carseg import weights
 from carseg.fold import Lowered, Tripled, fold, terms
-from carseg.u2net import U2Net
+from carseg.u2net import LIMIT, U2Net
 
 
 def test_a_folded_net_computes_the_same_without_batch_norms() -> None:
@@ -50,9 +50,14 @@ def test_a_tripled_convolution_is_exact_where_bfloat16_is_not(dilation: int) -> 
 def test_constants_that_are_left_out_are_added_again_also_at_the_edges(variant: str) -> None:
     net = uneven(U2Net(variant))
     with torch.no_grad():
-        for block, below in ((net.stage2d, "rebnconv2d"), (net.stage4, "rebnconv4")):
-            giving = block.get_submodule(below)
+        for block, below, above in (
+            (net.stage2d, "rebnconv2d", "rebnconv1d"),
+            (net.stage4, "rebnconv4", "rebnconv3d"),
+        ):
+            giving, reading = block.get_submodule(below), block.get_submodule(above)
             giving.bn_s1.bias[::3] = torch.linspace(130, 260, len(giving.bn_s1.bias[::3]))
+            reading.bn_s1.running_mean[0] += 1000
+            reading.bn_s1.bias[0] -= LIMIT  # whatever the spread that it is divided by
     folded = fold(net)
     kinds = [type(layer) for layer in folded.modules()]
     assert kinds.count(Lowered) == kinds.count(Tripled) == 2

@@ -272,6 +272,18 @@ def test_numbers_beside_large_constants_are_told_apart_under_autocast(folded: bo
     assert float((kept - exact).norm()) < 0.3 * float((rounded - exact).norm())
 
 
+def test_only_what_an_exact_layer_reads_is_given_in_float32() -> None:
+    net = uneven(U2Net("u2netp"))
+    block = net.stage2d
+    with torch.no_grad():
+        for name in ("rebnconv2d", "rebnconv1d", "rebnconv3"):
+            block.get_submodule(name).bn_s1.bias[0] = 300
+    net.keep_exact()
+    given = [name for name, layer in block.named_modules() if getattr(layer, "large", False)]
+    # What comes after the block's last layer and after its third need not be exact.
+    assert given == ["rebnconv2d"]
+
+
 def test_a_fresh_net_has_no_such_layer() -> None:
     net = U2Net("u2netp")
     net.keep_exact()
