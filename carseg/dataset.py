@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from PIL import Image
 from carseg.duplicates import same_pictures, thumbnail
 from carseg.errors import CarsegError
 from carseg.files import new_directory
-from carseg.pairs import Pair, files_in, match
+from carseg.pairs import Pair, entries_in, files_in, match
 from carseg.photos import read_levels, read_photo
 from carseg.sample import render_sample
 
@@ -42,16 +43,17 @@ def snapshot(root: Path, dataset: Path) -> list[Pair]:
     pairs, faults = match(root / "Image", root / "Mask")
     checked = (_check(pair, faults) for pair in pairs)
     same = same_pictures(photo for photo in checked if photo is not None)
+    told, more = list(islice(same, TOLD)), sum(1 for _ in same)
     if faults:
         raise CarsegError("\n".join(faults))
-    for one, other in same[:TOLD]:
+    for one, other in told:
         print(
             f"carseg: warning: {pairs[other].photo}: shows the same as {pairs[one].photo}; remove "
             "one, as scores flatter where one of them trains and the other validates",
             file=sys.stderr,
         )
-    if len(same) > TOLD:
-        print(f"carseg: warning: and {len(same) - TOLD} more show the same", file=sys.stderr)
+    if more:
+        print(f"carseg: warning: and {more} more show the same", file=sys.stderr)
     with new_directory(dataset) as fresh:
         for folder in FOLDERS:
             (fresh / folder).mkdir()
@@ -104,15 +106,16 @@ def _read(read: Callable[[Path], Image.Image], path: Path, faults: list[str]) ->
         return None
 
 
-def _state(root: Path) -> bytes:
-    """Give a hash of the user's files' names, sizes and times of their last change."""
-    digest = hashlib.sha256()
+def _state(root: Path) -> int:
+    """Give a number made of the user's files' names, sizes and times of their last change."""
+    total = 0  # of hashes: no list of files is kept to sort them
     for folder in FOLDERS:
-        for path in files_in(root / folder):
-            if path.is_file():
-                found = path.stat()
-                digest.update(repr((str(path), found.st_size, found.st_mtime_ns)).encode())
-    return digest.digest()
+        for entry in entries_in(root / folder):
+            if os.path.isfile(entry):  # where entry.is_file() fails, at a link to itself
+                found = entry.stat()
+                text = repr((folder, entry.name, found.st_size, found.st_mtime_ns))
+                total ^= int.from_bytes(hashlib.sha256(text.encode(errors="replace")).digest())
+    return total
 
 
 def _copy_from_home(root: Path) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ def thumbnail(photo: Image.Image) -> NDArray[np.uint8]:
     return np.asarray(photo.resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
-def same_pictures(thumbnails: Iterable[NDArray[np.uint8]]) -> list[tuple[int, int]]:
+def same_pictures(thumbnails: Iterable[NDArray[np.uint8]]) -> Iterator[tuple[int, int]]:
     """Give the positions of photos that show the same as an earlier one, each with that one first.
 
     However many are alike, each is told once.
@@ -34,7 +34,7 @@ def same_pictures(thumbnails: Iterable[NDArray[np.uint8]]) -> list[tuple[int, in
     for picture in thumbnails:
         kind_of.append(number_of.setdefault(picture.tobytes(), len(number_of)))
     if not number_of:
-        return []
+        return
     kinds = np.frombuffer(b"".join(number_of), np.uint8).reshape(len(number_of), -1)  # (K, 192)
     limit = NEAR * kinds.shape[1] ** 0.5
     # The nearest to each is itself; the second is missing where no other is near enough.
@@ -44,5 +44,6 @@ def same_pictures(thumbnails: Iterable[NDArray[np.uint8]]) -> list[tuple[int, in
     links = coo_array((np.ones(len(ones)), (ones, others)), shape=(len(kinds), len(kinds)))
     group_of = connected_components(links, directed=False)[1]
     first_of: dict[int, int] = {}
-    firsts = [first_of.setdefault(int(group_of[kind]), i) for i, kind in enumerate(kind_of)]
-    return [(first, i) for i, first in enumerate(firsts) if first != i]
+    for i, kind in enumerate(kind_of):
+        if (first := first_of.setdefault(int(group_of[kind]), i)) != i:
+            yield first, i

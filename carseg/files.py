@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write `content` to `path`, so that a reader sees the old file or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -38,12 +38,14 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
     table: list[Sequence[object]] = [header, *rows]
     # Before Python 3.13 a lone carriage return is left unquoted, which no reader understands.
     odd = any("\r" in str(cell) for row in table for cell in row)
-    text = io.StringIO()
-    writer = csv.writer(
-        text, lineterminator="\n", quoting=csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL
-    )
-    writer.writerows(table)
-    write_bytes(path, text.getvalue().encode())
+    content = io.BytesIO()
+    with io.TextIOWrapper(content, encoding="utf-8", newline="") as text:
+        writer = csv.writer(
+            text, lineterminator="\n", quoting=csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL
+        )
+        writer.writerows(table)
+        text.flush()
+        write_bytes(path, content.getbuffer())
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import heapq
 import os
 import unicodedata
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,8 +22,8 @@ UNWRITABLE = ("Cc", "Cs", "Zl", "Zp")  # control characters, broken encodings, e
 class Pair(NamedTuple):
     """A photo and its mask.
 
-    Files are kept as text, which takes a fifth of what paths do: pairs are all that is in memory
-    of each photo.
+    Files are kept as text with slashes, which takes a fifth of what paths do: pairs are all that
+    is in memory of each photo.
     """
 
     photo_file: str
@@ -84,45 +86,64 @@ def match(images: Path, masks: Path) -> tuple[list[Pair], list[str]]:
     another kind, and folders without photos.
     """
     faults: list[str] = []
-    photo_of, faulty_photos = _by_name(images, PHOTOS, faults)
-    mask_of, faulty_masks = _by_name(masks, MASKS, faults)
-    for name in sorted(photo_of.keys() - mask_of.keys() - faulty_masks):
-        faults.append(f"{photo_of[name]}: has no mask; add {masks / name}.png or remove the photo")
-    for name in sorted(mask_of.keys() - photo_of.keys() - faulty_photos):
-        faults.append(f"{mask_of[name]}: has no photo; add {images / name}.jpg or remove the mask")
-    if not faults and not photo_of:
+    photos, faulty_photos = _usable(images, PHOTOS, faults)
+    shapes, faulty_masks = _usable(masks, MASKS, faults)
+    pairs = []
+    # Two sorted lists side by side take half of what tables by name do.
+    for name, files in groupby(heapq.merge(photos, shapes, key=_name), key=_name):
+        one, *other = files  # a photo comes before its mask
+        if other:
+            pairs.append(Pair(one, *other))
+        elif one.lower().endswith(PHOTOS) and name not in faulty_masks:
+            faults.append(f"{one}: has no mask; add {masks / name}.png or remove the photo")
+        elif one.lower().endswith(MASKS) and name not in faulty_photos:
+            faults.append(f"{one}: has no photo; add {images / name}.jpg or remove the mask")
+    if not faults and not pairs:
         faults.append(f"{images}: has no photos; put .jpg files there and their masks in {masks}")
-    both = sorted(photo_of.keys() & mask_of.keys())
-    return [Pair(photo_of[name], mask_of[name]) for name in both], faults
+    return pairs, faults
 
 
 def files_in(folder: Path) -> Iterator[Path]:
-    """Give what lies in a folder but is nobody's: no README and nothing that systems put there.
-
-    The order is the same everywhere.
-    """
-    for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
-        if not name.startswith(".") and name not in ("README.md", *SYSTEMS):
-            yield folder / name
+    """Give what `entries_in` gives, in an order that is the same everywhere."""
+    for name in sorted(entry.name for entry in entries_in(folder)):
+        yield folder / name
 
 
-def _by_name(
+def entries_in(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Give what lies in a folder but is nobody's: no README and nothing that systems put there."""
+    if folder.is_dir():
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if not entry.name.startswith(".") and entry.name not in ("README.md", *SYSTEMS):
+                    yield entry
+
+
+def _usable(
     folder: Path, endings: tuple[str, ...], faults: list[str]
-) -> tuple[dict[str, str], set[str]]:
-    """Give the files that can be used, and the names of the others, which `faults` tells of."""
-    found: dict[str, str] = {}
+) -> tuple[list[str], set[str]]:
+    """Give the files that can be used, by name, and the names of those `faults` now tells of."""
+    found: list[str] = []
     faulty: set[str] = set()
     for path in files_in(folder):
-        # The same accented letter is one character on one system and two on another.
-        name = unicodedata.normalize("NFC", path.stem)
         if fault := _fault(path, endings):
             faults.append(fault)
-            faulty.add(name)
-        elif name in found:
-            faults.append(f"{path}: shares its name with {found[name]}; rename one")
+            faulty.add(_name(str(path)))
         else:
-            found[name] = str(path)
-    return found, faulty
+            found.append(path.as_posix())
+    found.sort(key=_name)
+    usable: list[str] = []
+    for file in found:
+        if usable and _name(file) == _name(usable[-1]):
+            faults.append(f"{file}: shares its name with {usable[-1]}; rename one")
+        else:
+            usable.append(file)
+    return usable, faulty
+
+
+def _name(file: str) -> str:
+    """Give what a photo and its mask have in common."""
+    # The same accented letter is one character on one system and two on another.
+    return unicodedata.normalize("NFC", os.path.splitext(os.path.basename(file))[0])
 
 
 def _fault(path: Path, endings: tuple[str, ...]) -> str | None:

@@ -59,8 +59,7 @@ def write_split(pairs: Sequence[Pair], settings: Split, seed: int, folder: Path)
     pair_of = {pair.name: pair for pair in pairs}
     train, val = split_names(list(pair_of), settings, seed)
     for part, names in (("train", train), ("val", val)):
-        rows = [(pair_of[name].photo.as_posix(), pair_of[name].mask.as_posix()) for name in names]
-        write_csv(folder / f"{part}.csv", ("photo", "mask"), rows)
+        write_csv(folder / f"{part}.csv", ("photo", "mask"), (pair_of[name] for name in names))
     more = ", …" if len(val) > NAMED else ""
     named = ", ".join(val[:NAMED])
     print(f"split: {len(train)} pairs train, {len(val)} validate: {named}{more}")

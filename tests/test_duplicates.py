@@ -34,24 +34,24 @@ OTHER = {
 
 @pytest.mark.parametrize("change", SAME)
 def test_the_same_picture_is_found(change: str) -> None:
-    assert same_pictures([thumbnail(PHOTO), thumbnail(SAME[change])]) == [(0, 1)]
+    assert list(same_pictures([thumbnail(PHOTO), thumbnail(SAME[change])])) == [(0, 1)]
 
 
 @pytest.mark.parametrize("change", OTHER)
 def test_another_picture_is_not_taken_for_it(change: str) -> None:
-    assert same_pictures([thumbnail(PHOTO), thumbnail(OTHER[change])]) == []
+    assert list(same_pictures([thumbnail(PHOTO), thumbnail(OTHER[change])])) == []
 
 
 def test_every_double_is_told_once_in_order() -> None:
     pictures = [PHOTO, OTHER["mirrored"], SAME["scaled"], SAME["saved anew"], OTHER["mirrored"]]
-    found = same_pictures([thumbnail(picture) for picture in pictures])
+    found = list(same_pictures([thumbnail(picture) for picture in pictures]))
     assert found == [(0, 2), (0, 3), (1, 4)]
 
 
 def test_thousands_of_doubles_take_no_memory_for_each_two_of_them() -> None:
     pictures = [thumbnail(PHOTO), thumbnail(OTHER["mirrored"])]
     tracemalloc.start()
-    found = same_pictures(pictures * 5000)
+    found = list(same_pictures(pictures * 5000))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert found == [(i % 2, i) for i in range(2, 10_000)]
@@ -60,4 +60,4 @@ def test_thousands_of_doubles_take_no_memory_for_each_two_of_them() -> None:
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_few_pictures_have_no_double(count: int) -> None:
-    assert same_pictures([thumbnail(PHOTO)] * count) == []
+    assert list(same_pictures([thumbnail(PHOTO)] * count)) == []
