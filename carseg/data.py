@@ -39,6 +39,7 @@ class Squares(Dataset[tuple[Tensor, Tensor]]):
         folder: Path,
         seed: int = 0,
         processes: Processes = ALONE,
+        staged: bool = True,
     ) -> None:
         """Prepare the photos; the processes of a machine share that, and what comes of it.
 
@@ -48,6 +49,7 @@ class Squares(Dataset[tuple[Tensor, Tensor]]):
             folder: where they are kept; it is to outlive this.
             seed: of all that is random in looks.
             processes: each calls this with the same arguments.
+            staged: whether looks show other scenes, other cars and other colours, too.
 
         Raises:
             CarsegError: a file cannot be read.
@@ -59,6 +61,7 @@ class Squares(Dataset[tuple[Tensor, Tensor]]):
         self._augment = Augment()
         self._seed = seed
         self._size = size
+        self._staged = staged
 
     def __len__(self) -> int:
         return self._length
@@ -68,6 +71,15 @@ class Squares(Dataset[tuple[Tensor, Tensor]]):
         epoch, i = index
         random = np.random.default_rng([self._seed, epoch, i])
         photo, mask = self._pair(i)
+        if self._staged:
+            photo = self._stage(i, photo, mask, random)
+        photo, mask = self._augment(photo, mask, int(random.integers(2**32)))
+        return photo_tensor(photo), mask_tensor(mask)
+
+    def _stage(
+        self, i: int, photo: NDArray[np.uint8], mask: NDArray[np.uint8], random: np.random.Generator
+    ) -> NDArray[np.uint8]:
+        """Give the i-th photo with another scene, car or colour, or some of these, or none."""
         if len(self) > 1 and random.random() < MOVED:
             photo = put_elsewhere(photo, mask, *self._other(i, random), random)
         for _ in range(int(random.integers(CROWD + 1)) if len(self) > 1 else 0):
@@ -76,8 +88,7 @@ class Squares(Dataset[tuple[Tensor, Tensor]]):
             photo = self._augment.recolour(photo, mask, int(random.integers(2**32)))
         if random.random() < HIDDEN:
             photo = camouflage(photo, mask, random)
-        photo, mask = self._augment(photo, mask, int(random.integers(2**32)))
-        return photo_tensor(photo), mask_tensor(mask)
+        return photo
 
     def _other(
         self, i: int, random: np.random.Generator

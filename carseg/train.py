@@ -38,8 +38,8 @@ CURVE = ("epoch", "train_loss", "val_loss", "train_dice", "val_dice", "train_iou
 TASKS = ("bce", "dice")
 WARM_UP = 0.2  # share of all steps in which the learning rate climbs to its peak
 MEMORY = 0.2  # share of all steps over which weights are averaged
-# Of what the second task keeps, shares: the untrained weights, those of the first task; the rest
-# is what the second task has learnt.
+# Of what the second task keeps, shares: the untrained weights, those of the first task (of both
+# where nothing was given to start from); the rest is what the second task has learnt.
 UNTRAINED, BEFORE = 0.15, 0.4
 SETTLE_PHOTOS = 64  # enough for the statistics of a batch norm
 LOOKS, LOOKS_AT_ONCE = 16, 4  # what batch norms are measured on after weights were averaged
@@ -66,12 +66,11 @@ def train_dice(params: Params) -> None:
     output = Path("u2net_segmentation_dice_loss.pth")
     with together() as processes, room(processes) as folder:
         net = weights.load(params.model, Path("u2net_segmentation.pth"))
-        remembered = None
+        remembered = copy.deepcopy(net)
         if params.init != "scratch":  # random weights know nothing worth remembering
-            remembered = start(params)
             share = BEFORE / (UNTRAINED + BEFORE)
             remembered.load_state_dict(
-                weights.between(remembered.state_dict(), net.state_dict(), share)
+                weights.between(start(params).state_dict(), net.state_dict(), share)
             )
         train("dice", net, DiceLoss(), params, output, folder, remembered, processes)
 
@@ -128,7 +127,10 @@ def train(
     train_pairs, val_pairs = (read_manifest(Path(f"split/{part}.csv")) for part in ("train", "val"))
     # Each task sees the photos in an order and in variations of its own.
     seed = int(np.random.SeedSequence([params.seed, TASKS.index(task)]).generate_state(1)[0])
-    squares = Squares(train_pairs, params.image_size, folder, seed, processes)
+    # A net that knows nothing learns more from photos as they are than from what puzzles one
+    # that knows cars.
+    staged = params.init != "scratch"
+    squares = Squares(train_pairs, params.image_size, folder, seed, processes, staged)
     sampler = EpochSampler(len(squares), seed)
     probes = [
         Probe(pairs, params, folder, processes)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from carseg import train as training
 from carseg import weights
+from carseg.augment import Augment
 from carseg.data import EpochSampler, Squares
 from carseg.device import Device
 from carseg.errors import CarsegError
@@ -339,6 +340,33 @@ def test_a_look_depends_on_seed_epoch_and_photo_alone() -> None:
     assert any(not torch.equal(double[epoch, 0][0], double[epoch, 1][0]) for epoch in range(4))
 
 
+def test_looks_that_are_not_staged_are_photos_turned_and_shaded_and_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Augment, "__call__", lambda _, photo, mask, seed: (photo, mask))
+    pairs = read_manifest(Path("split/train.csv"))
+    plain, scenes = Squares(pairs, 64, Path(), staged=False), Squares(pairs, 64, Path())
+    for i, (photo, mask) in enumerate(plain.plain()):
+        for epoch in range(8):
+            assert torch.equal(plain[epoch, i][0], photo)
+            assert torch.equal(scenes[epoch, i][1], mask)
+        assert any(not torch.equal(scenes[epoch, i][0], photo) for epoch in range(8))
+
+
+@pytest.mark.usefixtures("pretrained")
+@pytest.mark.parametrize(("init", "staged"), [("u2netp", True), ("scratch", False)])
+def test_only_a_net_that_knows_cars_learns_from_staged_looks(
+    init: str, staged: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    stage = Squares._stage
+    monkeypatch.setattr(
+        Squares, "_stage", lambda self, *arguments: calls.append(0) or stage(self, *arguments)
+    )
+    train("bce", fresh_net(), BCELoss(), tiny(init=init, epochs=1), OUTPUT, Path())
+    assert bool(calls) == staged
+
+
 def same_looks(one: Squares, epoch: int, other: Squares, other_epoch: int) -> bool:
     return all(torch.equal(one[epoch, i][0], other[other_epoch, i][0]) for i in range(len(one)))
 
@@ -456,7 +484,7 @@ def test_only_given_weights_are_settled_and_begin_as_given(
 
 
 @pytest.mark.usefixtures("pretrained")
-def test_the_second_task_remembers_given_and_earlier_weights_but_no_random_ones(
+def test_the_second_task_remembers_earlier_and_given_weights_but_no_random_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[U2Net | None] = []
@@ -464,15 +492,16 @@ def test_the_second_task_remembers_given_and_earlier_weights_but_no_random_ones(
     weights.save(fresh_net(), Path("u2net_segmentation.pth"))
     for init in ("u2netp", "scratch"):
         train_dice(tiny(init=init))
-    remembered, nothing = seen
-    assert nothing is None
+    remembered, earlier = seen
     assert remembered is not None
+    assert earlier is not None
     settled = start(tiny(init="u2netp"))
     before = dict(fresh_net().named_parameters())
     for key, value in remembered.named_parameters():
         untrained = settled.get_parameter(key)
         expected = (UNTRAINED * untrained + BEFORE * before[key]) / (UNTRAINED + BEFORE)
         torch.testing.assert_close(value, expected, msg=key)
+        torch.testing.assert_close(earlier.get_parameter(key), before[key], msg=key)
 
 
 def test_a_missing_manifest_is_named() -> None:
