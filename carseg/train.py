@@ -41,6 +41,7 @@ MEMORY = 0.2  # share of all steps over which weights are averaged
 # Of what the second task keeps, shares: the untrained weights, those of the first task (of both
 # where nothing was given to start from); the rest is what the second task has learnt.
 UNTRAINED, BEFORE = 0.15, 0.4
+FINE = 0.0005  # the second task's learning rate, at most: more undoes what the first has learnt
 SETTLE_PHOTOS = 64  # enough for the statistics of a batch norm
 LOOKS, LOOKS_AT_ONCE = 16, 4  # what batch norms are measured on after weights were averaged
 LAID = (D4[0], D4[0], D4[1], D4[3])  # how photos are turned for that: as held, or by a quarter
@@ -72,7 +73,8 @@ def train_dice(params: Params) -> None:
             remembered.load_state_dict(
                 weights.between(start(params).state_dict(), net.state_dict(), share)
             )
-        train("dice", net, DiceLoss(), params, output, folder, remembered, processes)
+        fine = params.model_copy(update={"learning_rate": min(params.learning_rate, FINE)})
+        train("dice", net, DiceLoss(), fine, output, folder, remembered, processes)
 
 
 def start(params: Params) -> U2Net:

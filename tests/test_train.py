@@ -28,6 +28,7 @@ from carseg.probe import Probe, Score
 from carseg.train import (
     BEFORE,
     CURVE,
+    FINE,
     LOOKS_AT_ONCE,
     TASKS,
     UNTRAINED,
@@ -502,6 +503,20 @@ def test_the_second_task_remembers_earlier_and_given_weights_but_no_random_ones(
         expected = (UNTRAINED * untrained + BEFORE * before[key]) / (UNTRAINED + BEFORE)
         torch.testing.assert_close(value, expected, msg=key)
         torch.testing.assert_close(earlier.get_parameter(key), before[key], msg=key)
+
+
+@pytest.mark.usefixtures("pretrained")
+@pytest.mark.parametrize(("rate", "second"), [(2e-3, FINE), (1e-4, 1e-4)])
+def test_the_second_task_learns_at_a_fine_rate_at_most(
+    rate: float, second: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    monkeypatch.setattr(
+        training, "train", lambda _task, _net, _loss, params, *_: rates.append(params.learning_rate)
+    )
+    weights.save(fresh_net(), Path("u2net_segmentation.pth"))
+    train_dice(tiny(learning_rate=rate))
+    assert rates == [second]
 
 
 def test_a_missing_manifest_is_named() -> None:
