@@ -101,17 +101,15 @@ def put_behind(
     """
     scale = random.uniform(*SIZES)
     flip = random.random() < 0.5
-    places, car = np.argwhere(outline(mask)), np.argwhere(other_mask)
-    if not len(places) or not len(car):
+    places, box = np.argwhere(outline(mask)), Image.fromarray(other_mask).getbbox()
+    if not len(places) or box is None:
         return photo
     y, x = places[random.integers(len(places))]  # of the middle of the other car
-    (top, left), (bottom, right) = car.min(axis=0), car.max(axis=0) + 1
+    left, top, right, bottom = box
     width = max(1, round(scale * (right - left)))
     height = max(1, round(scale * (bottom - top)))
     pasted, shape = (
-        Image.fromarray(array).resize(
-            (width, height), Image.Resampling.BILINEAR, box=(left, top, right, bottom)
-        )
+        Image.fromarray(array).resize((width, height), Image.Resampling.BILINEAR, box=box)
         for array in (other_photo, other_mask)
     )
     if flip:
@@ -174,17 +172,15 @@ def camouflage(
 
 def mean_colour(photo: NDArray[np.uint8], weight: NDArray[np.float64]) -> NDArray[np.float64]:
     """Average a photo (H, W, 3) to (3,), 0…255, each pixel weighed by `weight` (H, W, 1), 0…1."""
-    mean: NDArray[np.float64] = (photo * weight).sum(axis=(0, 1)) / max(weight.sum(), 1.0)
-    return mean
+    total: NDArray[np.float64] = np.einsum("hwc,hw->c", photo, weight[..., 0])
+    return total / max(weight.sum(), 1.0)
 
 
 def before(
     photo: NDArray[np.uint8], mask: NDArray[np.uint8], scene: NDArray[np.uint8]
 ) -> NDArray[np.uint8]:
     """Blend the photo's car (H, W, 3) over a scene of the same size, by its mask (H, W), 0…255."""
-    share = mask[..., None] / 255  # (H, W, 1)
-    mixed: NDArray[np.float64] = share * photo + (1 - share) * scene
-    return mixed.round().astype(np.uint8)
+    return np.asarray(Image.composite(*map(Image.fromarray, (photo, scene, mask))))
 
 
 def outline(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:

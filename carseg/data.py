@@ -100,8 +100,8 @@ class Squares(Dataset[tuple[Tensor, Tensor]]):
     def _pair(self, i: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Read the i-th photo (S, S, 3) and its soft mask (S, S)."""
         at, store = divmod(i, len(self._stores))
-        square = self._stores[store][at]
-        return np.ascontiguousarray(square[..., :3]), np.ascontiguousarray(square[..., 3])
+        photo, mask = np.split(self._stores[store][at], [3 * self._size**2])
+        return photo.reshape(self._size, self._size, 3), mask.reshape(self._size, self._size)
 
     def collate(self, looks: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         """Stack looks to photos (N, 3, H, W) and masks (N, 1, H, W); N may be 0."""
@@ -119,13 +119,13 @@ class Squares(Dataset[tuple[Tensor, Tensor]]):
 
 
 def squared(pair: Pair, size: int) -> NDArray[np.uint8]:
-    """Read a pair as one square, (size, size, 4), uint8: RGB and the share of car, 0…255.
+    """Read a pair as one row, (4·size²,), uint8: RGB of each pixel, then shares of car, 0…255.
 
     Raises:
         CarsegError: a file cannot be read.
     """
     photo, mask = read_photo(pair.photo), read_mask(pair.mask)
-    return np.dstack((squared_photo(photo, size), squared_mask(mask, size)))
+    return np.append(squared_photo(photo, size), squared_mask(mask, size))
 
 
 class EpochSampler(Sampler[tuple[int, int]]):

@@ -59,8 +59,9 @@ def load(variant: str, path: Path) -> U2Net:
     state = read_checkpoint(path)
     if variant_of(state, path) != variant:
         raise CarsegError(f"{path}: holds another network than model: {variant}; train anew")
-    net = U2Net(variant)
-    net.load_state_dict(state, strict=True)
+    with torch.device("meta"):  # drawing weights takes longer than reading these
+        net = U2Net(variant)
+    net.to_empty(device="cpu").load_state_dict(state, strict=True)
     net.keep_exact()
     return net
 
@@ -78,7 +79,7 @@ def save(net: nn.Module, path: Path) -> None:
     # Into memory first: torch.save writes the name of a file it opens itself into its content.
     content = io.BytesIO()
     torch.save(state, content)
-    write_bytes(path, content.getvalue())
+    write_bytes(path, content.getbuffer())
 
 
 def between(start: State, end: State, share: float) -> State:

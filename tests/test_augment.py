@@ -6,7 +6,15 @@ from conftest import ellipse
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from carseg.augment import SIZES, Augment, camouflage, put_behind, put_elsewhere
+from carseg.augment import (
+    SIZES,
+    Augment,
+    before,
+    camouflage,
+    mean_colour,
+    put_behind,
+    put_elsewhere,
+)
 
 Array = NDArray[np.uint8]
 SIZE = 96
@@ -254,3 +262,17 @@ def test_shifted_pictures_show_no_second_car() -> None:
         rows = np.flatnonzero((found > 127).any(axis=1))
         for line in (columns, rows):
             assert len(line) == 0 or line[-1] - line[0] < 40
+
+
+def test_every_share_of_car_blends_two_colours_as_it_should() -> None:
+    shares, photo, scene = (a.astype(np.uint8) for a in np.mgrid[0:256, 0:256:15, 0:256:15])
+    mask, *colours = (values.reshape(256, -1) for values in (shares, photo, scene))
+    mixed = before(np.dstack([colours[0]] * 3), mask, np.dstack([colours[1]] * 3))
+    exact = (colours[0] * (mask / 255) + colours[1] * (1 - mask / 255)).round()
+    assert np.array_equal(mixed, np.dstack([exact] * 3))
+
+
+def test_a_mean_colour_is_weighed() -> None:
+    photo = np.array([[(10, 20, 30), (50, 60, 70)]], np.uint8)
+    assert mean_colour(photo, np.array([[[0.25], [0.75]]])) == pytest.approx([40, 50, 60])
+    assert mean_colour(photo, np.zeros((1, 2, 1))) == pytest.approx([0, 0, 0]), "no pixel at all"

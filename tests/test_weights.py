@@ -234,6 +234,16 @@ def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
         weights.load("u2netp", tmp_path / "gone.pth")
 
 
+def test_loading_gives_the_weights_saved_and_draws_none(lite: U2Net, tmp_path: Path) -> None:
+    weights.save(lite, tmp_path / "net.pth")
+    before = torch.get_rng_state()
+    loaded = weights.load("u2netp", tmp_path / "net.pth")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
+    for key, value in loaded.state_dict().items():
+        assert torch.equal(value, lite.state_dict()[key]), key
+
+
 @pytest.mark.parametrize(("wanted", "given"), [("u2net", "u2netp"), ("u2netp", "u2net")])
 def test_weights_of_an_earlier_run_must_fit_the_model(
     wanted: str, given: str, tmp_path: Path
