@@ -38,8 +38,8 @@ CURVE = ("epoch", "train_loss", "val_loss", "train_dice", "val_dice", "train_iou
 TASKS = ("bce", "dice")
 WARM_UP = 0.2  # share of all steps in which the learning rate climbs to its peak
 MEMORY = 0.2  # share of all steps over which weights are averaged
-# Of what the second task keeps, shares: the untrained weights, those of the first task (of both
-# where nothing was given to start from); the rest is what the second task has learnt.
+# Of what the second task keeps, shares: the untrained weights, those of the first task; the rest is
+# what the second task has learnt.
 UNTRAINED, BEFORE = 0.15, 0.4
 FINE = 0.0005  # the second task's learning rate, at most: more undoes what the first has learnt
 SETTLE_PHOTOS = 64  # enough for the statistics of a batch norm
@@ -67,9 +67,10 @@ def train_dice(params: Params) -> None:
     output = Path("u2net_segmentation_dice_loss.pth")
     with together() as processes, room(processes) as folder:
         net = weights.load(params.model, Path("u2net_segmentation.pth"))
-        remembered = copy.deepcopy(net)
-        if params.init != "scratch":  # random weights know nothing worth remembering
+        remembered = None
+        if params.init != "scratch":  # what begins at random has nothing to remember, all to learn
             share = BEFORE / (UNTRAINED + BEFORE)
+            remembered = copy.deepcopy(net)
             remembered.load_state_dict(
                 weights.between(start(params).state_dict(), net.state_dict(), share)
             )
