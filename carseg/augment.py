@@ -173,7 +173,7 @@ def camouflage(
 def mean_colour(photo: NDArray[np.uint8], weight: NDArray[np.float64]) -> NDArray[np.float64]:
     """Average a photo (H, W, 3) to (3,), 0…255, each pixel weighed by `weight` (H, W, 1), 0…1."""
     total: NDArray[np.float64] = np.einsum("hwc,hw->c", photo, weight[..., 0])
-    return total / max(weight.sum(), 1.0)
+    return np.asarray(total / max(weight.sum(), 1.0))
 
 
 def before(
