@@ -87,7 +87,7 @@ def main() -> None:
     command.add_argument("--recursive", "-r", action="store_true", help="folders in folders, too")
     command.add_argument("--force", action="store_true", help="replace files that exist")
     command.add_argument(
-        "--jobs", type=int, default=3, metavar="N", help="photos in work at once [%(default)s]"
+        "--jobs", type=int, metavar="N", help="photos in work at once [as many as suit the machine]"
     )
     command.set_defaults(start=_predict)
 
@@ -199,7 +199,8 @@ def _crossval(arguments: argparse.Namespace) -> None:
 
 def _predict(arguments: argparse.Namespace) -> None:
     check("--threshold", arguments.threshold, 0, 1)
-    check("--jobs", arguments.jobs, 1, 64)
+    if arguments.jobs is not None:
+        check("--jobs", arguments.jobs, 1, 64)
     size = _size(arguments)
     with hold_interrupts():
         from carseg.batch import Kinds, predict

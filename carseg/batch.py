@@ -113,7 +113,7 @@ def predict(
     closer: bool = False,
     recursive: bool = False,
     force: bool = False,
-    jobs: int = 3,
+    jobs: int | None = None,
 ) -> None:
     """Write what is wanted of every photo; one that cannot be read does not stop the others.
 
@@ -126,7 +126,7 @@ def predict(
         closer: look a second time, at the car's box alone, from all sides.
         recursive: look into folders in folders, too.
         force: replace files that exist.
-        jobs: photos in work at once: while one is looked at, others are read and written.
+        jobs: photos in work at once, each in a thread; None: as many as suit the model.
 
     Raises:
         CarsegError: nothing to do, a file that must not be replaced (nothing is written then), or
@@ -149,11 +149,13 @@ def predict(
         for kind, path in job.targets.items():
             write_bytes(path, kinds.make(kind, photo, found))
 
-    for job, done in ahead(do, tqdm(listed, unit="photo", disable=None), jobs):
-        try:
-            done.result()
-        except (CarsegError, OSError) as error:
-            failed.append(plain(error, job))
+    jobs = min(jobs or model.jobs, len(listed))
+    with model.among(jobs):
+        for job, done in ahead(do, tqdm(listed, unit="photo", disable=None), jobs):
+            try:
+                done.result()
+            except (CarsegError, OSError) as error:
+                failed.append(plain(error, job))
     print(f"{len(listed) - len(failed)} of {len(listed)} photos done, in {out}", file=sys.stderr)
     if failed:
         raise CarsegError("\n".join(failed))

@@ -23,6 +23,7 @@ from carseg.u2net import U2Net
 FOLDER = Path(".checkpoints")
 CODE = Path(__file__).parent
 SHARE = 0.01  # of the time, at most, goes into writing states
+RATE = 400e6  # bytes that a disk writes in a second, until it has shown its own speed
 
 
 class Stateful(Protocol):
@@ -46,7 +47,8 @@ class Checkpoint:
         """Name the file; `fingerprint` is of all that the training depends on."""
         self._path = FOLDER / f"{task}-{fingerprint}.pt"
         self._full = False
-        self._next = 0.0  # when a state is written again, by the clock of `time.monotonic`
+        self._made = time.monotonic()
+        self._next: float | None = None  # when a state is written again, by the same clock
         for path in FOLDER.glob(f"{task}-*"):
             if path != self._path:
                 path.unlink(missing_ok=True)  # each process that trains looks
@@ -54,15 +56,21 @@ class Checkpoint:
     def save(self, parts: Mapping[str, Stateful], **rest: object) -> None:
         """Replace the state, unless the last one was written too short a time ago, for its cost.
 
-        A disk without room is told of once and changes nothing.
+        The first one comes half such a time after the start: what may be lost until then is less
+        than between two. A disk without room is told of once and changes nothing.
         """
-        if self._full or (began := time.monotonic()) < self._next:
+        if self._full:
+            return
+        began = time.monotonic()
+        states = {name: part.state_dict() for name, part in parts.items()}
+        if self._next is None:
+            self._next = self._made + size(states) / RATE / SHARE / 2
+        if began < self._next:
             return
         FOLDER.mkdir(exist_ok=True)
         fresh = self._path.with_suffix(".part")
         try:
             with without_checksums():
-                states = {name: part.state_dict() for name, part in parts.items()}
                 torch.save({**states, **rest}, fresh)
             os.replace(fresh, self._path)
             written = time.monotonic()
@@ -95,6 +103,13 @@ class Checkpoint:
         self._path.unlink(missing_ok=True)
         if FOLDER.is_dir() and not any(FOLDER.iterdir()):
             FOLDER.rmdir()
+
+
+def size(state: object) -> int:
+    """Give the bytes of all tensors in a state: a tensor, or a mapping of states to any depth."""
+    if isinstance(state, torch.Tensor):
+        return state.nbytes
+    return sum(map(size, state.values())) if isinstance(state, Mapping) else 0
 
 
 @contextmanager

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from threading import Lock
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -21,6 +24,9 @@ from carseg.photos import eight_bits, read_photo
 from carseg.predict import AS_HELD, D4, TURNED, Look, find, probability
 from carseg.u2net import U2Net
 
+MOST = 8  # photos in work at once, as each of them takes memory
+IN_TURN = 3  # the same where looks take turns: one is looked at, one read, one written
+
 Picture = Image.Image | str | Path | NDArray[np.uint8]
 
 
@@ -29,20 +35,30 @@ class Model:
 
     Attributes:
         size: side of the square that the net sees, in pixels; the one that it was trained with.
+        jobs: how many photos to have in work at once, each in a thread.
     """
 
-    def __init__(self, look: Look, size: int = 320) -> None:
-        """Take what looks at photos; `load` and `of` make it."""
+    def __init__(self, look: Look, size: int = 320, divisible: bool = False) -> None:
+        """Take what looks at photos; `load` and `of` make it.
+
+        Args:
+            look: photos (N, 3, S, S) to probabilities (N, 1, S, S).
+            size: S.
+            divisible: `look` computes on torch's threads, which several looks can divide.
+        """
         self._look = look
-        self._lock = Lock()
+        self._turns: AbstractContextManager[object] = Lock()
+        self._divisible = divisible
         self.size = size
+        self.jobs = min(MOST, torch.get_num_threads()) if divisible else IN_TURN
 
     @classmethod
     def of(cls, net: U2Net, size: int = 320, device: Device | None = None) -> Model:
         """Make a model of a copy of a net, on the device, without batch norms."""
         place = device or Device()
         folded = place.place_net(fold(net)).to(place.dtype)
-        return cls(lambda photos: probability(folded, photos, place), size)
+        on_cores = place.torch.type == "cpu"
+        return cls(lambda photos: probability(folded, photos, place), size, on_cores)
 
     def predict(
         self, picture: Picture, d4: bool = False, closer: bool = False
@@ -68,9 +84,28 @@ class Model:
             return found
         return look_closer(partial(look, views=D4 if d4 else TURNED), photo, found)
 
+    @contextmanager
+    def among(self, jobs: int) -> Iterator[None]:
+        """Divide the cores among the looks of `jobs` threads that start inside this context.
+
+        Each then works on a photo of its own from file to mask and waits for nobody, where cores
+        that share a look wait for each other in every layer. Engines and GPUs are not divided.
+        """
+        if not self._divisible:
+            yield
+            return
+        threads, turns = torch.get_num_threads(), self._turns
+        torch.set_num_threads(max(1, threads // jobs))
+        self._turns = nullcontext()
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            self._turns = turns
+
     def _look_alone(self, photos: Tensor) -> Tensor:
         """Look; a look takes all cores, so threads take turns, and scale photos meanwhile."""
-        with self._lock:
+        with self._turns:
             return self._look(photos)
 
 

@@ -4,12 +4,15 @@ import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
+import torch
 from conftest import uneven
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
+from torch import Tensor
 
 from carseg import __main__, weights
 from carseg.batch import Kinds, ahead, find, plan, predict
@@ -22,6 +25,7 @@ class Red(Model):
     """Takes for car what is red: no network, but a model like any other."""
 
     def __init__(self) -> None:
+        super().__init__(lambda photos: photos)
         self.asked: list[tuple[bool, bool]] = []
 
     def predict(
@@ -269,6 +273,20 @@ def test_reading_ahead_keeps_order_and_bounds() -> None:
     assert (first[0], first[1].result()) == (0, 0)
     assert len(taken) == 3, "one done, two waiting"
     assert [done.result() for _, done in results] == [i * i for i in range(1, 10)]
+
+
+def test_photos_of_a_folder_are_looked_at_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    meeting = Barrier(2, timeout=20)
+
+    def look(photos: Tensor) -> Tensor:
+        meeting.wait()  # breaks if the other photo is not looked at meanwhile
+        return torch.full((len(photos), 1, 64, 64), 0.7)
+
+    model = Model(look, 64, divisible=True)
+    model.jobs = 2  # as with two cores
+    predict(["photos"], Path("out"), model, Kinds([], 0.5, None))
+    assert all(pixels(f"out/{name}").all() for name in files("out"))
+    assert files("out") == ["a.png", "b.png"]
 
 
 def test_hidden_files_and_folders_count_as_no_photos() -> None:

@@ -220,6 +220,32 @@ def test_states_take_a_small_share_of_the_time(monkeypatch: pytest.MonkeyPatch) 
     assert written == [0, 25, 50], "a state that took 2 s is followed by none for 20 s"
 
 
+def test_the_first_state_waits_for_half_the_time_that_its_size_will_need(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(checkpoint, "SHARE", 0.1)
+    now, written = 0.0, []
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(torch, "save", lambda _, target: (written.append(now), target.touch()))
+    layer = torch.nn.Linear(3, 5)
+    monkeypatch.setattr(checkpoint, "RATE", layer.weight.nbytes + layer.bias.nbytes)  # in 1 s
+    state = Checkpoint("bce", "0" * 32)
+    for second in range(10):
+        now = second
+        state.save({"net": layer})
+    assert written[0] == 5, "a state that takes 1 s is a tenth of 10 s, and comes half-way"
+
+
+def test_the_size_of_a_state_counts_tensors_at_any_depth() -> None:
+    layer = torch.nn.Linear(3, 5)
+    adam = torch.optim.Adam(layer.parameters())
+    layer(torch.ones(1, 3)).sum().backward()
+    adam.step()
+    moments, steps = 2 * 20 * 4, 2 * 4
+    assert checkpoint.size({"net": layer.state_dict()}) == 20 * 4
+    assert checkpoint.size({"adam": adam.state_dict(), "epoch": 3}) == moments + steps
+
+
 def test_a_state_without_checksums_leaves_them_to_all_other_files(cut: Cut) -> None:
     cut(2)
     (path,) = states()

@@ -17,7 +17,7 @@ from carseg import weights
 from carseg.closer import box_around
 from carseg.device import Device
 from carseg.errors import CarsegError
-from carseg.model import Model, as_photo
+from carseg.model import IN_TURN, MOST, Model, as_photo
 from carseg.photos import squared_photo
 from carseg.predict import D4, View, at_size, combine, from_sides, mask_at, probability
 from carseg.tensors import photo_tensor
@@ -96,6 +96,30 @@ def test_threads_take_turns_at_looking_and_find_the_same(model: Model) -> None:
     assert most == 1
     expected = model.predict(photo())
     assert all(np.array_equal(one, expected) for one in found)
+
+
+def test_threads_divide_the_cores_and_give_them_back(model: Model) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(6)
+    try:
+        with model.among(2), ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == 3
+            found = pool.submit(model.predict, photo()).result()
+        with Model(model._look, 64).among(2):  # an engine's own threads are not torch's
+            assert torch.get_num_threads() == 6
+        assert torch.get_num_threads() == 6
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_allclose(found, model.predict(photo()), atol=1e-5)
+
+
+@pytest.mark.parametrize(("threads", "jobs"), [(1, 1), (2, 2), (64, MOST)])
+def test_a_model_knows_how_many_photos_to_have_in_work(
+    threads: int, jobs: int, net: U2Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert Model.of(net, 64, CPU).jobs == jobs
+    assert Model(lambda photos: photos, 64).jobs == IN_TURN
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "L", "LA", "P", "CMYK", "1", "YCbCr", "F"])
