@@ -152,21 +152,20 @@ def camouflage(
     """Give the photo with what surrounds its car, or a block of that, nearer to the car's colour.
 
     A white car in snow, a blue one before a blue sign: what touches a car and has its colour is
-    what a net takes for car, and only the texture tells. A block takes the colour of the part of
-    the car in it, as that of a dark tyre. Arguments as of `put_behind`.
+    what a net takes for car, and only the texture tells. Arguments as of `put_behind`.
     """
     places = np.argwhere(outline(mask))
     if not len(places):
         return photo
     share = mask[..., None] / 255  # (S, S, 1)
-    where = np.ones_like(share)
+    around = 1 - share
     if random.random() < 0.5:
         y, x = places[random.integers(len(places))]
         height, width = (photo.shape[0] * random.uniform(*BLOCKS, 2) / 2).astype(int) + 1
-        where[:] = 0
-        where[max(0, y - height) : y + height, max(0, x - width) : x + width] = 1
-    car, around = where * share, where * (1 - share)
-    shift = mean_colour(photo, car) - mean_colour(photo, around)
+        block = np.s_[max(0, y - height) : y + height, max(0, x - width) : x + width]
+        around = np.zeros_like(share)
+        around[block] = 1 - share[block]
+    shift = mean_colour(photo, share) - mean_colour(photo, around)
     shifted = photo + random.random() * around * shift
     return np.asarray(shifted.round().clip(0, 255), np.uint8)
 
