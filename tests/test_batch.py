@@ -275,7 +275,7 @@ def test_reading_ahead_keeps_order_and_bounds() -> None:
     assert [done.result() for _, done in results] == [i * i for i in range(1, 10)]
 
 
-def test_photos_of_a_folder_are_looked_at_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_photos_of_a_folder_are_looked_at_side_by_side() -> None:
     meeting = Barrier(2, timeout=20)
 
     def look(photos: Tensor) -> Tensor:
