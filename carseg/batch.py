@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from carseg.errors import CarsegError
 from carseg.files import write_bytes
-from carseg.model import Model, as_photo
+from carseg.model import Model, as_photo, upright
 from carseg.overlay import TRUE_POSITIVE
 
 ENDINGS = {"mask": ".png", "cutout": ".png", "overlay": ".jpg", "background": ".jpg"}
@@ -75,23 +75,21 @@ class Kinds:
             photo: RGB, W×H; its EXIF data and colour profile are carried over.
             found: (H, W), probability of being car, 0…1.
         """
-        car = Image.fromarray(((found >= self._threshold) * 255).astype(np.uint8))
-        alpha = Image.fromarray((found * 255).round().astype(np.uint8))
         if kind == "mask":
-            picture = car
+            picture = self._car(found)
         elif kind == "cutout":
             picture = photo.copy()
-            picture.putalpha(alpha)
+            picture.putalpha(_alpha(found))
         elif kind == "overlay":
             tinted = Image.blend(photo, Image.new("RGB", photo.size, TRUE_POSITIVE), TINT)
-            picture = Image.composite(tinted, photo, car)
+            picture = Image.composite(tinted, photo, self._car(found))
         else:
             scene = (
                 ImageOps.fit(self._scene, photo.size)
                 if isinstance(self._scene, Image.Image)
                 else Image.new("RGB", photo.size, self._scene)
             )
-            picture = Image.composite(photo, scene, alpha)
+            picture = Image.composite(photo, scene, _alpha(found))
         kept = {} if kind == "mask" else {
             key: photo.info[key] for key in ("exif", "icc_profile") if photo.info.get(key)
         }  # fmt: skip
@@ -101,6 +99,13 @@ class Kinds:
         else:
             picture.save(content, "JPEG", quality=92, **kept)
         return content.getvalue()
+
+    def _car(self, found: NDArray[np.float32]) -> Image.Image:
+        return Image.fromarray((found >= self._threshold).view(np.uint8) * np.uint8(255))
+
+
+def _alpha(found: NDArray[np.float32]) -> Image.Image:
+    return Image.fromarray((found * 255).round().astype(np.uint8))
 
 
 def predict(
@@ -177,13 +182,13 @@ def read(content: bytes, source: Path) -> Image.Image:
     try:
         with Image.open(io.BytesIO(content)) as image:
             image.load()
-            upright = ImageOps.exif_transpose(image)
+            stands = upright(image)
     except Exception as error:  # Pillow has no common base for what a broken file may raise
         why = "is empty" if not content else "cannot be read as an image"
         raise CarsegError(f"{source}: {why}; save it anew or leave it out") from error
-    photo = as_photo(upright)
-    kept = ("exif", "icc_profile") if upright.mode in ("RGB", "RGBA") else ("exif",)
-    photo.info = {key: upright.info[key] for key in kept if key in upright.info}
+    photo = as_photo(stands)
+    kept = ("exif", "icc_profile") if stands.mode in ("RGB", "RGBA") else ("exif",)
+    photo.info = {key: stands.info[key] for key in kept if key in stands.info}
     return photo
 
 

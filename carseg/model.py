@@ -11,7 +11,7 @@ from threading import Lock
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from carseg import weights
@@ -131,7 +131,7 @@ def load(path: str | Path, size: int = 320, precision: str = "auto", device: str
 
 
 def as_photo(picture: Picture) -> Image.Image:
-    """Bring a picture of any kind to an upright RGB image.
+    """Bring a picture of any kind to an upright RGB image; one that is that is given itself.
 
     Raises:
         CarsegError: the file cannot be read as an image.
@@ -146,7 +146,15 @@ def as_photo(picture: Picture) -> Image.Image:
     if not isinstance(picture, Image.Image):
         return read_photo(Path(picture))
     try:
-        upright = ImageOps.exif_transpose(picture)
-    except OSError as error:  # PIL reads pixels only now
+        picture.load()  # PIL reads pixels only now
+        photo = eight_bits(upright(picture))
+    except OSError as error:
         raise CarsegError(f"the picture cannot be read ({error}); save it anew") from error
-    return eight_bits(upright).convert("RGB")
+    return photo if photo.mode == "RGB" else photo.convert("RGB")
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Turn an image as its EXIF tag says; one that stands already is given itself, not copied."""
+    if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+        return image
+    return ImageOps.exif_transpose(image)

@@ -137,6 +137,16 @@ def test_sixteen_bits_are_scaled_to_eight(kind: str) -> None:
     assert np.asarray(as_photo(image))[0, :, 0].tolist() == [0, 0, 1, 128, 255]
 
 
+def test_an_upright_photo_is_taken_as_it_is() -> None:
+    upright = photo()
+    before = upright.tobytes()
+    assert as_photo(upright) is upright, "large photos take long to copy"
+    exif = upright.getexif()
+    exif[0x0112] = 3  # upside down
+    assert as_photo(upright).tobytes() == upright.transpose(Image.Transpose.ROTATE_180).tobytes()
+    assert upright.tobytes() == before
+
+
 def test_a_camera_held_sideways_is_heeded(model: Model, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90°
