@@ -34,6 +34,9 @@ class Double(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
         """Give (N, C, 2h, 2w)."""
+        last = x.is_contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if last else torch.contiguous_format
+        ctx.layout = layout  # type: ignore[attr-defined]
         return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
     @staticmethod
@@ -41,7 +44,7 @@ class Double(torch.autograd.Function):
     def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
         """Give the gradient (N, C, h, w) of what came in."""
         channels = gradient.shape[1]
-        gradient = gradient.clone(memory_format=torch.channels_last)
+        gradient = gradient.clone(memory_format=ctx.layout)  # type: ignore[attr-defined]
         for edge in (gradient[..., 0, :], gradient[..., -1, :]):
             edge *= 4 / 3  # beyond the edge the pixel at it is seen again
         for edge in (gradient[..., 0], gradient[..., -1]):

@@ -147,7 +147,7 @@ def train(
         persistent_workers=params.workers > 0,
         pin_memory=device.torch.type == "cuda",
     )
-    net = device.place_net(net)
+    net = device.place_net(net, learning=True)
     joint = processes.join(net)
     optimizer = torch.optim.Adam(net.parameters(), lr=params.learning_rate, fused=True)
     steps = params.epochs * len(loader)
@@ -155,10 +155,10 @@ def train(
         optimizer, lambda step: warm_cosine((step + 0.5) / steps)
     )
     average = moving_average(net, MEMORY * steps)
-    measured, kept = copy.deepcopy(net), copy.deepcopy(net)
+    measured, kept = device.place_net(copy.deepcopy(net)), copy.deepcopy(net)
     looks = [look[processes.mine] for look in plain_looks(squares)]
     if remembered is not None:
-        device.place_net(remembered)
+        device.place_net(remembered, learning=True)
     many = f", {processes.count} processes" if processes.count > 1 else ""
     processes.say(f"{task}: {len(train_pairs)} photos, {params.epochs} epochs, {device}{many}")
 
@@ -241,7 +241,7 @@ def step(
     net.train()
     optimizer.zero_grad(set_to_none=True)  # before activations need the memory
     with device.autocast():
-        logits = net(device.place(photos))  # (N, 7, H, W)
+        logits = net(device.place(photos, learning=True))  # (N, 7, H, W)
     if len(photos):
         loss: Tensor = share * criterion(logits.float(), device.place(masks))
     else:

@@ -38,11 +38,13 @@ def test_values_and_gradients_are_those_of_torch(
     torch.testing.assert_close(*gradients)
 
 
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_gradient_of_a_part_of_a_concatenation(dtype: torch.dtype) -> None:
-    """As in the net: channels last, and what comes back is a slice that must stay as it is."""
+def test_the_gradient_of_a_part_of_a_concatenation(
+    dtype: torch.dtype, layout: torch.memory_format
+) -> None:
+    """As in the net: laid out as what came in, and what comes back is a slice that must stay."""
     torch.manual_seed(0)
-    layout = torch.channels_last
     x = torch.randn(2, 8, 10, 10).to(dtype, memory_format=layout).requires_grad_()
     skip = torch.randn(2, 8, 20, 20).to(dtype, memory_format=layout)
     weight = torch.randn(2, 16, 20, 20).to(dtype, memory_format=layout)
