@@ -1,0 +1,58 @@
+"""What is computed on: the layout of what convolutions read, looking and learning."""
+
+import pytest
+import torch
+from conftest import noise
+from torch import Tensor, nn
+
+from carseg.device import Device
+from carseg.losses import BCELoss
+from carseg.train import step
+from carseg.u2net import U2Net
+
+LAST, APART = torch.channels_last, torch.contiguous_format
+
+
+@pytest.mark.parametrize(("precision", "learning"), [("float32", APART), ("bfloat16", LAST)])
+def test_a_step_keeps_to_the_layout_that_gradients_are_computed_fastest_in(
+    precision: str, learning: torch.memory_format
+) -> None:
+    """One tensor laid out otherwise on the way would make all behind it slow."""
+    device = Device(precision, "cpu")
+    net = device.place_net(U2Net("u2netp"), learning=True)
+    met: list[Tensor] = []
+
+    def note(_: nn.Module, args: tuple[Tensor, ...], given: Tensor) -> None:
+        met.append(args[0])
+        given.register_hook(met.append)
+
+    layers = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d)]
+    for layer in layers:
+        layer.register_forward_hook(note)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
+    step(net, BCELoss(), optimizer, device, noise(2, 3, 64, 64), noise(2, 1, 64, 64).gt(0).float())
+    assert len(met) == 2 * len(layers)
+    for x in met:
+        if x.shape[1] == 1:
+            continue  # a side output's gradient is a slice of that of all of them, and small
+        assert x.is_contiguous(memory_format=learning), x.shape
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_who_only_looks_has_channels_last(precision: str) -> None:
+    device = Device(precision, "cpu")
+    assert device.place(noise(2, 3, 8, 8)).is_contiguous(memory_format=LAST)
+    net = device.place_net(U2Net("u2netp"))
+    assert all(p.is_contiguous(memory_format=LAST) for p in net.parameters() if p.dim() == 4)
+
+
+def test_layouts_change_no_gradient() -> None:
+    gradients = []
+    for layout in (APART, LAST):
+        torch.manual_seed(0)
+        net = U2Net("u2netp").double().to(memory_format=layout)  # type: ignore[call-overload]
+        photos = noise(2, 3, 64, 64, dtype=torch.float64).to(memory_format=layout)
+        net(photos).square().sum().backward()
+        gradients.append([p.grad for p in net.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
