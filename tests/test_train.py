@@ -522,3 +522,30 @@ def test_a_missing_manifest_is_named() -> None:
     Path("split/val.csv").unlink()
     with pytest.raises(CarsegError, match=r"split/val\.csv"):
         run()
+
+
+def test_what_learns_is_laid_out_for_gradients_and_what_is_measured_for_looks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In float32 on a processor; channels last, steps take half as long again with AVX2."""
+    learnt: list[Tensor] = []
+    looked: list[Tensor] = []
+
+    def stepped(net: U2Net, *arguments: object) -> float:
+        learnt.extend(p for p in net.parameters() if p.dim() == 4)
+        return 0.0
+
+    def measured(probe: Probe, net: U2Net, *arguments: object) -> Score:
+        looked.extend(p for p in net.parameters() if p.dim() == 4)
+        return Score(0.0, 0.0, 0.0)
+
+    monkeypatch.setattr(training, "step", stepped)
+    monkeypatch.setattr(Probe, "measure", measured)
+    monkeypatch.setattr(
+        torch.optim.lr_scheduler.LambdaLR, "step", lambda _: None
+    )  # no step to follow
+    run(tiny(epochs=1))
+    assert learnt
+    assert looked
+    assert all(p.is_contiguous() for p in learnt)
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in looked)
