@@ -84,7 +84,7 @@ class Project:
     def run(self, *command: str, expect: int = 0) -> str:
         done = subprocess.run(
             command, cwd=self.folder, env=self.environment, capture_output=True, text=True,
-            timeout=1200,
+            timeout=600,
         )  # fmt: skip
         assert done.returncode == expect, done.stdout + done.stderr
         return done.stdout + done.stderr

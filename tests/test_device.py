@@ -17,7 +17,7 @@ LAST, APART = torch.channels_last, torch.contiguous_format
 def test_a_step_keeps_to_the_layout_that_gradients_are_computed_fastest_in(
     precision: str, learning: torch.memory_format
 ) -> None:
-    """One tensor laid out otherwise on the way would make all behind it slow."""
+    """A photo laid out otherwise than the weights would bring its layout to all that follows."""
     device = Device(precision, "cpu")
     net = device.place_net(U2Net("u2netp"), learning=True)
     met: list[Tensor] = []

@@ -56,7 +56,7 @@ class Undisturbed:
             ended = started.poll() is not None
             if not ended:
                 os.killpg(started.pid, by)
-            code = started.wait(timeout=300)
+            code = started.wait(timeout=120)
             output.seek(0)
             said = output.read()
         assert ended or code != 0, f"went on after {after:.2f} s: {said}"

@@ -190,7 +190,7 @@ def test_a_second_run_at_the_same_time_is_refused_and_harms_nothing(tmp_path: Pa
     message = project.dvc("repro", "train_bce", expect=255)
     assert "busy" in message or "lock" in message.lower()
     assert "Traceback" not in message
-    assert first.wait(timeout=600) == 0
+    assert first.wait(timeout=300) == 0
     assert "Data and pipelines are up to date." in project.dvc("repro", "train_bce")
     assert project.user_files() == files
 

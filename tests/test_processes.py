@@ -112,6 +112,6 @@ def test_a_run_whose_worker_dies_ends_by_itself_with_the_same_bytes(tmp_path: Pa
         ]
         assert len(workers) == 2
         workers[1].send_signal(signal.SIGKILL)
-        assert started.wait(timeout=600) == 0
+        assert started.wait(timeout=300) == 0
     assert "goes on after epoch" in (tmp_path / "said").read_text()
     assert cut.bytes_of(*results) == whole.bytes_of(*results)

@@ -24,7 +24,7 @@ def test_four_experiments_in_a_queue_are_those_run_alone(tmp_path: Path) -> None
     seeds = ",".join(map(str, SEEDS))
     queued.dvc("exp", "run", "--queue", "--set-param", f"seed={seeds}")
     queued.dvc("queue", "start", "--jobs", "4")
-    end = time.monotonic() + 800
+    end = time.monotonic() + 400
     while (said := queued.dvc("queue", "status")).count("Success") < len(SEEDS):
         assert "Failed" not in said, said
         assert time.monotonic() < end, said
