@@ -1,5 +1,6 @@
 """What several tests need: tiny photos with masks, nets with uneven weights, official weights."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,11 @@ from torch import nn
 from carseg.files import write_csv
 from carseg.official import provide
 from carseg.u2net import U2Net
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Several nets' threads on the same cores mostly wait for each other: tenfold the time.
+    os.environ["OMP_NUM_THREADS"] = "1"  # of what tests start
+    torch.set_num_threads(1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -20,7 +20,7 @@ TINY = {
     "batch_size": 3,
     "learning_rate": 0.001,
     "precision": "float32",
-    "split": {"val_size": 2, "fold": None},
+    "split": {"val_size": 1, "fold": None},
 }
 USER = ("Image", "Mask", "Weights")
 

@@ -37,6 +37,7 @@ Cut = Callable[..., None]
 def _project(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(checkpoint, "SHARE", math.inf)  # each epoch's state is written
+    monkeypatch.setattr(training, "LOOKS", 4)  # a state holds what they give, not how many
     write_manifests(tmp_path, train=3, val=2)
 
 

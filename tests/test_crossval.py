@@ -1,9 +1,13 @@
-"""The summary of a cross-validation; the run itself is in test_pipeline.py."""
+"""Cross-validation: a run of all folds, and its summary."""
 
 import json
+import re
+import sys
 from pathlib import Path
 
 import pytest
+from conftest import write_pairs
+from project import Project
 
 from carseg.crossval import NETS, VIEWS, Row, crossval, report, sides
 from carseg.errors import CarsegError
@@ -62,3 +66,26 @@ def test_what_a_cross_validation_sets_itself_cannot_be_set(change: str) -> None:
         CarsegError, match=rf"^--set-param {change}: {name} .* here.*; leave it out$"
     ):
         crossval([change], Path("crossval"))
+
+
+@pytest.mark.slow
+def test_a_run_judges_every_photo_once_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    project = Project(tmp_path / "project")
+    write_pairs(project.folder / "Image", project.folder / "Mask", 5)
+    project.set({"split": {"val_size": 2, "fold": None}})
+    project.commit("photos")
+    files = project.user_files()
+    command = (*(sys.executable, "-m", "carseg", "crossval"), *("-S", "epochs=1"))
+    first = project.run(*command)
+    assert re.search(r"dice d4 +0\.\d+ +0\.\d+ +0\.\d+ to 0\.\d+ +0\.\d+", first)
+    table = project.bytes_of("crossval/scores.csv")
+    rows = (project.folder / "crossval/scores.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[0] for row in rows] == [str(i) for i in range(5)]
+    # As if it had been cut off in the last fold: the others are not trained again.
+    project.dvc("exp", "remove", "crossval-fold-1")
+    again = project.run(*command)
+    assert again.count("Running stage 'train_") == 0
+    assert project.bytes_of("crossval/scores.csv") == table
+    assert project.user_files() == files
+    changed = set(project.git("status", "--porcelain").splitlines())
+    assert changed == {"?? crossval/", "?? dvc.lock"}

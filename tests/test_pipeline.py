@@ -18,9 +18,9 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project with eight pairs, run once and committed."""
+    """A project with five pairs, run once and committed."""
     project = Project(tmp_path_factory.mktemp("pipeline") / "with a space")
-    write_pairs(project.folder / "Image", project.folder / "Mask", 8)
+    write_pairs(project.folder / "Image", project.folder / "Mask", 5)
     project.dvc("repro")
     project.commit("run")
     return project
@@ -79,12 +79,12 @@ def test_an_experiment_can_be_run_compared_and_left(finished: Project) -> None:
 
 def test_the_users_files_survive_experiments_elsewhere(finished: Project) -> None:
     files = finished.user_files()
-    finished.dvc("exp", "run", "--temp", "--name", "elsewhere", "--set-param", "epochs=3")
+    finished.dvc("exp", "run", "--temp", "--name", "elsewhere", "--set-param", "epochs=1")
     assert finished.user_files() == files
     finished.dvc("exp", "apply", "elsewhere")
     assert finished.user_files() == files
     assert "Data and pipelines are up to date." in finished.dvc("repro")
-    assert len((finished.folder / "plots/bce.csv").read_text().splitlines()) == 1 + 1 + 3
+    assert len((finished.folder / "plots/bce.csv").read_text().splitlines()) == 1 + 1 + 1
     finished.git("checkout", "--quiet", "--", ".")
     finished.dvc("checkout", "--force")
     assert finished.user_files() == files
@@ -125,30 +125,10 @@ def test_a_wrong_parameter_is_one_line(finished: Project) -> None:
     finished.dvc("checkout", "--force")
 
 
-def test_a_cross_validation_judges_every_photo_once_and_goes_on_where_it_was(
-    finished: Project,
-) -> None:
-    files = finished.user_files()
-    command = (*(sys.executable, "-m", "carseg", "crossval"), *("-S", "epochs=1"))
-    first = finished.run(*command)
-    assert re.search(r"dice d4 +0\.\d+ +0\.\d+ +0\.\d+ to 0\.\d+ +0\.\d+", first)
-    table = finished.bytes_of("crossval/scores.csv")
-    rows = (finished.folder / "crossval/scores.csv").read_text().splitlines()[1:]
-    assert [row.split(",")[0] for row in rows] == [str(i) for i in range(8)]
-    # As if it had been cut off in the last fold: the others are not trained again.
-    finished.dvc("exp", "remove", "crossval-fold-3")
-    again = finished.run(*command)
-    assert again.count("Running stage 'train_") == 0
-    assert finished.bytes_of("crossval/scores.csv") == table
-    assert finished.user_files() == files
-    assert finished.git("status", "--porcelain") == "?? crossval/\n"
-    finished.git("clean", "-fdq", "crossval")
-
-
 def test_two_clones_agree_to_the_byte_wherever_they_are(finished: Project, tmp_path: Path) -> None:
     abroad = {"TZ": "Pacific/Kiritimati", "LC_ALL": "C", "PYTHONHASHSEED": "1"}
     other = Project(tmp_path / "other", **abroad)
-    write_pairs(tmp_path / "Image", tmp_path / "Mask", 8)
+    write_pairs(tmp_path / "Image", tmp_path / "Mask", 5)
     # In another order, which is how file systems list them.
     for path in sorted([*(tmp_path / "Image").iterdir(), *(tmp_path / "Mask").iterdir()])[::-1]:
         path.rename(other.folder / path.parent.name / path.name)
@@ -159,9 +139,11 @@ def test_two_clones_agree_to_the_byte_wherever_they_are(finished: Project, tmp_p
 
 def in_training(folder: Path, epochs: int) -> tuple[Project, Popen[str]]:
     """Start a project's first run and wait until its training has a state to go on from."""
-    project = Project(folder)
+    # Two threads, as nets are trained with: sums must not depend on which one comes first. They
+    # sleep while they wait, as other tests may need the cores.
+    project = Project(folder, OMP_NUM_THREADS="2", GOMP_SPINCOUNT="0")
     project.set({"epochs": epochs})
-    write_pairs(project.folder / "Image", project.folder / "Mask", 8)
+    write_pairs(project.folder / "Image", project.folder / "Mask", 5)
     started = project.start(sys.executable, "-m", "dvc", "repro", "train_bce")
     while not list(project.folder.glob(".checkpoints/bce-*.pt")):
         assert started.poll() is None, "it ended too early"
@@ -170,7 +152,7 @@ def in_training(folder: Path, epochs: int) -> tuple[Project, Popen[str]]:
 
 
 def test_a_killed_repro_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
-    project, killed = in_training(tmp_path / "killed", epochs=8)
+    project, killed = in_training(tmp_path / "killed", epochs=4)
     files = project.user_files()
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
@@ -185,7 +167,7 @@ def test_a_killed_repro_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> 
 
 
 def test_a_second_run_at_the_same_time_is_refused_and_harms_nothing(tmp_path: Path) -> None:
-    project, first = in_training(tmp_path / "twice", epochs=40)
+    project, first = in_training(tmp_path / "twice", epochs=20)
     files = project.user_files()
     message = project.dvc("repro", "train_bce", expect=255)
     assert "busy" in message or "lock" in message.lower()

@@ -73,7 +73,7 @@ def trained(folder: Path, launcher: str, **settings: object) -> Project:
 @pytest.mark.slow
 def test_curves_do_not_depend_on_the_number_of_processes(tmp_path: Path) -> None:
     """Of 15 photos, in batches of 4: neither two nor three processes have equal shares."""
-    settings = {"epochs": 3, "batch_size": 4, "split": {"val_size": 5, "fold": None}}
+    settings = {"epochs": 2, "batch_size": 4, "split": {"val_size": 5, "fold": None}}
     alone = trained(tmp_path / "1", "python", **settings)
     for count in (2, 3):
         many = trained(tmp_path / str(count), f"torchrun --nproc-per-node={count}", **settings)

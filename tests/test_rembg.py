@@ -25,8 +25,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("sample")
     for name in ("Image", "Mask"):
         (folder / name).mkdir()
-    render_sample(folder / "Image", folder / "Mask")
-    return sorted((folder / "Image").iterdir())[:6]
+    render_sample(folder / "Image", folder / "Mask", count=6)
+    return sorted((folder / "Image").iterdir())
 
 
 def test_rembg_finds_the_same_cars(
