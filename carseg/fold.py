@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from carseg.u2net import LIMIT, RSU, ConvBNReLU, U2Net
+from carseg.u2net import LIMIT, RSU, ConvBNReLU, U2Net, join
 
 BLOCK = 32  # channels that processors multiply at once; others than multiples of it are slower
 
@@ -35,9 +35,9 @@ class Lowered(nn.Module):
         self.conv.bias = nn.Parameter(bias - constant)
         self.register_buffer("constant", constant)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Compute on (N, C, H, W)."""
-        found: Tensor = self.conv(x)
+    def forward(self, *parts: Tensor) -> Tensor:
+        """Compute on parts (N, C, H, W), joined."""
+        found: Tensor = self.conv(join(*parts))
         return torch.maximum(found, -self.constant.view(1, -1, 1, 1).to(found.dtype))
 
 

@@ -70,10 +70,8 @@ def train_dice(params: Params) -> None:
         remembered = None
         if params.init != "scratch":  # what begins at random has nothing to remember, all to learn
             share = BEFORE / (UNTRAINED + BEFORE)
-            remembered = copy.deepcopy(net)
-            remembered.load_state_dict(
-                weights.between(start(params).state_dict(), net.state_dict(), share)
-            )
+            remembered = start(params)
+            weights.approach(remembered, net, share)
         fine = params.model_copy(update={"learning_rate": min(params.learning_rate, FINE)})
         train("dice", net, DiceLoss(), fine, output, folder, remembered, processes)
 
@@ -199,6 +197,7 @@ def train(
                         f"{task}: the loss is {loss} in epoch {epoch} at {', '.join(names)}; "
                         "lower learning_rate, or look at these photos"
                     )
+            optimizer.zero_grad(set_to_none=True)  # measuring needs the memory
             draw(measured, average, remembered)
             with device.autocast():
                 update_bn((device.place(photos) for photos in looks), measured)
@@ -285,10 +284,9 @@ def moving_average(net: U2Net, memory: float) -> AveragedModel:
 
 def draw(net: U2Net, average: AveragedModel, remembered: U2Net | None) -> None:
     """Give `net` the averaged weights, drawn towards those of the remembered net, if any."""
-    learnt = average.module.state_dict()
+    net.load_state_dict(average.module.state_dict())
     if remembered is not None:
-        learnt = weights.between(learnt, remembered.state_dict(), UNTRAINED + BEFORE)
-    net.load_state_dict(learnt)
+        weights.approach(net, remembered, UNTRAINED + BEFORE)
 
 
 def plain_looks(squares: Squares) -> Iterator[Tensor]:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from carseg.resize import resize
 
@@ -74,7 +75,7 @@ VARIANTS = {
 
 
 class ConvBNReLU(nn.Module):
-    """3×3 convolution, batch norm, ReLU: (N, in, H, W) → (N, out, H, W).
+    """3×3 convolution, batch norm, ReLU: (N, in, H, W), maybe in parts, → (N, out, H, W).
 
     Attributes:
         exact: compute in float32 also where autocast would not; see `U2Net.keep_exact`.
@@ -87,18 +88,29 @@ class ConvBNReLU(nn.Module):
         self.bn_s1 = nn.BatchNorm2d(out_channels)
         self.exact = self.large = False
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Give max(0, normalised convolution)."""
-        kind = x.device.type
+    def forward(self, *parts: Tensor) -> Tensor:
+        """Give max(0, normalised convolution) of the parts, joined."""
+        kind = parts[0].device.type
         if self.exact and torch.is_autocast_enabled(kind):
+            x = join(*parts)
             with torch.autocast(kind, enabled=False):
                 exact = self._compute(x.float())
             return exact if self.large else exact.to(torch.get_autocast_dtype(kind))
-        return self._compute(x)
+        return self._compute(*parts)
 
-    def _compute(self, x: Tensor) -> Tensor:
-        # Not in place: on processors that takes three times as long, and memory is to be had.
-        return F.relu(self.bn_s1(self.conv_s1(x)))
+    def _compute(self, *parts: Tensor) -> Tensor:
+        if len(parts) > 1 and parts[0].dtype == torch.float32 and torch.is_grad_enabled():
+            # For the gradient parts are joined once more: to keep them twice takes 0.4 GB.
+            x = checkpoint(self._convolve, *parts, use_reentrant=False, preserve_rng_state=False)
+        else:
+            x = self._convolve(*parts)
+        x = self.bn_s1(x)
+        # bfloat16 is changed in place at a third of the speed; in float32 that saves memory.
+        return F.relu(x, inplace=x.dtype == torch.float32)
+
+    def _convolve(self, *parts: Tensor) -> Tensor:
+        found: Tensor = self.conv_s1(join(*parts))
+        return found
 
     def constants(self) -> Tensor:
         """Give what eval mode adds to each channel's sums of products, (out,), float32."""
@@ -108,6 +120,13 @@ class ConvBNReLU(nn.Module):
         assert norm.running_var is not None
         scale = norm.weight / (norm.running_var + norm.eps).sqrt()
         return (norm.bias + (conv.bias - norm.running_mean) * scale).detach()
+
+
+def join(*parts: Tensor) -> Tensor:
+    """Put features side by side, (N, C, h, w) each, at the last ones' size: (N, sum of C, H, W)."""
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat([resize(part, parts[-1].shape[-2:]) for part in parts], dim=1)
 
 
 def u_shape(
@@ -129,14 +148,15 @@ def u_shape(
         skips.append(x)
     features = [skips.pop()]
     for decode in decoders:
-        skip = skips.pop()
-        deeper = resize(features[-1], skip.shape[-2:])
-        features.append(decode(torch.cat((deeper, skip), dim=1)))
+        features.append(decode(features[-1], skips.pop()))
     return features
 
 
 class RSU(nn.Module):
-    """Residual U-block: (N, in, H, W) → (N, level.out, H, W). Paper, section 3.1."""
+    """Residual U-block: (N, in, H, W), maybe in parts, → (N, level.out, H, W).
+
+    Paper, section 3.1.
+    """
 
     def __init__(self, in_channels: int, level: Level) -> None:
         super().__init__()
@@ -152,9 +172,9 @@ class RSU(nn.Module):
         # The top is entered at full resolution, the bottom dilated instead of pooled.
         self.pooled = [not dilated and 1 < i < height for i in range(1, height + 1)]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *parts: Tensor) -> Tensor:
         """Give the sum of local features and what the inner U makes of them."""
-        x = self.rebnconvin(x)
+        x: Tensor = self.rebnconvin(*parts)
         encoders = [self.get_submodule(f"rebnconv{i}") for i in range(1, self.height + 1)]
         decoders = [self.get_submodule(f"rebnconv{i}d") for i in range(self.height - 1, 0, -1)]
         return u_shape(x, encoders, decoders, self.pooled)[-1] + x

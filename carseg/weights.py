@@ -82,16 +82,19 @@ def save(net: nn.Module, path: Path) -> None:
     write_bytes(path, content.getbuffer())
 
 
-def between(start: State, end: State, share: float) -> State:
-    """Interpolate two state dicts of one net: `start` at share 0, `end` at share 1.
+def approach(net: nn.Module, end: nn.Module, share: float) -> None:
+    """Bring a net's weights nearer to those of another: not at all at share 0, all the way at 1.
 
     A net half-way keeps more of what the start knew than it loses of what was learnt since
     (WiSE-FT, Wortsman et al. 2022, arXiv:2109.01903).
     """
-    return {
-        key: torch.lerp(old, end[key], share) if old.is_floating_point() else end[key]
-        for key, old in start.items()
-    }
+    wanted = end.state_dict()
+    with torch.no_grad():
+        for key, value in net.state_dict().items():
+            if value.is_floating_point():
+                value.lerp_(wanted[key], share)
+            else:
+                value.copy_(wanted[key])
 
 
 def read_checkpoint(path: Path) -> State:

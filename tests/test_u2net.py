@@ -1,6 +1,8 @@
 """U²-Net against a second one, written from the paper in NumPy: slow, recursive, and apart."""
 
+import copy
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import torch
 from conftest import noise, uneven
 from numpy.typing import NDArray
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from carseg.fold import fold
 from carseg.u2net import U2Net
@@ -288,3 +291,47 @@ def test_a_fresh_net_has_no_such_layer() -> None:
     net = U2Net("u2netp")
     net.keep_exact()
     assert not any(getattr(module, "exact", False) for module in net.modules())
+
+
+class Convolutions(TorchDispatchMode):
+    """Counts them, gradients apart."""
+
+    count = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.count += function is torch.ops.aten.convolution.default
+        return function(*args, **(kwargs or {}))
+
+
+def learn(net: U2Net) -> tuple[list[torch.Tensor], list[str], int]:
+    """Give gradients of one look, what operations have made the tensors kept, and convolutions."""
+    kept = []
+
+    def note(x: torch.Tensor) -> torch.Tensor:
+        kept.append(x.grad_fn.name() if x.grad_fn is not None else "")
+        return x
+
+    net = copy.deepcopy(net).train()
+    with Convolutions() as convolutions:
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+            logits = net(noise(2, 3, 64, 96))
+        logits.square().mean().backward()
+    return [p.grad for p in net.parameters() if p.grad is not None], kept, convolutions.count
+
+
+def test_what_is_joined_is_joined_again_for_the_gradient_and_nothing_else_computed_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net = uneven(U2Net("u2netp"))
+    gradients, kept, convolutions = learn(net)
+    assert kept.count("CatBackward0") == 1  # the side outputs, which the fused one is made of
+    assert convolutions >= 112 + 7
+    monkeypatch.setattr("carseg.u2net.checkpoint", lambda compute, *given, **_: compute(*given))
+    wanted, whole, same = learn(net)
+    assert whole.count("CatBackward0") == 51
+    assert same == convolutions
+    assert len(gradients) == len(list(net.parameters()))
+    for gradient, expected in zip(gradients, wanted, strict=True):
+        assert torch.equal(gradient, expected)

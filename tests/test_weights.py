@@ -1,5 +1,6 @@
 """Weights files: what is read is what was published, and nothing else is let in."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -312,23 +313,19 @@ def test_what_is_no_onnx_file_of_the_net_is_refused_by_name(
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_between_two_nets_every_weight_and_statistic_is_interpolated() -> None:
-    start, end = hollow("u2netp"), hollow("u2netp")
-    for seed, state in enumerate((start, end)):
-        torch.manual_seed(seed)
-        for key, value in state.items():
-            state[key] = torch.randn(value.shape) if value.is_floating_point() else value + seed
-    mixed = weights.between(start, end, 0.25)
-    assert mixed.keys() == start.keys()
-    for key, value in mixed.items():
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_a_net_approaches_another_in_every_weight_and_statistic(share: float) -> None:
+    net, end = uneven(U2Net("u2netp"), seed=0), uneven(U2Net("u2netp"), seed=1)
+    end.stage1.rebnconvin.bn_s1.num_batches_tracked += 7  # type: ignore[operator, union-attr]
+    before, wanted = copy.deepcopy(net.state_dict()), copy.deepcopy(end.state_dict())
+    weights.approach(net, end, share)
+    for key, value in net.state_dict().items():
         if value.is_floating_point():
-            torch.testing.assert_close(value, 0.75 * start[key] + 0.25 * end[key])
-    assert_same(weights.between(start, end, 0), {**start, **counters(end)})
-    assert_same(weights.between(start, end, 1), end)
-
-
-def counters(state: State) -> State:
-    return {key: value for key, value in state.items() if not value.is_floating_point()}
+            torch.testing.assert_close(value, (1 - share) * before[key] + share * wanted[key])
+            assert share in (0, 1) or not torch.equal(value, before[key]), key
+        else:
+            assert torch.equal(value, wanted[key]), key
+    assert_same(end.state_dict(), wanted)
 
 
 def test_identity_batch_norms_change_nothing() -> None:
