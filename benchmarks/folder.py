@@ -96,7 +96,7 @@ def measure(model: Model, shares: list[Path], folder: Path) -> dict[str, list[fl
         def one_at_a_time(photos: list[Path] = photos) -> None:
             for path in photos:
                 photo = read(path.read_bytes(), path)
-                mask = kinds.make("mask", photo, model.predict(photo))
+                ((_, mask),) = kinds.make(photo, model.predict(photo))
                 write_bytes(folder / "single" / f"{path.stem}.png", mask)
 
         def whole_folder(share: Path = share) -> None:

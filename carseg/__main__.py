@@ -51,7 +51,11 @@ def main() -> None:
     command.add_argument(
         "--out", type=Path, default=Path("predicted"), metavar="DIR", help="results [predicted]"
     )
-    _add_weights(command)
+    _add_weights(
+        command,
+        "what a training saved, or an .onnx or .xml file of carseg export",
+        "; exported files know theirs",
+    )
     for kind, meaning in (
         ("mask", "white car on black, PNG; the default"),
         ("cutout", "the car on transparent ground, PNG"),
@@ -74,9 +78,13 @@ def main() -> None:
     command.add_argument(
         "--threshold",
         type=float,
-        default=0.5,
         metavar="P",
-        help="probability from which a pixel is car [%(default)s]",
+        help="probability from which a pixel is car [that of params.yaml, else 0.5]",
+    )
+    command.add_argument(
+        "--cleanup",
+        action=argparse.BooleanOptionalAction,
+        help="keep only the largest piece of car, fill its holes [as params.yaml says, else no]",
     )
     command.add_argument(
         "--device",
@@ -100,7 +108,7 @@ def main() -> None:
         "  carseg export --format onnx --batch 1 --out models   one photo at a time, ONNX alone",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _add_weights(command)
+    _add_weights(command, "what a training saved")
     command.add_argument(
         "--out", type=Path, default=Path("exported"), metavar="DIR", help="results [exported]"
     )
@@ -154,30 +162,34 @@ def main() -> None:
     run(start)
 
 
-def _add_weights(command: argparse.ArgumentParser) -> None:
+def _add_weights(command: argparse.ArgumentParser, what: str, known: str = "") -> None:
     command.add_argument(
         "--weights",
         type=Path,
         default=Path("u2net_segmentation_dice_loss.pth"),
         metavar="FILE",
-        help="what a training saved, or export wrote [%(default)s]",
+        help=f"{what} [%(default)s]",
     )
     command.add_argument(
         "--image-size",
         type=int,
         metavar="N",
-        help="side of the square that the network sees [that of params.yaml, else 320]",
+        help=f"side of the square that the network sees [that of params.yaml, else 320]{known}",
     )
 
 
-def _size(arguments: argparse.Namespace) -> int:
+def _settle(arguments: argparse.Namespace) -> None:
+    """Give options that were left out the value of params.yaml, where there is one."""
     with hold_interrupts():
-        from carseg.params import load_params
+        from carseg.params import Params, load_params
 
-    settings = Path("params.yaml")
-    size: int = arguments.image_size or (load_params().image_size if settings.is_file() else 320)
-    check("--image-size", size, 32, 4096)
-    return size
+    names = ("image_size", "threshold", "cleanup")
+    missing = [name for name in names if getattr(arguments, name, ...) is None]
+    if missing:
+        settings = load_params() if Path("params.yaml").is_file() else Params()
+        for name in missing:
+            setattr(arguments, name, getattr(settings, name))
+    check("--image-size", arguments.image_size, 32, 4096)
 
 
 def check(name: str, value: float, least: float, most: float) -> None:
@@ -198,10 +210,10 @@ def _crossval(arguments: argparse.Namespace) -> None:
 
 
 def _predict(arguments: argparse.Namespace) -> None:
+    _settle(arguments)
     check("--threshold", arguments.threshold, 0, 1)
     if arguments.jobs is not None:
         check("--jobs", arguments.jobs, 1, 64)
-    size = _size(arguments)
     with hold_interrupts():
         from carseg.batch import Kinds, predict
         from carseg.model import load
@@ -209,8 +221,8 @@ def _predict(arguments: argparse.Namespace) -> None:
     predict(
         arguments.paths,
         arguments.out,
-        load(arguments.weights, size, device=arguments.device),
-        Kinds(arguments.kinds or [], arguments.threshold, arguments.background),
+        load(arguments.weights, arguments.image_size, device=arguments.device),
+        Kinds(arguments.kinds or [], arguments.threshold, arguments.background, arguments.cleanup),
         d4=arguments.d4,
         closer=arguments.closer,
         recursive=arguments.recursive,
@@ -220,7 +232,7 @@ def _predict(arguments: argparse.Namespace) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    size = _size(arguments)
+    _settle(arguments)
     if arguments.batch is not None:
         check("--batch", arguments.batch, 1, 1024)
     with hold_interrupts():
@@ -228,7 +240,12 @@ def _export(arguments: argparse.Namespace) -> None:
 
     formats = arguments.formats or list(WRITERS)
     written = export(
-        arguments.weights, arguments.out, formats, size, arguments.batch, arguments.force
+        arguments.weights,
+        arguments.out,
+        formats,
+        arguments.image_size,
+        arguments.batch,
+        arguments.force,
     )
     print("\n".join(str(path) for path in written))
 

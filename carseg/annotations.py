@@ -8,6 +8,8 @@ import json
 import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,12 +25,31 @@ Mask = NDArray[np.bool_]
 Points = Sequence[Sequence[float]]
 Corners = Sequence[tuple[float, float]]
 
+BROKEN = (
+    AttributeError,
+    IndexError,
+    KeyError,
+    OSError,
+    TypeError,
+    ValueError,
+    ET.ParseError,
+)  # what reading raises where something is missing or of another kind
+
 
 class Region(NamedTuple):
     """A part of a picture that someone gave a class."""
 
     label: str
-    mask: Mask  # (H, W), True inside
+    draw: Callable[[], Mask]
+
+    @property
+    def mask(self) -> Mask:
+        """Draw it, (H, W), True inside; only now, as many large ones do not fit into memory.
+
+        Raises:
+            CarsegError: its outline is broken, or has no inside.
+        """
+        return self.draw()
 
 
 class Annotated(NamedTuple):
@@ -52,11 +73,32 @@ def read(path: Path) -> list[Annotated]:
         raise CarsegError(f"{path}: there is no such file; check the path") from error
     except ValueError as error:
         raise CarsegError(f"{path}: is not text; give a COCO, LabelMe or CVAT file") from error
+    with _naming(path):
+        return [_of(path, picture) for picture in _reader(text)(text)]
+
+
+def _of(path: Path, picture: Annotated) -> Annotated:
+    """Let a picture's regions name their file when they cannot be drawn."""
+    regions = [Region(region.label, partial(_draw, path, region)) for region in picture.regions]
+    if not all(isinstance(label, str) for label, _ in regions):
+        raise TypeError("a class that is no text")
+    # Windows writes paths with its own separators.
+    return picture._replace(name=picture.name.replace("\\", "/"), regions=regions)
+
+
+def _draw(path: Path, region: Region) -> Mask:
+    with _naming(path):
+        return region.draw()
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let errors in what a file holds name it."""
     try:
-        return list(_reader(text)(text))
+        yield
     except CarsegError as error:
         raise CarsegError(f"{path}: {error}") from error
-    except (KeyError, IndexError, TypeError, ValueError, ET.ParseError, OSError) as error:
+    except BROKEN as error:
         raise CarsegError(
             f"{path}: is broken or of a kind that is not known ({error!r}); export it anew as COCO "
             "JSON, LabelMe JSON or CVAT XML for images"
@@ -79,7 +121,7 @@ def _reader(text: str) -> Callable[[str], Iterator[Annotated]]:
 def read_coco(text: str) -> Iterator[Annotated]:
     """Read COCO JSON: polygons and run lengths, compressed or not."""
     content = json.loads(text)
-    labels = {category["id"]: category["name"] for category in content["categories"]}
+    labels = {category["id"]: str(category["name"]) for category in content["categories"]}
     regions: dict[Any, list[dict[str, Any]]] = {}
     for annotation in content["annotations"]:
         regions.setdefault(annotation["image_id"], []).append(annotation)
@@ -90,14 +132,17 @@ def read_coco(text: str) -> Iterator[Annotated]:
             image["width"],
             image["height"],
             [
-                Region(labels[found["category_id"]], _from_coco(found["segmentation"], size))
+                Region(labels[found["category_id"]], partial(_from_coco, found, size))
                 for found in regions.get(image["id"], [])
-                if found.get("segmentation")
+                if found.get("segmentation") or found.get("bbox")
             ],
         )
 
 
-def _from_coco(segmentation: Any, size: tuple[int, int]) -> Mask:
+def _from_coco(found: Mapping[str, Any], size: tuple[int, int]) -> Mask:
+    segmentation = found.get("segmentation")
+    if not segmentation:
+        raise CarsegError(f"annotation {found['id']} is a box; draw the outline of what is in it")
     if isinstance(segmentation, list):
         return from_polygons([np.reshape(flat, (-1, 2)).tolist() for flat in segmentation], size)
     if isinstance(segmentation["counts"], list):
@@ -114,21 +159,25 @@ def read_labelme(text: str) -> Iterator[Annotated]:
     """
     content = json.loads(text)
     size = (content["imageHeight"], content["imageWidth"])
-    regions = []
-    for shape in content["shapes"]:
-        kind = shape.get("shape_type") or "polygon"
-        if kind == "mask":
-            found = _pasted(shape, size)
-        elif kind in LABELME_SHAPES:
-            picture = Image.new("1", size[::-1])
-            LABELME_SHAPES[kind](ImageDraw.Draw(picture), [tuple(p) for p in shape["points"]])
-            found = np.asarray(picture)
-        else:
-            raise CarsegError(f"a {kind} has no inside; draw a polygon for {shape['label']!r}")
-        regions.append(Region(shape["label"], found))
-    # Windows writes the path with its own separators.
-    name = content["imagePath"].replace("\\", "/")
-    yield Annotated(name, size[1], size[0], regions)
+    regions = [
+        Region(shape["label"], partial(_labelme, shape, size)) for shape in content["shapes"]
+    ]
+    yield Annotated(content["imagePath"], size[1], size[0], regions)
+
+
+def _labelme(shape: Mapping[str, Any], size: tuple[int, int]) -> Mask:
+    kind = shape.get("shape_type") or "polygon"
+    if kind == "mask":
+        return _pasted(shape, size)
+    if kind not in LABELME_SHAPES:
+        raise _hollow(kind, shape["label"])
+    picture = Image.new("1", size[::-1])
+    LABELME_SHAPES[kind](ImageDraw.Draw(picture), [tuple(point) for point in shape["points"]])
+    return np.asarray(picture)
+
+
+def _hollow(kind: str, label: str) -> CarsegError:
+    return CarsegError(f"a {kind} has no inside; draw a polygon for {label!r}")
 
 
 def _pasted(shape: Mapping[str, Any], size: tuple[int, int]) -> Mask:
@@ -145,7 +194,7 @@ def _polygon(draw: ImageDraw.ImageDraw, points: Corners) -> None:
 
 
 def _rectangle(draw: ImageDraw.ImageDraw, points: Corners) -> None:
-    (left, right), (top, bottom) = (sorted(ends) for ends in zip(*points, strict=True))
+    (left, *_, right), (top, *_, bottom) = (sorted(ends) for ends in zip(*points, strict=True))
     draw.rectangle((left, top, right, bottom), fill=1, outline=1)
 
 
@@ -165,14 +214,23 @@ LABELME_SHAPES = {
 
 def read_cvat(text: str) -> Iterator[Annotated]:
     """Read CVAT XML for images: polygons, boxes, ellipses and masks."""
-    for image in ET.fromstring(text).iter("image"):  # noqa: S314 - Python's parser knows the bombs
+    images = list(ET.fromstring(text).iter("image"))  # noqa: S314 - Python's parser knows the bombs
+    if not images:
+        raise CarsegError("holds no picture; export it as CVAT XML for images")
+    for image in images:
         size = (int(image.attrib["height"]), int(image.attrib["width"]))
         regions = [
-            Region(shape.attrib["label"], CVAT_SHAPES[shape.tag](shape.attrib, size))
+            Region(shape.attrib["label"], partial(_cvat, shape.tag, shape.attrib, size))
             for shape in image
-            if shape.tag in CVAT_SHAPES
+            if shape.tag in CVAT_SHAPES or shape.tag in CVAT_HOLLOW
         ]
         yield Annotated(image.attrib["name"], size[1], size[0], regions)
+
+
+def _cvat(kind: str, given: Mapping[str, str], size: tuple[int, int]) -> Mask:
+    if kind in CVAT_HOLLOW:
+        raise _hollow(kind, given["label"])
+    return CVAT_SHAPES[kind](given, size)
 
 
 def _cvat_polygon(given: Mapping[str, str], size: tuple[int, int]) -> Mask:
@@ -208,12 +266,16 @@ CVAT_SHAPES = {
     "ellipse": _cvat_ellipse,
     "mask": _cvat_mask,
 }
+CVAT_HOLLOW = ("polyline", "points", "cuboid", "skeleton")
 
 
 def from_polygons(polygons: Sequence[Points], size: tuple[int, int]) -> Mask:
     """Fill polygons, (x, y) from the picture's upper left corner, in pixels: (H, W), their union.
 
     A polygon may leave the picture; what is outside is left out.
+
+    Raises:
+        CarsegError: a polygon of fewer than three points.
     """
     if min(len(points) for points in polygons) < 3:
         raise CarsegError("a polygon of fewer than three points")

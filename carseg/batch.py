@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import glob
 import io
+import os
 import sys
+import unicodedata
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,8 +16,10 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageOps
+from scipy import ndimage
 from tqdm import tqdm
 
+from carseg.clean import clean
 from carseg.errors import CarsegError
 from carseg.files import write_bytes
 from carseg.model import Model, as_photo, upright
@@ -23,7 +27,11 @@ from carseg.overlay import TRUE_POSITIVE
 
 ENDINGS = {"mask": ".png", "cutout": ".png", "overlay": ".jpg", "background": ".jpg"}
 STREAM = Path("-")
+RAW = {".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".nef", ".orf", ".raf", ".rw2"}
+EXIF_MARK = b"Exif\0\0"
+EXIF_MOST = 65533  # bytes of it that a JPEG holds
 TINT = 0.45  # strength of an overlay's colour
+FAINT = 0.1  # probability from which a pixel belongs to a piece's soft edge
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -43,19 +51,28 @@ class Kinds:
         names: of the kinds wanted: mask, cutout, overlay, background.
     """
 
-    def __init__(self, names: Sequence[str], threshold: float, background: str | None) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        threshold: float,
+        background: str | None,
+        cleanup: bool = False,
+    ) -> None:
         """Read the background, too.
 
         Args:
             names: of the kinds wanted; none: mask.
             threshold: probability from which a pixel is car.
             background: a colour, as in CSS, or an image file.
+            cleanup: keep only the largest piece of car, and fill its holes.
 
         Raises:
             CarsegError: the background is neither.
         """
-        self.names = [*names, *(["background"] if background else [])] or ["mask"]
+        wanted = [*names, *(["background"] if background else [])] or ["mask"]
+        self.names = list(dict.fromkeys(wanted))
         self._threshold = threshold
+        self._cleanup = cleanup
         self._scene: Image.Image | tuple[int, ...] = (0, 0, 0)
         if background and Path(background).is_file():
             self._scene = as_photo(background)
@@ -67,14 +84,19 @@ class Kinds:
                     f"--background {background}: neither a colour nor a file; try white or #1e90ff"
                 ) from error
 
-    def make(self, kind: str, photo: Image.Image, found: NDArray[np.float32]) -> bytes:
-        """Give the file's content.
+    def make(self, photo: Image.Image, found: NDArray[np.float32]) -> Iterator[tuple[str, bytes]]:
+        """Give each kind wanted, and its file's content.
 
         Args:
-            kind: one of `names`.
             photo: RGB, W×H; its EXIF data and colour profile are carried over.
             found: (H, W), probability of being car, 0…1.
         """
+        if self._cleanup:
+            found = one_piece(found, self._threshold)
+        for kind in self.names:
+            yield kind, self._content(kind, photo, found)
+
+    def _content(self, kind: str, photo: Image.Image, found: NDArray[np.float32]) -> bytes:
         if kind == "mask":
             picture = self._car(found)
         elif kind == "cutout":
@@ -97,11 +119,29 @@ class Kinds:
         if ENDINGS[kind] == ".png":
             picture.save(content, "PNG", compress_level=3, **kept)
         else:
+            if len(kept.get("exif", b"")) > EXIF_MOST:
+                del kept["exif"]
             picture.save(content, "JPEG", quality=92, **kept)
         return content.getvalue()
 
     def _car(self, found: NDArray[np.float32]) -> Image.Image:
         return Image.fromarray((found >= self._threshold).view(np.uint8) * np.uint8(255))
+
+
+def one_piece(found: NDArray[np.float32], threshold: float) -> NDArray[np.float32]:
+    """Reduce probabilities (H, W) to the largest piece of car, with its soft edge and no holes.
+
+    Elsewhere they are 0, in what were holes 1. The mask, cut at the threshold, is that of
+    `carseg.clean`.
+    """
+    car = found >= threshold
+    kept = clean(car)
+    shades, number = ndimage.label(found >= min(FAINT, threshold))
+    own = np.zeros(number + 1, np.bool_)
+    own[shades[kept & car]] = True
+    found = np.where(own[shades] & (kept | ~car), found, np.float32(0))
+    found[kept & ~car] = 1
+    return found
 
 
 def _alpha(found: NDArray[np.float32]) -> Image.Image:
@@ -141,7 +181,8 @@ def predict(
         if len(kinds.names) > 1:
             raise CarsegError("-: makes one file of one photo; ask for one kind alone")
         photo = read(sys.stdin.buffer.read(), STREAM)
-        sys.stdout.buffer.write(kinds.make(kinds.names[0], photo, model.predict(photo, d4, closer)))
+        for _, content in kinds.make(photo, model.predict(photo, d4, closer)):
+            sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
         return
     listed = plan(find(paths, recursive), out, kinds)
@@ -151,8 +192,8 @@ def predict(
     def do(job: Job) -> None:
         photo = read(job.source.read_bytes(), job.source)
         found = model.predict(photo, d4, closer)
-        for kind, path in job.targets.items():
-            write_bytes(path, kinds.make(kind, photo, found))
+        for kind, content in kinds.make(photo, found):
+            write_bytes(job.targets[kind], content)
 
     jobs = min(jobs or model.jobs, len(listed))
     with model.among(jobs):
@@ -183,12 +224,21 @@ def read(content: bytes, source: Path) -> Image.Image:
         with Image.open(io.BytesIO(content)) as image:
             image.load()
             stands = upright(image)
+    except Image.DecompressionBombError as error:
+        raise CarsegError(f"{source}: has too many pixels ({error}); scale it down") from error
     except Exception as error:  # Pillow has no common base for what a broken file may raise
-        why = "is empty" if not content else "cannot be read as an image"
-        raise CarsegError(f"{source}: {why}; save it anew or leave it out") from error
+        if not content:
+            why = "is empty; save it anew"
+        elif source.suffix.lower() in RAW:
+            why = "is of a kind that Pillow does not read; convert it to JPEG"
+        else:
+            why = "cannot be read as an image; save it anew"
+        raise CarsegError(f"{source}: {why} or leave it out") from error
     photo = as_photo(stands)
     kept = ("exif", "icc_profile") if stands.mode in ("RGB", "RGBA") else ("exif",)
     photo.info = {key: stands.info[key] for key in kept if key in stands.info}
+    if "exif" in photo.info and not photo.info["exif"].startswith(EXIF_MARK):
+        photo.info["exif"] = EXIF_MARK + photo.info["exif"]  # WebP goes without, JPEG does not
     return photo
 
 
@@ -200,7 +250,8 @@ def find(paths: Sequence[str], recursive: bool) -> list[tuple[Path, Path]]:
     Raises:
         CarsegError: there is no such file, or no photo in a folder.
     """
-    endings = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    known = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    endings = known | RAW  # which are told of, not passed over
     found: dict[Path, Path] = {}
     for text in paths:
         matches = [text] if Path(text).exists() else sorted(glob.glob(text, recursive=recursive))
@@ -224,16 +275,16 @@ def find(paths: Sequence[str], recursive: bool) -> list[tuple[Path, Path]]:
 def plan(found: Sequence[tuple[Path, Path]], out: Path, kinds: Kinds) -> list[Job]:
     """Name the files to write; photos of one name get their ending, then a number, behind it."""
     listed = []
-    shared = Counter(name for _, name in found)
-    taken: set[Path] = set()
+    shared = Counter(_folded(name) for _, name in found)
+    taken: set[str] = set()
     for source, name in found:
-        if shared[name] > 1:
+        if shared[_folded(name)] > 1:
             name = name.with_name(f"{name.name}_{source.suffix.lstrip('.')}")
         unique, number = name, 1
-        while unique in taken:
+        while _folded(unique) in taken:
             number += 1
             unique = name.with_name(f"{name.name}_{number}")
-        taken.add(unique)
+        taken.add(_folded(unique))
         targets = {}
         for kind in kinds.names:
             tail = ENDINGS[kind] if len(kinds.names) == 1 else f"_{kind}{ENDINGS[kind]}"
@@ -242,18 +293,24 @@ def plan(found: Sequence[tuple[Path, Path]], out: Path, kinds: Kinds) -> list[Jo
     return listed
 
 
+def _folded(name: Path) -> str:
+    """Give what is the same for names that are one on some file systems: a.jpg and A.JPG."""
+    return unicodedata.normalize("NFC", name.as_posix()).casefold()
+
+
 def refuse_losses(listed: Sequence[Job], force: bool) -> None:
     """Check that nothing is written over a photo or, unless forced, over any file.
 
     Raises:
         CarsegError: a line for each.
     """
-    sources = {job.source.resolve() for job in listed}
+    # Not by name: on some file systems a.JPG and a.jpg are one.
+    sources = {_identity(job.source) for job in listed if job.source.exists()}
     targets = [path for job in listed for path in job.targets.values()]
     lines = [
         f"{path}: is one of the photos; choose another --out"
         for path in targets
-        if path.resolve() in sources
+        if path.exists() and _identity(path) in sources
     ]
     if not lines and not force:
         lines = [
@@ -263,6 +320,12 @@ def refuse_losses(listed: Sequence[Job], force: bool) -> None:
         ]
     if lines:
         raise CarsegError("\n".join(lines))
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Give what is the same for all names of a file."""
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
 
 
 def ahead(

@@ -50,7 +50,8 @@ def crossval(overrides: Sequence[str], folder: Path) -> None:
             not run to its end.
     """
     for change in overrides:
-        if (name := change.split("=")[0]) in FIXED:
+        # DVC takes params.yaml:NAME and +NAME, too.
+        if (name := change.split("=")[0].rpartition(":")[2].lstrip("+~")) in FIXED:
             raise CarsegError(f"--set-param {change}: {name} {FIXED[name]}; leave it out")
     run_dvc("repro", "dataset")  # renders the sample where there are no photos
     pairs = find_pairs(Path("dataset/Image"), Path("dataset/Mask"))

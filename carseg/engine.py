@@ -22,8 +22,8 @@ def load_exported(path: Path, device: str, precision: str = "auto") -> tuple[Loo
         precision: auto, float32 or bfloat16; of OpenVINO. ONNX Runtime computes in float32.
 
     Raises:
-        CarsegError: the file is missing, broken, or not one of `carseg export`; its engine is not
-            installed; or it cannot run on that device.
+        CarsegError: the file is missing, broken, not one of `carseg export`, or takes several
+            photos at once; its engine is not installed; or it cannot run on that device.
     """
     if not path.is_file():
         raise CarsegError(f"{path}: there is no such file; run carseg export")
@@ -46,6 +46,7 @@ def _open_onnx(path: Path, device: str, _: str) -> tuple[Look, int]:
         raise CarsegError(f"--device {device}: this ONNX Runtime has none; take cpu")
     session = runtime.InferenceSession(str(path), providers=providers)
     size = int(session.get_modelmeta().custom_metadata_map["image_size"])
+    _take_one(path, session.get_inputs()[0].shape[0])
 
     def look(photos: Tensor) -> Tensor:
         return torch.from_numpy(session.run(None, {"photo": photos.numpy()})[0])
@@ -60,6 +61,8 @@ def _open_openvino(path: Path, device: str, precision: str) -> tuple[Look, int]:
     core = openvino.Core()
     model = core.read_model(path)
     size = int(model.get_rt_info(["carseg", "image_size"]).astype(str))
+    batch = model.input(0).partial_shape[0]
+    _take_one(path, batch.get_length() if batch.is_static else None)
     fast = Device(precision, "cpu").dtype == torch.bfloat16
     hint = {"INFERENCE_PRECISION_HINT": "bf16" if fast else "f32"}
     compiled = core.compile_model(model, "CPU", hint)
@@ -68,3 +71,12 @@ def _open_openvino(path: Path, device: str, precision: str) -> tuple[Look, int]:
         return torch.from_numpy(np.array(compiled(photos.numpy())[0]))
 
     return look, size
+
+
+def _take_one(path: Path, batch: object) -> None:
+    """Check that a file takes photos one at a time; where it takes any number, `batch` is none."""
+    if isinstance(batch, int) and batch != 1:
+        raise CarsegError(
+            f"{path}: takes {batch} photos at once, here they come one by one; export it anew "
+            "without --batch"
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import signal
 import sys
@@ -17,6 +18,9 @@ class CarsegError(Exception):
 
 def run(stage: Callable[[], None]) -> None:
     """Run a stage; what its user can mend ends it as plain lines on stderr with exit code 1."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names of files may hold letters that the encoding of a log lacks.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         stage()
     except CarsegError as error:

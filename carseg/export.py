@@ -61,6 +61,7 @@ def export(
         CarsegError: the weights cannot be read, a package is missing, a file exists, or what
             was exported does not compute what torch does.
     """
+    formats = list(dict.fromkeys(formats))
     state = weights.read_checkpoint(source)
     variant = weights.variant_of(state, source)
     names = [name for format in formats for name in FILES[format]] + ["MODEL_CARD.md"]

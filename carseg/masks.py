@@ -1,8 +1,9 @@
-"""`carseg masks import`: annotation files into `Mask/`, checked as the pipeline would."""
+"""`carseg masks import`: annotation files into `Mask/`, checked against the photos."""
 
 from __future__ import annotations
 
 import io
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from carseg.annotations import Annotated, read
+from carseg.annotations import Annotated, Region, read
 from carseg.errors import CarsegError
 from carseg.files import write_bytes
 from carseg.pairs import PHOTOS
@@ -42,13 +43,15 @@ def import_masks(
     known = sorted({region.label for picture in annotated for region in picture.regions})
     if not classes and len(known) > 1:
         faults.append(f"there are several classes, {', '.join(known)}; choose with --class")
-    for name in classes:
+    for name in classes if known else ():
         if name not in known:
             faults.append(f"--class {name}: there is no such class; there are {', '.join(known)}")
     masks: dict[Path, bytes] = {}
+    pictures = _pictures(images)
     for picture in annotated:
-        path = out / f"{PurePosixPath(picture.name).stem}.png"
-        wanted = [region.mask for region in picture.regions if region.label in (classes or known)]
+        stem = _stem(picture.name)
+        path = out / f"{stem}.png"
+        wanted = [region for region in picture.regions if region.label in (classes or known)]
         if not wanted:
             continue
         if path in masks:
@@ -56,8 +59,11 @@ def import_masks(
         elif path.exists() and not force:
             faults.append(f"{path}: exists already; add --force to replace it")
         else:
-            faults += _wrong(picture, images)
-            masks[path] = _png(np.logical_or.reduce(wanted))
+            faults += _wrong(picture, pictures.get(stem, []), images)
+            try:
+                masks[path] = _png(_union(wanted))
+            except CarsegError as error:
+                faults.append(str(error))
     if not masks and not faults:
         faults.append("no picture has a region; annotate the cars first")
     if faults:
@@ -75,11 +81,34 @@ def _all(files: Sequence[Path], faults: list[str]) -> Iterator[Annotated]:
             faults.append(str(error))
 
 
-def _wrong(picture: Annotated, images: Path) -> Iterator[str]:
+def _stem(name: str) -> str:
+    """Give what a photo and its mask share: accents may be written in two ways."""
+    return unicodedata.normalize("NFC", PurePosixPath(name).stem)
+
+
+def _pictures(folder: Path) -> dict[str, list[Path]]:
+    """List the pictures of a folder by stem."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob("*")):
+        if path.suffix.lower() in Image.registered_extensions():
+            found.setdefault(_stem(path.name), []).append(path)
+    return found
+
+
+def _union(regions: Sequence[Region]) -> NDArray[np.bool_]:
+    """Draw regions one after the other into one mask, (H, W)."""
+    whole = regions[0].mask.copy()
+    for region in regions[1:]:
+        whole |= region.mask
+    return whole
+
+
+def _wrong(picture: Annotated, found: Sequence[Path], images: Path) -> Iterator[str]:
     """Say what is wrong with a picture against its photo."""
-    stem = PurePosixPath(picture.name).stem
-    found = [path for path in images.glob("*") if path.stem == stem]
     photos = [path for path in found if path.suffix.lower() in PHOTOS]
+    if not photos and found:
+        yield f"{found[0]}: is not a .jpg file; convert it"
+        return
     if not photos:
         yield f"{picture.name}: is not in {images}; put the photo there, or name its folder"
         return

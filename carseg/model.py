@@ -124,6 +124,8 @@ def load(path: str | Path, size: int = 320, precision: str = "auto", device: str
     path = Path(path)
     if path.suffix in (".onnx", ".xml"):
         return Model(*load_exported(path, device, precision))
+    if path.suffix == ".safetensors":
+        raise CarsegError(f"{path}: holds weights alone; take the .pth, .onnx or .xml file")
     state = weights.read_checkpoint(path)
     net = U2Net(weights.variant_of(state, path))
     net.load_state_dict(state)

@@ -34,8 +34,9 @@ def only(folder: Path, content: str | bytes, name: str = "a.json") -> Annotated:
 def mask_of(picture: Annotated) -> Mask:
     (region,) = picture.regions
     assert region.label == "car"
-    assert region.mask.shape == SIZE
-    return region.mask
+    mask = region.mask
+    assert mask.shape == SIZE
+    return mask
 
 
 def coco_file(segmentation: object, **annotation: object) -> str:
@@ -107,6 +108,11 @@ def test_coco(kind: str, tmp_path: Path) -> None:
     assert np.array_equal(mask_of(picture), expected)
 
 
+def test_a_coco_class_may_be_a_number(tmp_path: Path) -> None:
+    text = coco_file([FLAT]).replace('"name": "car"', '"name": 1')
+    assert [region.label for region in only(tmp_path, text).regions] == ["1"]
+
+
 def test_a_coco_picture_without_regions_is_listed(tmp_path: Path) -> None:
     assert only(tmp_path, coco_file([])).regions == []
 
@@ -118,6 +124,7 @@ LABELME = {
     "old polygon": ({"points": CORNERS}, WITH_OUTLINE),
     "turned rectangle": ({"points": CORNERS, "shape_type": "oriented_rectangle"}, WITH_OUTLINE),
     "rectangle": ({"points": [[30, 20], [8, 10]], "shape_type": "rectangle"}, WITH_OUTLINE),
+    "rectangle of four points": ({"points": CORNERS, "shape_type": "rectangle"}, WITH_OUTLINE),
     "mask": (
         {"points": [[8, 10], [29, 29]], "shape_type": "mask", "mask": png(BLOB[10:30, 8:30])},
         BLOB,
@@ -236,6 +243,12 @@ BROKEN = {
         coco_file({"size": [4, 4], "counts": compressed(np.ones((4, 4), bool))["counts"]}),
         r"a mask of \[4, 4\] in a picture of \[40, 64\]",
     ),
+    "a box alone": (coco_file([], bbox=[8, 10, 22, 10]), "annotation 1 is a box; draw the outline"),
+    "no name": (labelme_file().replace('"..\\\\Image\\\\1.jpg"', "null"), "is broken"),
+    "a name of another kind": (coco_file([FLAT]).replace('"x/1.jpg"', "5"), "is broken"),
+    "no class": (labelme_file({"points": CORNERS}).replace('"car"', "null"), "no text"),
+    "a line in CVAT": (cvat_file('<polyline label="car" points="1,2;3,4"/>'), "has no inside"),
+    "XML of another kind": ("<annotation><object/></annotation>", "holds no picture; export it as"),
     "a line": (labelme_file({"points": CORNERS, "shape_type": "linestrip"}), "has no inside"),
     "no picture": (labelme_file({"points": [[0, 0], [9, 9]], "shape_type": "mask", "mask": "AAAA"}),
                    "is broken"),
@@ -250,7 +263,7 @@ def test_what_is_broken_is_one_line_with_the_files_name(kind: str, tmp_path: Pat
     content, said = BROKEN[kind]
     (tmp_path / "a.json").write_text(content)
     with pytest.raises(CarsegError, match=said) as caught:
-        read(tmp_path / "a.json")
+        [region.mask for picture in read(tmp_path / "a.json") for region in picture.regions]
     assert str(caught.value).startswith(f"{tmp_path / 'a.json'}: ")
     assert len(str(caught.value).splitlines()) == 1
 

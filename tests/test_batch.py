@@ -1,7 +1,9 @@
 """`carseg predict`: every photo done or named, nothing lost."""
 
 import io
+import os
 import sys
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Barrier
@@ -11,11 +13,12 @@ import pytest
 import torch
 from conftest import uneven
 from numpy.typing import NDArray
-from PIL import Image, ImageCms
+from PIL import ExifTags, Image, ImageCms
 from torch import Tensor
 
 from carseg import __main__, weights
-from carseg.batch import Kinds, ahead, find, plan, predict
+from carseg.batch import Kinds, ahead, find, one_piece, plan, predict
+from carseg.clean import clean
 from carseg.errors import CarsegError
 from carseg.model import Model, Picture, as_photo
 from carseg.u2net import U2Net
@@ -59,10 +62,11 @@ def do(
     kinds: tuple[str, ...] = (),
     background: str | None = None,
     threshold: float = 0.5,
+    cleanup: bool = False,
     out: str = "out",
     **options: bool,
 ) -> None:
-    predict(paths, Path(out), Red(), Kinds(kinds, threshold, background), **options)
+    predict(paths, Path(out), Red(), Kinds(kinds, threshold, background, cleanup), **options)
 
 
 def files(folder: str = "out") -> list[str]:
@@ -86,6 +90,63 @@ def test_a_folder_becomes_masks_of_the_photos_own_size(capsys: pytest.CaptureFix
 def test_the_threshold_decides() -> None:
     do("photos/a.png", threshold=0.3)
     assert np.array_equal(pixels("out/a.png") > 0, np.asarray(photo())[..., 0] > 0)
+
+
+def crumbs() -> NDArray[np.float32]:
+    """A car with a hole and a soft edge, and a piece beside it with one; (30, 40)."""
+    found = np.full((30, 40), 0.02, np.float32)
+    found[4:21, 3:24], found[5:20, 4:23] = 0.3, 0.9
+    found[10:13, 9:12] = 0.2
+    found[23:29, 27:36], found[24:28, 28:35] = 0.3, 0.8
+    return found
+
+
+def test_one_piece_keeps_its_soft_edge_and_loses_its_holes() -> None:
+    before = crumbs()
+    found = one_piece(before, 0.5)
+    assert np.array_equal(before, crumbs())
+    assert np.array_equal(found >= 0.5, clean(before >= 0.5))
+    car = found[4:21, 3:24]
+    assert (car[6:9, 6:9] == 1).all()
+    car[6:9, 6:9] = before[10:13, 9:12]
+    assert np.array_equal(car, before[4:21, 3:24])
+    car[:] = 0
+    assert not found.any()
+
+
+def test_where_soft_edges_meet_the_smaller_piece_goes_all_the_same() -> None:
+    found = np.zeros((9, 20), np.float32)
+    found[2:7, 2:18] = 0.3
+    found[3:6, 3:10], found[3:6, 13:17] = 0.9, 0.7
+    kept = one_piece(found, 0.5)
+    assert (kept[3:6, 3:10] == np.float32(0.9)).all()
+    assert not kept[3:6, 13:17].any()
+
+
+@pytest.mark.parametrize("value", [0.0, 0.05, 0.3, 1.0])
+@pytest.mark.parametrize("threshold", [0.0, 0.05, 0.5, 1.0])
+def test_one_piece_of_an_even_picture_is_all_or_nothing(value: float, threshold: float) -> None:
+    even = np.full((4, 6), value, np.float32)
+    wanted = even if even[0, 0] >= threshold else np.zeros_like(even)
+    assert np.array_equal(one_piece(even, threshold), wanted)
+
+
+def test_every_kind_is_cleaned_up() -> None:
+    picture = np.zeros((30, 40, 3), np.uint8)
+    picture[..., 0] = (crumbs() * 255).round()
+    Image.fromarray(picture).save("photos/a.png")
+    options = {"kinds": ("mask", "cutout", "overlay"), "background": "white"}
+    do("photos/a.png", **options, out="as it is")  # type: ignore[arg-type]
+    do("photos/a.png", **options, out="clean", cleanup=True)  # type: ignore[arg-type]
+    piece, hole = np.s_[25:27, 29:34], np.s_[10:13, 9:12]
+    assert (pixels("as it is/a_mask.png")[piece] == 255).all()
+    assert not pixels("clean/a_mask.png")[piece].any()
+    assert (pixels("clean/a_mask.png")[hole] == 255).all()
+    assert not pixels("clean/a_cutout.png")[piece][..., 3].any()
+    assert (pixels("clean/a_cutout.png")[hole][..., 3] == 255).all()
+    assert pixels("as it is/a_overlay.jpg")[piece][..., 1].mean() > 20
+    assert pixels("clean/a_overlay.jpg")[piece][..., 1].mean() < 20
+    assert pixels("clean/a_background.jpg")[piece].min() > 230
 
 
 def test_folders_in_folders_are_asked_for_and_keep_their_places() -> None:
@@ -145,6 +206,29 @@ def test_exif_and_colour_profile_are_carried_over_and_the_camera_heeded() -> Non
             assert made.size == (40, 30)
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "webp", "png"])
+def test_exif_data_outlive_every_format(suffix: str) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "Camera"
+    photo().save(f"photos/shot.{suffix}", exif=exif.tobytes())
+    do(f"photos/shot.{suffix}", kinds=("overlay", "cutout"))
+    for name in ("shot_overlay.jpg", "shot_cutout.png"):
+        with Image.open(f"out/{name}") as made:
+            assert made.getexif()[ExifTags.Base.Make] == "Camera", name
+
+
+def test_exif_data_too_long_for_a_jpeg_are_left_out() -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.ImageDescription] = "a" * 70_000
+    photo().save("photos/a.png", exif=exif)
+    do("photos", kinds=("overlay", "cutout"))
+    assert len(files()) == 4
+    with Image.open("out/a_overlay.jpg") as made:
+        assert not made.getexif()
+    with Image.open("out/a_cutout.png") as made:
+        assert len(made.getexif()[ExifTags.Base.ImageDescription]) == 70_000
+
+
 def test_a_profile_of_other_colours_is_left_behind() -> None:
     photo().convert("CMYK").save("print.tif", icc_profile=b"of CMYK")
     do("print.tif", kinds=("cutout",))
@@ -165,6 +249,19 @@ def test_what_cannot_be_read_is_named_and_the_others_are_done(
     ]
     assert files() == ["a.png", "b.png"]
     assert "2 of 4 photos done" in capsys.readouterr().err
+
+
+def test_photos_of_kinds_that_are_not_read_are_told_of() -> None:
+    Path("photos/c.HEIC").write_bytes(b"0000ftypheic")
+    with pytest.raises(CarsegError, match=r"^photos/c\.HEIC: is of a kind that Pillow does not"):
+        do("photos")
+    assert files() == ["a.png", "b.png"]
+
+
+def test_too_many_pixels_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    with pytest.raises(CarsegError, match=r"^photos/a\.png: has too many pixels .*; scale it down"):
+        do("photos/a.png")
 
 
 def test_an_output_that_cannot_be_written_is_named(tmp_path: Path) -> None:
@@ -191,6 +288,31 @@ def test_a_photo_is_never_replaced() -> None:
     with pytest.raises(CarsegError, match=r"photos/a\.png: is one of the photos; choose another"):
         do("photos", out="photos", force=True)
     assert Path("photos/a.png").read_bytes() == before
+
+
+def test_a_photo_is_known_by_any_of_its_names() -> None:
+    """As where file systems take a.JPG and a.jpg for one."""
+    Path("out").mkdir()
+    os.link("photos/a.png", "out/a.png")
+    before = Path("photos/a.png").read_bytes()
+    for force in (False, True):
+        with pytest.raises(CarsegError, match=r"^out/a\.png: is one of the photos; choose another"):
+            do("photos", force=force)
+    assert Path("photos/a.png").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "names", [("Car.jpg", "car.png"), ("é.jpg", unicodedata.normalize("NFD", "é.png"))]
+)
+def test_names_that_are_one_on_some_file_systems_do_not_collide(names: tuple[str, str]) -> None:
+    found = [(Path(name), Path(Path(name).stem)) for name in names]
+    targets = [job.targets["mask"].stem for job in plan(found, Path("out"), Kinds((), 0.5, None))]
+    assert targets == [f"{Path(name).stem}_{Path(name).suffix[1:]}" for name in names]
+
+
+def test_a_kind_asked_for_twice_is_made_once() -> None:
+    do("photos/a.png", kinds=("mask", "mask"))
+    assert files() == ["a.png"]
 
 
 def test_photos_of_one_name_do_not_collide() -> None:
@@ -313,6 +435,27 @@ def test_the_command_line_predicts_with_trained_weights(
     with pytest.raises(SystemExit) as stop:
         command(monkeypatch, "photos", *options, "--mask", "--cutout")
     assert "carseg: made/a_mask.png: exists already" in str(stop.value)
+
+
+def test_options_left_out_are_those_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[object] = []
+    monkeypatch.setattr("carseg.model.load", lambda path, size, device: given.append(size) or Red())
+    monkeypatch.setattr(
+        "carseg.batch.predict",
+        lambda paths, out, model, kinds, **_: given.extend((kinds._threshold, kinds._cleanup)),
+    )
+    command(monkeypatch, "photos")
+    assert given == [320, 0.5, False]
+    Path("params.yaml").write_text("image_size: 256\nthreshold: 0.4\ncleanup: true\n")
+    given.clear()
+    command(monkeypatch, "photos")
+    assert given == [256, 0.4, True]
+    given.clear()
+    command(monkeypatch, "photos", "--image-size", "64", "--threshold", "0.6", "--no-cleanup")
+    assert given == [64, 0.6, False]
+    Path("params.yaml").write_text("threshold: 2\n")
+    with pytest.raises(SystemExit, match=r"params\.yaml: threshold is 2"):
+        command(monkeypatch, "photos")
 
 
 @pytest.mark.parametrize(

@@ -59,12 +59,19 @@ def test_the_report_has_every_photo_and_its_summary(
     assert all(f"{net} {view} " in printed for net in NETS for view in VIEWS)
 
 
-@pytest.mark.parametrize("change", ["split.fold=1", "keep=best", "split.val_size=3"])
-def test_what_a_cross_validation_sets_itself_cannot_be_set(change: str) -> None:
-    name = change.split("=")[0]
-    with pytest.raises(
-        CarsegError, match=rf"^--set-param {change}: {name} .* here.*; leave it out$"
-    ):
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ("split.fold=1", "split.fold"),
+        ("keep=best", "keep"),
+        ("split.val_size=3", "split.val_size"),
+        ("params.yaml:split.val_size=3", "split.val_size"),
+        ("+keep=best", "keep"),
+    ],
+)
+def test_what_a_cross_validation_sets_itself_cannot_be_set(change: str, name: str) -> None:
+    said = rf"^--set-param {re.escape(change)}: {name} .* here.*; leave it out$"
+    with pytest.raises(CarsegError, match=said):
         crossval([change], Path("crossval"))
 
 

@@ -1,5 +1,6 @@
 """How a stage ends."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -30,6 +31,15 @@ run(stage)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stderr == "carseg: a.jpg: has no mask\ncarseg: b.jpg: has no mask\n"
     assert (done.returncode, done.stdout) == (1, "")
+
+
+def test_letters_that_a_log_cannot_hold_are_spelt_out() -> None:
+    code = "from carseg.errors import run; run(lambda: print('validate: \u8eca'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
+        env={**os.environ, "PYTHONIOENCODING": "cp1252"},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "validate: \\u8eca\n", "")
 
 
 def test_an_interruption_is_a_line_and_the_shells_code(capsys: pytest.CaptureFixture[str]) -> None:

@@ -155,9 +155,30 @@ def test_weights_alone_have_a_card_too(net: U2Net, tmp_path: Path) -> None:
 
 def test_a_number_of_photos_can_be_fixed(net: U2Net, tmp_path: Path) -> None:
     weights.save(net, tmp_path / "net.pth")
-    export.export(tmp_path / "net.pth", tmp_path, ["onnx"], SIZE, 1, False)
+    export.export(tmp_path / "net.pth", tmp_path, ["onnx", "onnx"], SIZE, 2, False)
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
-    assert session.get_inputs()[0].shape == [1, 3, SIZE, SIZE]
+    assert session.get_inputs()[0].shape == [2, 3, SIZE, SIZE]
+    with pytest.raises(CarsegError, match=r"model\.onnx: takes 2 photos at once.* without --batch"):
+        load(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_openvino_file_for_one_photo_is_taken_and_one_for_more_refused(
+    count: int, project: Path, tmp_path: Path
+) -> None:
+    model = openvino.Core().read_model(project / "exported/model.xml")
+    model.reshape([count, 3, SIZE, SIZE])
+    openvino.save_model(model, tmp_path / "model.xml")
+    if count == 1:
+        assert load(tmp_path / "model.xml").size == SIZE
+        return
+    with pytest.raises(CarsegError, match=r"model\.xml: takes 2 photos at once.* without --batch"):
+        load(tmp_path / "model.xml")
+
+
+def test_weights_without_a_network_are_refused(project: Path) -> None:
+    with pytest.raises(CarsegError, match=r"holds weights alone; take the \.pth, "):
+        load(project / "exported/model.safetensors")
 
 
 def test_files_are_replaced_only_when_forced(

@@ -2,6 +2,8 @@
 
 import json
 import sys
+import unicodedata
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from PIL import Image
 
 from carseg import __main__
+from carseg.annotations import Region
 from carseg.dataset import snapshot
 from carseg.errors import CarsegError
 from carseg.masks import import_masks
@@ -122,3 +125,64 @@ def test_a_picture_annotated_twice_is_named() -> None:
 
 def test_no_region_at_all_is_told() -> None:
     assert refused(labelme("a.jpg")) == ["no picture has a region; annotate the cars first"]
+
+
+def test_what_is_not_asked_for_need_not_be_right() -> None:
+    file = labelme("a.jpg", ("car", SQUARE), ("horizon", [[0, 9], [63, 9]]))
+    content = json.loads(file.read_text())
+    content["shapes"][1]["shape_type"] = "linestrip"
+    file.write_text(json.dumps(content))
+    assert import_masks([file], ("car",), IMAGE, MASK, False) == [MASK / "a.png"]
+    assert refused(file, classes=("car", "horizon"), force=True) == [
+        "a.json: a linestrip has no inside; draw a polygon for 'horizon'"
+    ]
+
+
+def test_regions_are_drawn_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: weakref.WeakSet[Canvas] = weakref.WeakSet()
+
+    def draw(region: Region) -> np.ndarray:
+        canvas = np.zeros((40, 64), np.bool_).view(Canvas)
+        alive.add(canvas)
+        assert len(alive) <= 3, "one that is drawn, one before it, and the whole"
+        return canvas
+
+    monkeypatch.setattr(Region, "mask", property(draw))
+    files = [labelme(f"{name}.jpg", *[("car", SQUARE)] * 9) for name in ("a", "b")]
+    assert len(import_masks(files, (), IMAGE, MASK, False)) == 2
+
+
+class Canvas(np.ndarray):
+    """An array that can be watched."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+
+def test_accents_may_be_written_in_two_ways() -> None:
+    one, other = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
+    (IMAGE / "a.jpg").rename(IMAGE / f"{other}.jpg")
+    assert import_masks([labelme(f"{one}.jpg", ("car", SQUARE))], (), IMAGE, MASK, False) == [
+        MASK / f"{one}.png"
+    ]
+
+
+def test_a_path_of_windows_names_its_photo() -> None:
+    Path("c.json").write_text(json.dumps({
+        "images": [{"id": 1, "file_name": "images\\a.jpg", "height": 40, "width": 64}],
+        "categories": [{"id": 1, "name": "car"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1,
+                         "segmentation": [[8, 10, 29, 10, 29, 19]]}],
+    }))  # fmt: skip
+    assert import_masks([Path("c.json")], (), IMAGE, MASK, False) == [MASK / "a.png"]
+
+
+def test_a_photo_of_another_kind_is_named() -> None:
+    (IMAGE / "a.jpg").rename(IMAGE / "a.webp")
+    (IMAGE / "a.json").write_text("{}")
+    file = labelme("a.jpg", ("car", SQUARE))
+    assert refused(file) == ["Image/a.webp: is not a .jpg file; convert it"]
+
+
+def test_a_file_without_regions_has_no_classes_to_tell() -> None:
+    file = labelme("a.jpg")
+    assert refused(file, classes=("car",)) == ["no picture has a region; annotate the cars first"]
