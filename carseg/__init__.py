@@ -1,7 +1,7 @@
 """carseg: a folder of car photos and masks becomes a measured segmentation model.
 
 The way the data takes: photo → tensor → logits → mask → score, one module each
-(`photos`, `augment`, `u2net`, `predict`, `metrics`); `dvc.yaml` shows the order of the stages.
+(`photos`, `tensors`, `u2net`, `predict`, `metrics`); `dvc.yaml` shows the order of the stages.
 """
 
 from __future__ import annotations

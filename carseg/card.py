@@ -13,10 +13,14 @@ from carseg import __version__
 from carseg.files import read_csv
 from carseg.params import Params, load_params
 from carseg.tensors import MEAN, STD
+from carseg.train import FINE
 
 TASK = {"u2net_segmentation": "bce", "u2net_segmentation_dice_loss": "dice"}
 LOSS = {"bce": "BCEWithLogitsLoss", "dice": "BCEWithLogitsLoss, then Dice loss"}
 NETWORK = {"u2net": "U²-Net, 44.0 M parameters", "u2netp": "U²-Net†, 1.1 M parameters"}
+WEIGHTS_ALONE = (
+    "The safetensors file holds the weights alone, under the key names of the authors' code."
+)
 SCORES = {"dice": "Dice", "iou": "IoU", "boundary_iou": "boundary IoU", "hd95": "HD95, pixels"}
 
 Scores = dict[str, dict[str, float]]
@@ -79,8 +83,16 @@ class Card(NamedTuple):
 
 
 def card(about: Card, files: Sequence[str], batch: int | None) -> str:
-    """Write the model card in Markdown."""
+    """Write the model card in Markdown.
+
+    Args:
+        about: what is known of the model.
+        files: names of those that the card goes with.
+        batch: how many photos the network takes at once; None: any number.
+    """
     count = "any number of" if batch is None else str(batch)
+    listed = ", ".join(f"`{name}`" for name in files)
+    alone = [WEIGHTS_ALONE, ""] if "model.safetensors" in files else []
     lines = [
         "# Car segmentation",
         "",
@@ -89,15 +101,14 @@ def card(about: Card, files: Sequence[str], batch: int | None) -> str:
         "",
         "## Use",
         "",
-        f"Files: {', '.join(files)}. Input `photo`: {count} photos, float32, (N, 3, {about.size}, "
+        f"Files: {listed}. Input `photo`: {count} photos, float32, (N, 3, {about.size}, "
         f"{about.size}), RGB. Stretch the photo to a square (Lanczos), divide it by its own "
         "brightest value, subtract the mean (0.485, 0.456, 0.406), divide by the deviation "
         f"(0.229, 0.224, 0.225). Output `probability`: float32, (N, 1, {about.size}, {about.size}),"
         " 0 to 1, no sigmoid needed. Scale it back to the photo's size, then cut at "
         f"{about.params.threshold if about.params else 0.5}.",
         "",
-        "The safetensors file holds the weights alone, under the key names of the authors' code.",
-        "",
+        *alone,
         "## Scores",
         "",
         *_scores(about),
@@ -141,13 +152,18 @@ def _training(about: Card) -> list[str]:
     if about.params is None:
         return ["Not known: no `params.yaml` beside the weights tells of it."]
     params = about.params
+    slower = (
+        f", {FINE:g} for the Dice loss"
+        if about.task == "dice" and params.learning_rate > FINE
+        else ""
+    )
     told = {
         "photos": f"{about.train} to train, {about.validation} to validate",
         "data, MD5 in DVC": about.data,
         "loss": LOSS[about.task] if about.task else None,
         "start": params.init,
         "epochs": f"{params.epochs} of each loss",
-        "optimiser": f"Adam, learning rate {params.learning_rate:g}",
+        "optimiser": f"Adam, learning rate {params.learning_rate:g}{slower}",
         "batch": f"{params.batch_size} photos",
         "seed": params.seed,
         **{name: about.machine.get(name) for name in ("processor", "precision", "python")},

@@ -77,7 +77,7 @@ def export(
         fresh = Path(folder)
         for format in formats:
             WRITERS[format](Probability(net).eval(), fresh, size, batch, about.metadata())
-        write_bytes(fresh / "MODEL_CARD.md", card(about, formats, batch).encode())
+        write_bytes(fresh / "MODEL_CARD.md", card(about, names[:-1], batch).encode())
         for name in names:
             os.replace(fresh / name, out / name)
     return [out / name for name in names]

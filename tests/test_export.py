@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from carseg import __main__, export, weights
-from carseg.card import Card
+from carseg.card import Card, card
 from carseg.errors import CarsegError, needed
 from carseg.export import TOLERANCE, WRITERS, Probability, compare
 from carseg.files import write_csv, write_json
@@ -141,9 +141,21 @@ def test_the_card_tells_what_is_known(project: Path) -> None:
         "from `u2net_segmentation_dice_loss.pth`", "any number of photos", "(N, 3, 64, 64)",
         "| trained | plain | 0.9000 | 0.8000 | 0.7000 | 3.0000 |", "| untrained start | plain |",
         "Means over 2 validation photos", "3 to train, 2 to validate", "| epochs | 7 of each loss",
-        "| data, MD5 in DVC | 123.dir |", "| processor | abacus |", "cut at 0.5",
+        "`model.onnx`, `model.xml`, `model.bin`, `model.safetensors`", "holds the weights alone",
+        "| data, MD5 in DVC | 123.dir |", "| optimiser | Adam, learning rate 0.0001 |",
+        "| processor | abacus |", "cut at 0.5",
     ):  # fmt: skip
         assert words in text, words
+
+
+def test_the_card_tells_only_of_its_files_and_of_the_rate_that_was_taken(project: Path) -> None:
+    about = Card.of(project / WEIGHTS, "u2netp", SIZE)
+    assert about.params is not None
+    fast = about.params.model_copy(update={"learning_rate": 0.002})
+    text = card(about._replace(params=fast), ["model.onnx"], 1)
+    assert "safetensors" not in text
+    assert "| optimiser | Adam, learning rate 0.002, 0.0005 for the Dice loss |" in text
+    assert "0.002 |" in card(about._replace(params=fast, task="bce"), ["model.onnx"], 1)
 
 
 def test_weights_alone_have_a_card_too(net: U2Net, tmp_path: Path) -> None:
