@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import io
-import os
 import sys
 import unicodedata
 from collections import Counter, deque
@@ -16,14 +15,13 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageOps
-from scipy import ndimage
 from tqdm import tqdm
 
-from carseg.clean import clean
 from carseg.errors import CarsegError
 from carseg.files import write_bytes
 from carseg.model import Model, as_photo, upright
 from carseg.overlay import TRUE_POSITIVE
+from carseg.piece import one_piece
 
 ENDINGS = {"mask": ".png", "cutout": ".png", "overlay": ".jpg", "background": ".jpg"}
 STREAM = Path("-")
@@ -31,7 +29,6 @@ RAW = {".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".nef", ".orf", ".raf",
 EXIF_MARK = b"Exif\0\0"
 EXIF_MOST = 65533  # bytes of it that a JPEG holds
 TINT = 0.45  # strength of an overlay's colour
-FAINT = 0.1  # probability from which a pixel belongs to a piece's soft edge
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -126,22 +123,6 @@ class Kinds:
 
     def _car(self, found: NDArray[np.float32]) -> Image.Image:
         return Image.fromarray((found >= self._threshold).view(np.uint8) * np.uint8(255))
-
-
-def one_piece(found: NDArray[np.float32], threshold: float) -> NDArray[np.float32]:
-    """Reduce probabilities (H, W) to the largest piece of car, with its soft edge and no holes.
-
-    Elsewhere they are 0, in what were holes 1. The mask, cut at the threshold, is that of
-    `carseg.clean`.
-    """
-    car = found >= threshold
-    kept = clean(car)
-    shades, number = ndimage.label(found >= min(FAINT, threshold))
-    own = np.zeros(number + 1, np.bool_)
-    own[shades[kept & car]] = True
-    found = np.where(own[shades] & (kept | ~car), found, np.float32(0))
-    found[kept & ~car] = 1
-    return found
 
 
 def _alpha(found: NDArray[np.float32]) -> Image.Image:
@@ -324,7 +305,7 @@ def refuse_losses(listed: Sequence[Job], force: bool) -> None:
 
 def _identity(path: Path) -> tuple[int, int]:
     """Give what is the same for all names of a file."""
-    status = os.stat(path)
+    status = path.stat()
     return status.st_dev, status.st_ino
 
 

@@ -106,11 +106,12 @@ def _union(regions: Sequence[Region]) -> NDArray[np.bool_]:
 def _wrong(picture: Annotated, found: Sequence[Path], images: Path) -> Iterator[str]:
     """Say what is wrong with a picture against its photo."""
     photos = [path for path in found if path.suffix.lower() in PHOTOS]
-    if not photos and found:
-        yield f"{found[0]}: is not a .jpg file; convert it"
-        return
     if not photos:
-        yield f"{picture.name}: is not in {images}; put the photo there, or name its folder"
+        yield (
+            f"{found[0]}: is not a .jpg file; convert it"
+            if found
+            else f"{picture.name}: is not in {images}; put the photo there, or name its folder"
+        )
         return
     try:
         width, height = read_photo(photos[0]).size

@@ -1,4 +1,4 @@
-"""What several tests need: tiny photos with masks, nets with uneven weights, official weights."""
+"""What several tests need: tiny photos, masks hard and soft, uneven nets, official weights."""
 
 import os
 from collections.abc import Callable
@@ -63,6 +63,15 @@ def write_manifests(root: Path, train: int, val: int) -> None:
     for part, chosen in (("train", names[:train]), ("val", names[train:])):
         rows = [(f"dataset/Image/{name}.jpg", f"dataset/Mask/{name}.png") for name in chosen]
         write_csv(root / f"split/{part}.csv", ("photo", "mask"), rows)
+
+
+def crumbs() -> NDArray[np.float32]:
+    """A car with a hole and a soft edge, and a piece beside it with one; (30, 40)."""
+    found = np.full((30, 40), 0.02, np.float32)
+    found[4:21, 3:24], found[5:20, 4:23] = 0.3, 0.9
+    found[10:13, 9:12] = 0.2
+    found[23:29, 27:36], found[24:28, 28:35] = 0.3, 0.8
+    return found
 
 
 def uneven(net: U2Net, seed: int = 0) -> U2Net:

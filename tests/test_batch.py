@@ -11,14 +11,13 @@ from threading import Barrier
 import numpy as np
 import pytest
 import torch
-from conftest import uneven
+from conftest import crumbs, uneven
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms
 from torch import Tensor
 
 from carseg import __main__, weights
-from carseg.batch import Kinds, ahead, find, one_piece, plan, predict
-from carseg.clean import clean
+from carseg.batch import Kinds, ahead, find, plan, predict
 from carseg.errors import CarsegError
 from carseg.model import Model, Picture, as_photo
 from carseg.u2net import U2Net
@@ -90,45 +89,6 @@ def test_a_folder_becomes_masks_of_the_photos_own_size(capsys: pytest.CaptureFix
 def test_the_threshold_decides() -> None:
     do("photos/a.png", threshold=0.3)
     assert np.array_equal(pixels("out/a.png") > 0, np.asarray(photo())[..., 0] > 0)
-
-
-def crumbs() -> NDArray[np.float32]:
-    """A car with a hole and a soft edge, and a piece beside it with one; (30, 40)."""
-    found = np.full((30, 40), 0.02, np.float32)
-    found[4:21, 3:24], found[5:20, 4:23] = 0.3, 0.9
-    found[10:13, 9:12] = 0.2
-    found[23:29, 27:36], found[24:28, 28:35] = 0.3, 0.8
-    return found
-
-
-def test_one_piece_keeps_its_soft_edge_and_loses_its_holes() -> None:
-    before = crumbs()
-    found = one_piece(before, 0.5)
-    assert np.array_equal(before, crumbs())
-    assert np.array_equal(found >= 0.5, clean(before >= 0.5))
-    car = found[4:21, 3:24]
-    assert (car[6:9, 6:9] == 1).all()
-    car[6:9, 6:9] = before[10:13, 9:12]
-    assert np.array_equal(car, before[4:21, 3:24])
-    car[:] = 0
-    assert not found.any()
-
-
-def test_where_soft_edges_meet_the_smaller_piece_goes_all_the_same() -> None:
-    found = np.zeros((9, 20), np.float32)
-    found[2:7, 2:18] = 0.3
-    found[3:6, 3:10], found[3:6, 13:17] = 0.9, 0.7
-    kept = one_piece(found, 0.5)
-    assert (kept[3:6, 3:10] == np.float32(0.9)).all()
-    assert not kept[3:6, 13:17].any()
-
-
-@pytest.mark.parametrize("value", [0.0, 0.05, 0.3, 1.0])
-@pytest.mark.parametrize("threshold", [0.0, 0.05, 0.5, 1.0])
-def test_one_piece_of_an_even_picture_is_all_or_nothing(value: float, threshold: float) -> None:
-    even = np.full((4, 6), value, np.float32)
-    wanted = even if even[0, 0] >= threshold else np.zeros_like(even)
-    assert np.array_equal(one_piece(even, threshold), wanted)
 
 
 def test_every_kind_is_cleaned_up() -> None:

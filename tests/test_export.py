@@ -165,11 +165,15 @@ def test_weights_alone_have_a_card_too(net: U2Net, tmp_path: Path) -> None:
     assert Card.of(tmp_path / "net.pth", "u2netp", SIZE).scores is None
 
 
-def test_a_number_of_photos_can_be_fixed(net: U2Net, tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_number_of_photos_can_be_fixed(count: int, net: U2Net, tmp_path: Path) -> None:
     weights.save(net, tmp_path / "net.pth")
-    export.export(tmp_path / "net.pth", tmp_path, ["onnx", "onnx"], SIZE, 2, False)
+    export.export(tmp_path / "net.pth", tmp_path, ["onnx", "onnx"], SIZE, count, False)
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
-    assert session.get_inputs()[0].shape == [2, 3, SIZE, SIZE]
+    assert session.get_inputs()[0].shape == [count, 3, SIZE, SIZE]
+    if count == 1:
+        assert load(tmp_path / "model.onnx").size == SIZE
+        return
     with pytest.raises(CarsegError, match=r"model\.onnx: takes 2 photos at once.* without --batch"):
         load(tmp_path / "model.onnx")
 
