@@ -1,4 +1,4 @@
-"""The state of a training after each epoch, so that a run that was cut off goes on where it was."""
+"""The state of a training, kept now and then, so that a run that was cut off goes on from it."""
 
 from __future__ import annotations
 

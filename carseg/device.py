@@ -24,7 +24,8 @@ class Device:
 
     Attributes:
         torch: the torch device.
-        dtype: of convolutions: bfloat16 or float32. Weights and scores are always float32.
+        dtype: of convolutions: bfloat16 or float32. Weights that learn and scores are always
+            float32.
     """
 
     def __init__(self, precision: str = "auto", name: str = "auto") -> None:

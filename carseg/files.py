@@ -12,11 +12,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+PREFIX = ".part."  # of what is being written; its own name before that might be too long
+
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write `content` to `path`, so that a reader sees the old file or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=PREFIX)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -62,7 +64,7 @@ def parse_csv(text: str) -> list[dict[str, str]]:
 def new_directory(path: Path) -> Iterator[Path]:
     """Give an empty folder beside `path` that takes its place when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    fresh = Path(tempfile.mkdtemp(dir=path.parent, prefix=PREFIX))
     try:
         os.chmod(fresh, 0o755)  # noqa: S103 - mkdtemp's 0o700 would keep other users out
         yield fresh

@@ -16,6 +16,7 @@ from carseg.errors import CarsegError
 PHOTOS = (".jpg", ".jpeg")
 MASKS = (".png",)
 SYSTEMS = ("Thumbs.db", "desktop.ini")
+LONGEST = 240  # bytes of a name without its ending: file systems take 255, and overlays add to it
 UNWRITABLE = ("Cc", "Cs", "Zl", "Zp")  # control characters, broken encodings, ends of lines
 
 
@@ -82,8 +83,8 @@ def find_pairs(images: Path, masks: Path) -> list[Pair]:
 def match(images: Path, masks: Path) -> tuple[list[Pair], list[str]]:
     """Give the pairs of two folders, sorted by name, and a line for each fault.
 
-    Faults are a photo without mask, a mask without photo, a name that two files share, a file of
-    another kind, and folders without photos.
+    Faults are a photo without mask, a mask without photo, a name that two files share, one that is
+    too long or no text, a file of another kind, a link to nothing, and folders without photos.
     """
     faults: list[str] = []
     photos, faulty_photos = _usable(images, PHOTOS, faults)
@@ -149,6 +150,8 @@ def _name(file: str) -> str:
 def _fault(path: Path, endings: tuple[str, ...]) -> str | None:
     if any(unicodedata.category(letter) in UNWRITABLE for letter in path.name):
         return f"{str(path)!a}: its name holds a character that is no text; rename it"
+    if (length := len(os.fsencode(path.stem))) > LONGEST:
+        return f"{path}: its name has {length} bytes, {LONGEST} are the most; rename it"
     if path.is_symlink() and not path.exists():
         return f"{path}: is a link to a file that is gone; put the file here"
     if path.suffix.lower() not in endings or not path.is_file():

@@ -102,12 +102,14 @@ def train(
     remembered: U2Net | None = None,
     processes: Processes = ALONE,
 ) -> None:
-    """Train on `split/train.csv`; keep the weights of the epoch that validates best.
+    """Train on `split/train.csv`; keep the weights of the best epoch, or of the last.
+
+    The best is the one with the highest validation IoU; `params.keep` says which is kept.
 
     What is measured and kept is not the net that learns but the average of its last steps, drawn
     towards the remembered net where one is given, with batch norms measured for these weights.
-    Epoch 0 is the net as it came, so training never ends below where it began. The curve goes to
-    `plots/TASK.csv`: training and validation are both measured in eval mode on whole, unchanged
+    Epoch 0 is the net as it came, so the best is never below where training began. The curve goes
+    to `plots/TASK.csv`: training and validation are both measured in eval mode on whole, unchanged
     photos, the training side on as many photos as validate.
 
     Args:
@@ -121,7 +123,8 @@ def train(
         processes: who trains; each calls this with the same arguments.
 
     Raises:
-        CarsegError: a manifest or photo cannot be read, or the loss is no longer finite.
+        CarsegError: a manifest, a photo or the state to go on from cannot be read, or the loss is
+            no longer finite.
     """
     torch.manual_seed(params.seed)
     device = Device(params.precision)
@@ -153,7 +156,7 @@ def train(
         optimizer, lambda step: warm_cosine((step + 0.5) / steps)
     )
     average = moving_average(net, MEMORY * steps)
-    measured, kept = device.place_net(copy.deepcopy(net)), copy.deepcopy(net)
+    kept = copy.deepcopy(net)
     looks = [look[processes.mine] for look in plain_looks(squares)]
     if remembered is not None:
         device.place_net(remembered, learning=True)
@@ -177,7 +180,9 @@ def train(
         best = saved["best"]
         processes.say(f"{task}: goes on after epoch {curve[-1].epoch}")
     for epoch in range(len(curve), params.epochs + 1):
-        if epoch > 0:
+        if epoch == 0:
+            measured: nn.Module = device.place_net(copy.deepcopy(net))
+        else:
             sampler.epoch = epoch
             quiet = None if processes.first else True  # None: where nobody looks at a terminal
             for at, (photos, masks) in enumerate(
@@ -198,7 +203,7 @@ def train(
                         "lower learning_rate, or look at these photos"
                     )
             optimizer.zero_grad(set_to_none=True)  # measuring needs the memory
-            draw(measured, average, remembered)
+            measured = device.place_net(drawn(average, remembered))
             with device.autocast():
                 update_bn((device.place(photos) for photos in looks), measured)
         row = Row(epoch, *(probe.measure(measured, criterion, device) for probe in probes))
@@ -208,6 +213,7 @@ def train(
         kept_epoch = best if params.keep == "best" else epoch
         if kept_epoch == epoch:
             kept.load_state_dict(measured.state_dict())
+        del measured  # steps need the memory
         processes.say(row.line(task, params.epochs, better=best == epoch))
         if params.patience is not None and epoch - best >= params.patience:
             processes.say(f"{task}: no better epoch in {params.patience}, stopping early")
@@ -282,11 +288,12 @@ def moving_average(net: U2Net, memory: float) -> AveragedModel:
     return average
 
 
-def draw(net: U2Net, average: AveragedModel, remembered: U2Net | None) -> None:
-    """Give `net` the averaged weights, drawn towards those of the remembered net, if any."""
-    net.load_state_dict(average.module.state_dict())
+def drawn(average: AveragedModel, remembered: U2Net | None) -> nn.Module:
+    """Give a net of the averaged weights, drawn towards those of the remembered net, if any."""
+    net = copy.deepcopy(average.module)
     if remembered is not None:
         weights.approach(net, remembered, UNTRAINED + BEFORE)
+    return net
 
 
 def plain_looks(squares: Squares) -> Iterator[Tensor]:

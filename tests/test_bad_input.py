@@ -156,6 +156,8 @@ CASES = [
          r"'Image/a\\nb\.jpg': its name holds a character that is no text; rename it"),
     Case("a name in a broken encoding", lambda: os.close(os.open(b"Image/\xff.jpg", os.O_CREAT)),
          r"'Image/\\udcff\.jpg': its name holds a character that is no text; rename it"),
+    Case("a name that is too long", lambda: Path(f"Image/{'a' * 241}.jpg").write_bytes(jpeg()),
+         r"a\.jpg: its name has 241 bytes, 240 are the most; rename it"),
     Case("no photo at all, but masks", lambda: [p.unlink() for p in Path("Image").iterdir()],
          r"Mask/\d\.png: has no photo", lines=4),
     Case("a file in place of the folder", lambda: [[p.unlink() for p in Path("Image").iterdir()],

@@ -34,6 +34,14 @@ def test_a_file_replaces_the_old_one_in_folders_made_for_it(tmp_path: Path) -> N
         assert content(tmp_path) == {"a/b/file.bin": text}
 
 
+def test_a_file_may_have_the_longest_name_there_is(tmp_path: Path) -> None:
+    path = tmp_path / ("a" * 251 + ".png")
+    write_bytes(path, b"")
+    with new_directory(tmp_path / ("b" * 255)) as folder:
+        (folder / "c").touch()
+    assert sorted(content(tmp_path)) == [path.name, "b" * 255 + "/c"]
+
+
 @pytest.mark.usefixtures("no_rename")
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"old")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from carseg.errors import CarsegError
-from carseg.pairs import Pair, files_in, find_pairs
+from carseg.pairs import LONGEST, Pair, files_in, find_pairs
 
 
 def make(folder: Path, *names: str) -> Path:
@@ -54,6 +54,20 @@ def test_accents_written_in_two_ways_are_one_name() -> None:
     make(IMAGE, "caf\u00e9.jpg")
     make(MASK, "cafe\u0301.png")
     assert find_pairs(IMAGE, MASK) == [Pair("Image/caf\u00e9.jpg", "Mask/cafe\u0301.png")]
+
+
+def test_names_may_be_as_long_as_overlays_can_be_called_after_them() -> None:
+    fits = "я" * (LONGEST // 2)
+    make(IMAGE, f"{fits}.jpg")
+    make(MASK, f"{fits}.png")
+    assert [pair.name for pair in find_pairs(IMAGE, MASK)] == [fits]
+    make(Path("overlays"), *(f"{fits}_{net}.jpg" for net in ("bce", "dice")))
+    make(IMAGE, f"{fits}1.jpeg")
+    make(MASK, f"{fits}1.png")
+    assert faults(IMAGE, MASK) == [
+        f"{folder}/{fits}1.{end}: its name has 241 bytes, 240 are the most; rename it"
+        for folder, end in (("Image", "jpeg"), ("Mask", "png"))
+    ]
 
 
 def test_a_photo_without_mask_says_which_file_is_missing() -> None:

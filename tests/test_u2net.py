@@ -306,11 +306,11 @@ class Convolutions(TorchDispatchMode):
 
 
 def learn(net: U2Net) -> tuple[list[torch.Tensor], list[str], int]:
-    """Give gradients of one look, what operations have made the tensors kept, and convolutions."""
+    """Give gradients of one look, what operations made or numbers are kept, and convolutions."""
     kept = []
 
     def note(x: torch.Tensor) -> torch.Tensor:
-        kept.append(x.grad_fn.name() if x.grad_fn is not None else "")
+        kept.append(x.grad_fn.name() if x.grad_fn is not None else str(x.dtype))
         return x
 
     net = copy.deepcopy(net).train()
@@ -321,16 +321,18 @@ def learn(net: U2Net) -> tuple[list[torch.Tensor], list[str], int]:
     return [p.grad for p in net.parameters() if p.grad is not None], kept, convolutions.count
 
 
-def test_what_is_joined_is_joined_again_for_the_gradient_and_nothing_else_computed_twice(
+def test_what_is_joined_or_pooled_is_so_again_for_the_gradient_and_no_convolution_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     net = uneven(U2Net("u2netp"))
     gradients, kept, convolutions = learn(net)
     assert kept.count("CatBackward0") == 1  # the side outputs, which the fused one is made of
+    assert "torch.int64" not in kept  # which of four neighbours were largest
     assert convolutions >= 112 + 7
     monkeypatch.setattr("carseg.u2net.checkpoint", lambda compute, *given, **_: compute(*given))
     wanted, whole, same = learn(net)
     assert whole.count("CatBackward0") == 51
+    assert whole.count("torch.int64") == 5 + 2 * (5 + 4 + 3 + 2)
     assert same == convolutions
     assert len(gradients) == len(list(net.parameters()))
     for gradient, expected in zip(gradients, wanted, strict=True):
