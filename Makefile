@@ -15,7 +15,10 @@ setup: .venv/ready ## make .venv with the pinned dependencies
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "carseg needs Python 3.11 or newer: make setup PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -e .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
+	  -r requirements.txt -e .
+	@# On all cores, where pip takes one; some packages carry files that are not meant to compile.
+	@$(BIN)/python -m compileall -qq -j 0 .venv || :
 	@touch $@
 
 repro: setup ## run the pipeline, then show the scores

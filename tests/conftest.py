@@ -1,14 +1,17 @@
 """What several tests need: tiny photos, masks hard and soft, uneven nets, official weights."""
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from project import Project
 from torch import nn
 
 from carseg.files import write_csv
@@ -27,6 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+PAIRS = 6  # of a project that has been run
 LONG, SHORT = 88, 60  # neither is a multiple of 32, nor is one a multiple of the other
 
 
@@ -110,6 +114,22 @@ def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "Weights").mkdir()
     provide("u2netp", root / "Weights", root / "pretrained")
     return root / "pretrained"
+
+
+class Run(NamedTuple):
+    """A project that has been run once, for tests to copy, and how long that took."""
+
+    project: Project
+    seconds: float
+
+
+@pytest.fixture(scope="session")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    project = Project(tmp_path_factory.mktemp("ran") / "with a space")
+    write_pairs(project.folder / "Image", project.folder / "Mask", PAIRS)
+    began = time.monotonic()
+    project.dvc("repro")
+    return Run(project, time.monotonic() - began)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -68,11 +69,16 @@ class Project:
         }
 
     @classmethod
-    def at(cls, folder: Path) -> "Project":
+    def at(cls, folder: Path, **environment: str) -> "Project":
         """Take a repository that exists."""
         project = object.__new__(cls)
-        project.folder, project.extra = folder, {}
+        project.folder, project.extra = folder, environment
         return project
+
+    def copy(self, folder: Path, **environment: str) -> "Project":
+        """Give the same repository elsewhere, with all that has been made in it."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        return Project.at(folder, **environment)
 
     def start(self, *command: str, output: int | IO[str] = subprocess.DEVNULL) -> Popen[str]:
         """Run in the background, in a process group of its own that can be killed whole."""

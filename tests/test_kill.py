@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import write_pairs
+from conftest import PAIRS, Run, write_pairs
 from project import Project
 
 RESULTS = (
@@ -33,23 +33,16 @@ pytestmark = pytest.mark.slow
 class Undisturbed:
     """A project that has not run yet, what a whole run of it makes, and how long that takes."""
 
-    def __init__(self, folder: Path) -> None:
-        self.project = Project(folder / "start")
-        write_pairs(self.project.folder / "Image", self.project.folder / "Mask", 6)
-        whole = self.copy(folder / "whole")
-        began = time.monotonic()
-        whole.run(*REPRO)
-        self.seconds = time.monotonic() - began
-        self.results = whole.bytes_of(*RESULTS)
-        self.files = whole.user_files()
-
-    def copy(self, folder: Path) -> Project:
-        shutil.copytree(self.project.folder, folder, symlinks=True)
-        return Project.at(folder)
+    def __init__(self, folder: Path, ran: Run) -> None:
+        self.project = Project(folder)
+        write_pairs(self.project.folder / "Image", self.project.folder / "Mask", PAIRS)
+        self.seconds = ran.seconds
+        self.results = ran.project.bytes_of(*RESULTS)
+        self.files = ran.project.user_files()
 
     def cut_off(self, folder: Path, after: float, by: signal.Signals) -> str:
         """Send the signal to a run's whole group, rerun, compare; give what the first one said."""
-        project = self.copy(folder)
+        project = self.project.copy(folder)
         with tempfile.TemporaryFile("w+") as output:
             started = project.start(*REPRO, output=output)
             time.sleep(after)
@@ -70,8 +63,8 @@ class Undisturbed:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
-    return Undisturbed(tmp_path_factory.mktemp("undisturbed"))
+def undisturbed(ran: Run, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    return Undisturbed(tmp_path_factory.mktemp("undisturbed") / "start", ran)
 
 
 def moments(count: int, seconds: float, seed: int) -> list[float]:

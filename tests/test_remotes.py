@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import write_pairs
+from conftest import Run
 from project import Project
 
 pytestmark = pytest.mark.slow
@@ -43,16 +43,13 @@ def served(*command: str, port: int) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    project = Project(
+def finished(ran: Run, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return ran.project.copy(
         tmp_path_factory.mktemp("remotes") / "project",
         AWS_ACCESS_KEY_ID="anybody",
         AWS_SECRET_ACCESS_KEY="anything",
         AWS_DEFAULT_REGION="us-east-1",
     )
-    write_pairs(project.folder / "Image", project.folder / "Mask", 6)
-    project.dvc("repro")
-    return project
 
 
 def round_trip(project: Project, folder: Path, url: str, **settings: str) -> None:
@@ -64,8 +61,7 @@ def round_trip(project: Project, folder: Path, url: str, **settings: str) -> Non
     project.dvc("push")
     weights = project.bytes_of("u2net_segmentation.pth", "u2net_segmentation_dice_loss.pth")
     project.git("clone", "--quiet", str(project.folder), str(folder))
-    there = Project.at(folder)
-    there.extra = project.extra
+    there = Project.at(folder, **project.extra)
     assert not (folder / "u2net_segmentation.pth").exists()
     there.dvc("pull")
     assert there.bytes_of(*weights) == weights
