@@ -153,7 +153,7 @@ def _from_coco(found: Mapping[str, Any], size: tuple[int, int]) -> Mask:
 
 
 def read_labelme(text: str) -> Iterator[Annotated]:
-    """Read LabelMe JSON: polygons, rectangles, circles and masks; one picture a file.
+    """Read LabelMe JSON: polygons, rectangles, also turned, circles and masks; one picture a file.
 
     Shapes are filled as LabelMe itself fills them, their outline with them.
     """

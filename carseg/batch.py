@@ -25,7 +25,8 @@ from carseg.piece import one_piece
 
 ENDINGS = {"mask": ".png", "cutout": ".png", "overlay": ".jpg", "background": ".jpg"}
 STREAM = Path("-")
-RAW = {".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".nef", ".orf", ".raf", ".rw2"}
+RAW = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"}  # of cameras
+HEIC = {".heic", ".heif"}  # Pillow reads it with a plugin
 EXIF_MARK = b"Exif\0\0"
 EXIF_MOST = 65533  # bytes of it that a JPEG holds
 TINT = 0.45  # strength of an overlay's colour
@@ -199,8 +200,14 @@ def read(content: bytes, source: Path) -> Image.Image:
     """Read a photo of any mode as upright RGB; EXIF data and an RGB colour profile come along.
 
     Raises:
-        CarsegError: it is not an image.
+        CarsegError: it is not an image, or a camera's raw file.
     """
+    ending = source.suffix.lower()
+    if ending in RAW:
+        raise CarsegError(
+            f"{source}: is a camera's raw file, of which a preview at most can be read; convert it "
+            "to JPEG or leave it out"
+        )
     try:
         with Image.open(io.BytesIO(content)) as image:
             image.load()
@@ -210,7 +217,7 @@ def read(content: bytes, source: Path) -> Image.Image:
     except Exception as error:  # Pillow has no common base for what a broken file may raise
         if not content:
             why = "is empty; save it anew"
-        elif source.suffix.lower() in RAW:
+        elif ending in HEIC:
             why = "is of a kind that Pillow does not read; convert it to JPEG"
         else:
             why = "cannot be read as an image; save it anew"
@@ -232,7 +239,7 @@ def find(paths: Sequence[str], recursive: bool) -> list[tuple[Path, Path]]:
         CarsegError: there is no such file, or no photo in a folder.
     """
     known = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    endings = known | RAW  # which are told of, not passed over
+    endings = known | RAW | HEIC  # which are told of, not passed over
     found: dict[Path, Path] = {}
     for text in paths:
         matches = [text] if Path(text).exists() else sorted(glob.glob(text, recursive=recursive))

@@ -27,7 +27,7 @@ Scores = dict[str, dict[str, float]]
 
 
 class Card(NamedTuple):
-    """What is known of a model; what the project it lies in does not tell is None."""
+    """What is known of a model; what the project it lies in does not tell is None or empty."""
 
     source: str
     variant: str

@@ -27,6 +27,7 @@ TURNS = {
 }
 FIXED = {
     "keep": "is always last here, so that no photo chooses the weights that it judges",
+    "patience": "is always null here, so that no photo chooses when its training ends",
     "split.fold": "takes every value here",
     "split.val_size": "is read from params.yaml here",
 }
@@ -38,8 +39,8 @@ def crossval(overrides: Sequence[str], folder: Path) -> None:
     """Run every fold through DVC's queue, then write and print the scores of all photos.
 
     A fold that has been run before comes out of DVC's cache, so an interrupted call goes on
-    where it was. The last epoch is kept, not the best one: a photo must not choose the weights
-    that it judges.
+    where it was. The last of all epochs is kept, not the best one: a photo must not choose the
+    weights that it judges.
 
     Args:
         overrides: parameters for this run, `name=value` each.
@@ -63,7 +64,7 @@ def crossval(overrides: Sequence[str], folder: Path) -> None:
         # Still queued by a call that was interrupted; an error says that it is not.
         subprocess.run([*DVC, "queue", "remove", name], capture_output=True)
     for k, name in enumerate(names):
-        changes = [*overrides, "keep=last", f"split.fold={k}"]
+        changes = [*overrides, "keep=last", "patience=null", f"split.fold={k}"]
         chosen = [word for change in changes for word in ("--set-param", change)]
         run_dvc("exp", "run", "--queue", "--name", name, *chosen)
     run_dvc("exp", "run", "--run-all")

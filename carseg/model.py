@@ -119,7 +119,8 @@ def load(path: str | Path, size: int = 320, precision: str = "auto", device: str
         device: auto, cpu or cuda.
 
     Raises:
-        CarsegError: the file is missing, broken, or holds no U²-Net, or there is no such device.
+        CarsegError: the file is missing, broken, holds no U²-Net or one for several photos at once,
+            its engine is not installed, or there is no such device.
     """
     path = Path(path)
     if path.suffix in (".onnx", ".xml"):

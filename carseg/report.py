@@ -112,7 +112,7 @@ def write_report(
         shown=shown,
         data=describe([*pairs["train"], *pairs["val"]]),
         counts={part: len(listed) for part, listed in pairs.items()},
-        params=params.model_dump(exclude={"workers"}),  # which change no result
+        params=params.model_dump(exclude={"workers", "launcher"}),  # which change no result
         machine=machine,
         width=WIDTH,
         height=HEIGHT,

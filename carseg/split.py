@@ -19,7 +19,7 @@ def split_names(names: Sequence[str], settings: Split, seed: int) -> tuple[list[
     """Divide names into training and validation, each sorted.
 
     Without a fold, `val_size` names are drawn at random. With fold k, the names are shuffled and
-    cut into len(names) // val_size disjoint folds, and the k-th validates: all folds together
+    cut into `fold_count` disjoint folds, and the k-th validates: all folds together
     validate on every name once.
 
     Raises:

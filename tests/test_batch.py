@@ -218,6 +218,13 @@ def test_photos_of_kinds_that_are_not_read_are_told_of() -> None:
     assert files() == ["a.png", "b.png"]
 
 
+def test_the_preview_in_raw_data_is_not_taken_for_the_photo() -> None:
+    Image.open("photos/a.png").save("photos/c.NEF", "TIFF")
+    with pytest.raises(CarsegError, match=r"^photos/c\.NEF: is a camera's raw file, .* to JPEG or"):
+        do("photos")
+    assert files() == ["a.png", "b.png"]
+
+
 def test_too_many_pixels_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
     with pytest.raises(CarsegError, match=r"^photos/a\.png: has too many pixels .*; scale it down"):

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import write_pairs
 from project import Project
 
@@ -64,6 +65,7 @@ def test_the_report_has_every_photo_and_its_summary(
     [
         ("split.fold=1", "split.fold"),
         ("keep=best", "keep"),
+        ("patience=3", "patience"),
         ("split.val_size=3", "split.val_size"),
         ("params.yaml:split.val_size=3", "split.val_size"),
         ("+keep=best", "keep"),
@@ -79,7 +81,7 @@ def test_what_a_cross_validation_sets_itself_cannot_be_set(change: str, name: st
 def test_a_run_judges_every_photo_once_and_goes_on_where_it_was(tmp_path: Path) -> None:
     project = Project(tmp_path / "project")
     write_pairs(project.folder / "Image", project.folder / "Mask", 5)
-    project.set({"split": {"val_size": 2, "fold": None}})
+    project.set({"split": {"val_size": 2, "fold": None}, "patience": 1})
     project.commit("photos")
     files = project.user_files()
     command = (*(sys.executable, "-m", "carseg", "crossval"), *("-S", "epochs=1"))
@@ -88,6 +90,11 @@ def test_a_run_judges_every_photo_once_and_goes_on_where_it_was(tmp_path: Path) 
     table = project.bytes_of("crossval/scores.csv")
     rows = (project.folder / "crossval/scores.csv").read_text().splitlines()[1:]
     assert [row.split(",")[0] for row in rows] == [str(i) for i in range(5)]
+    (ref,) = project.git(
+        "for-each-ref", "--format=%(refname)", "refs/exps/*/*/crossval-fold-0"
+    ).split()
+    settings = yaml.safe_load(project.git("show", f"{ref}:params.yaml"))
+    assert (settings["keep"], settings["patience"]) == ("last", None), "they choose no epoch"
     # As if it had been cut off in the last fold: the others are not trained again.
     project.dvc("exp", "remove", "crossval-fold-1")
     again = project.run(*command)
