@@ -13,6 +13,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
 SIDE = 8  # pixels of a thumbnail
+NEIGHBOURS = 8  # that a thumbnail is compared with: those most like it
 NEAR = 4.0  # root mean square difference, of 255, of thumbnails that show the same; others have 20
 
 
@@ -37,10 +38,11 @@ def same_pictures(thumbnails: Iterable[NDArray[np.uint8]]) -> Iterator[tuple[int
         return
     kinds = np.frombuffer(b"".join(number_of), np.uint8).reshape(len(number_of), -1)  # (K, 192)
     limit = NEAR * kinds.shape[1] ** 0.5
-    # The nearest to each is itself; the second is missing where no other is near enough.
-    near = KDTree(kinds.astype(np.float32)).query(kinds, k=2, distance_upper_bound=limit)[1]
-    found = near[:, 1] < len(kinds)
-    ones, others = near[found, 0], near[found, 1]
+    tree = KDTree(kinds.astype(np.float32))
+    # What is missing, where fewer are near enough, has the number after the last.
+    near = tree.query(kinds, k=NEIGHBOURS + 1, distance_upper_bound=limit)[1]
+    ones, column = np.nonzero(near < len(kinds))
+    others = near[ones, column]
     links = coo_array((np.ones(len(ones)), (ones, others)), shape=(len(kinds), len(kinds)))
     group_of = connected_components(links, directed=False)[1]
     first_of: dict[int, int] = {}

@@ -35,7 +35,11 @@ def read_levels(path: Path) -> Image.Image:
     Raises:
         CarsegError: the file is missing, broken or not an image.
     """
-    mask = eight_bits(_open(path))
+    image = _open(path)
+    mask = eight_bits(image)
+    if mask is not image and "transparency" in image.info:  # one of 65536 levels
+        levels = np.where(np.asarray(image) == image.info["transparency"], 0, np.asarray(mask))
+        mask = Image.fromarray(levels)
     if mask.has_transparency_data:
         mask = mask.convert("RGBA")
         mask = Image.alpha_composite(Image.new("RGBA", mask.size, "black"), mask)

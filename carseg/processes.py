@@ -90,6 +90,8 @@ def together() -> Iterator[Processes]:
         return
     here, beside = (int(os.environ[name]) for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
     torch.set_num_threads(max(1, cores() // beside))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(here)  # what processes send each other goes through it from now on
     distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield Processes(distributed.get_rank(), distributed.get_world_size(), here, beside)

@@ -86,13 +86,13 @@ def approach(net: nn.Module, end: nn.Module, share: float) -> None:
     """Bring a net's weights nearer to those of another: not at all at share 0, all the way at 1.
 
     A net half-way keeps more of what the start knew than it loses of what was learnt since
-    (WiSE-FT, Wortsman et al. 2022, arXiv:2109.01903).
+    (WiSE-FT, Wortsman et al. 2022, arXiv:2109.01903). The nets may be on different devices.
     """
     wanted = end.state_dict()
     with torch.no_grad():
         for key, value in net.state_dict().items():
             if value.is_floating_point():
-                value.lerp_(wanted[key], share)
+                value.lerp_(wanted[key].to(value.device), share)
             else:
                 value.copy_(wanted[key])
 
@@ -137,6 +137,11 @@ def read_onnx(path: Path) -> State:
         ]
     except Exception as error:  # onnx has no common base for what a broken file may raise
         raise CarsegError(f"{path}: is not a whole ONNX file with its weights inside") from error
+    if any(node.op_type == "BatchNormalization" for node in graph.node):
+        raise CarsegError(
+            f"{path}: has batch norms beside its convolutions; fold them in, as torch does when it "
+            "exports a net in eval mode, or take another file"
+        )
     for variant in VARIANTS:
         with torch.device("meta"):
             net = U2Net(variant)
