@@ -25,6 +25,7 @@ Mask = NDArray[np.bool_]
 Points = Sequence[Sequence[float]]
 Corners = Sequence[tuple[float, float]]
 
+FAR = 1e6  # pixels from the corner; to fill what goes on for much longer takes forever
 BROKEN = (
     AttributeError,
     IndexError,
@@ -145,11 +146,36 @@ def _from_coco(found: Mapping[str, Any], size: tuple[int, int]) -> Mask:
         raise CarsegError(f"annotation {found['id']} is a box; draw the outline of what is in it")
     if isinstance(segmentation, list):
         return from_polygons([np.reshape(flat, (-1, 2)).tolist() for flat in segmentation], size)
-    if isinstance(segmentation["counts"], list):
-        segmentation = coco.frPyObjects(segmentation, *size)
-    if tuple(segmentation["size"]) != size:
+    if tuple(segmentation.get("size", size)) != size:
         raise CarsegError(f"a mask of {segmentation['size']} in a picture of {list(size)}")
-    return _decode(segmentation)
+    counts = segmentation["counts"]
+    lengths = counts if isinstance(counts, list) else _decompressed(counts)
+    return _from_runs(lengths, size[::-1]).T  # column by column
+
+
+def _decompressed(text: str) -> list[int]:
+    """Give the run lengths in COCO's text; pycocotools does not tell when there are too few."""
+    lengths: list[int] = []
+    value = bits = 0
+    for code in text.encode():
+        # Five bits each, the lowest ones first; the sixth says that more follow.
+        value |= (code - 48 & 31) << bits
+        bits += 5
+        if not code - 48 & 32:
+            if code - 48 & 16:
+                value -= 1 << bits
+            # From the fourth on it is the difference to the last run of the same colour.
+            lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
+            value = bits = 0
+    return lengths
+
+
+def _from_runs(lengths: Sequence[int], shape: tuple[int, int]) -> Mask:
+    """Give a mask of runs, which alternate, background first, row by row."""
+    pixels = shape[0] * shape[1]
+    if sum(lengths) != pixels or min(lengths) < 0:
+        raise CarsegError(f"runs of {sum(lengths)} pixels for a mask of {pixels}; export it anew")
+    return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(shape)
 
 
 def read_labelme(text: str) -> Iterator[Annotated]:
@@ -171,8 +197,10 @@ def _labelme(shape: Mapping[str, Any], size: tuple[int, int]) -> Mask:
         return _pasted(shape, size)
     if kind not in LABELME_SHAPES:
         raise _hollow(kind, shape["label"])
+    points = [(float(x), float(y)) for x, y in shape["points"]]
+    _check(points)
     picture = Image.new("1", size[::-1])
-    LABELME_SHAPES[kind](ImageDraw.Draw(picture), [tuple(point) for point in shape["points"]])
+    LABELME_SHAPES[kind](ImageDraw.Draw(picture), points)
     return np.asarray(picture)
 
 
@@ -255,8 +283,7 @@ def _cvat_ellipse(given: Mapping[str, str], size: tuple[int, int]) -> Mask:
 def _cvat_mask(given: Mapping[str, str], size: tuple[int, int]) -> Mask:
     height, width = int(given["height"]), int(given["width"])
     lengths = [int(length) for length in given["rle"].split(",")]
-    # They alternate, background first, row by row.
-    part = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(height, width)
+    part = _from_runs(lengths, (height, width))
     return _placed(part, int(float(given["top"])), int(float(given["left"])), size)
 
 
@@ -275,13 +302,20 @@ def from_polygons(polygons: Sequence[Points], size: tuple[int, int]) -> Mask:
     A polygon may leave the picture; what is outside is left out.
 
     Raises:
-        CarsegError: a polygon of fewer than three points.
+        CarsegError: a polygon of fewer than three points, or one that is nowhere.
     """
-    if min(len(points) for points in polygons) < 3:
-        raise CarsegError("a polygon of fewer than three points")
+    for points in polygons:
+        _check(points)
+        if len(points) < 3:
+            raise CarsegError("a polygon of fewer than three points")
     flat = [np.asarray(points, float).ravel().tolist() for points in polygons]
     parts = coco.frPyObjects(flat, *size)
     return _decode(coco.merge(parts))
+
+
+def _check(points: Points) -> None:
+    if not (np.abs(np.asarray(points, float)) < FAR).all():  # false of what is no number, too
+        raise CarsegError("a point that is no number, or far away")
 
 
 def _decode(runs: Any) -> Mask:

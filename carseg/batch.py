@@ -251,13 +251,18 @@ def find(paths: Sequence[str], recursive: bool) -> list[tuple[Path, Path]]:
                 continue
             inside = sorted(path.rglob("*") if recursive else path.iterdir())
             photos = [p for p in inside if p.is_file() and p.suffix.lower() in endings]
-            photos = [p for p in photos if not p.name.startswith(".")]
+            photos = [p for p in photos if not hidden(p.relative_to(path))]
             if not photos:
                 hint = "" if recursive else ", or add --recursive"
                 raise CarsegError(f"{path}: holds no photo; name another folder{hint}")
             for photo in photos:
                 found.setdefault(photo, photo.relative_to(path).with_suffix(""))
     return list(found.items())
+
+
+def hidden(path: Path) -> bool:
+    """Tell whether a file, or a folder that it is in, is out of sight."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def plan(found: Sequence[tuple[Path, Path]], out: Path, kinds: Kinds) -> list[Job]:

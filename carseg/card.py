@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from carseg import __version__
+from carseg.errors import CarsegError
 from carseg.files import read_csv
 from carseg.params import Params, load_params
 from carseg.tensors import MEAN, STD
@@ -23,7 +25,9 @@ WEIGHTS_ALONE = (
 )
 SCORES = {"dice": "Dice", "iou": "IoU", "boundary_iou": "boundary IoU", "hd95": "HD95, pixels"}
 
+Content = TypeVar("Content")
 Scores = dict[str, dict[str, float]]
+METRICS, MACHINE = TypeAdapter(dict[str, Scores]), TypeAdapter(dict[str, Any])
 
 
 class Card(NamedTuple):
@@ -43,10 +47,14 @@ class Card(NamedTuple):
 
     @classmethod
     def of(cls, source: Path, variant: str, size: int) -> Card:
-        """Gather what the files beside the weights tell."""
+        """Gather what the files beside the weights tell.
+
+        Raises:
+            CarsegError: one of them is broken.
+        """
         root = source.parent
         task = TASK.get(source.stem)
-        metrics = _json(root / "metrics.json")
+        metrics = _json(root / "metrics.json", METRICS) or {}
         params = root / "params.yaml"
         return cls(
             source=source.name,
@@ -59,7 +67,7 @@ class Card(NamedTuple):
             data=_dataset_hash(root / "dvc.lock"),
             train=_rows(root / "split/train.csv"),
             validation=_rows(root / "split/val.csv"),
-            machine=_json(root / f"provenance/train_{task}.json"),
+            machine=_json(root / f"provenance/train_{task}.json", MACHINE) or {},
         )
 
     def metadata(self) -> dict[str, str]:
@@ -158,7 +166,9 @@ def _training(about: Card) -> list[str]:
         else ""
     )
     told = {
-        "photos": f"{about.train} to train, {about.validation} to validate",
+        "photos": (
+            f"{about.train} to train, {about.validation} to validate" if about.train else None
+        ),
         "data, MD5 in DVC": about.data,
         "loss": LOSS[about.task] if about.task else None,
         "start": params.init,
@@ -171,8 +181,13 @@ def _training(about: Card) -> list[str]:
     return ["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in told.items() if v is not None)]
 
 
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.is_file() else {}
+def _json(path: Path, kind: TypeAdapter[Content]) -> Content | None:
+    if not path.is_file():
+        return None
+    try:
+        return kind.validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise CarsegError(f"{path}: is not what carseg writes there; run dvc repro") from error
 
 
 def _rows(path: Path) -> int | None:
@@ -182,6 +197,9 @@ def _rows(path: Path) -> int | None:
 def _dataset_hash(lock: Path) -> str | None:
     if not lock.is_file():
         return None
-    stage = (yaml.safe_load(lock.read_text()).get("stages") or {}).get("dataset") or {}
-    hashes = [out.get("md5") for out in stage.get("outs", ()) if out.get("path") == "dataset"]
+    try:
+        outs = yaml.safe_load(lock.read_text())["stages"].get("dataset", {}).get("outs", ())
+        hashes = [out["md5"] for out in outs if out["path"] == "dataset"]
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
+        raise CarsegError(f"{lock}: is not what DVC writes there; run dvc repro") from error
     return hashes[0] if hashes else None

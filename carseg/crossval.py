@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from dvc.utils.hydra import to_hydra_overrides
 
 from carseg.errors import CarsegError
 from carseg.files import parse_csv, write_csv, write_json
@@ -47,13 +48,15 @@ def crossval(overrides: Sequence[str], folder: Path) -> None:
         folder: gets `scores.csv`, a row a photo, and `summary.json`.
 
     Raises:
-        CarsegError: an override of `FIXED`, a project without a git commit, or a fold that did
-            not run to its end.
+        CarsegError: an override of `FIXED` or with several values, a project without a git commit,
+            or a fold that did not run to its end.
     """
     for change in overrides:
         # DVC takes params.yaml:NAME and +NAME, too.
         if (name := change.split("=")[0].rpartition(":")[2].lstrip("+~")) in FIXED:
             raise CarsegError(f"--set-param {change}: {name} {FIXED[name]}; leave it out")
+        if any(setting.is_sweep_override() for setting in to_hydra_overrides([change])):
+            raise CarsegError(f"--set-param {change}: has several values; take one after the other")
     run_dvc("repro", "dataset")  # renders the sample where there are no photos
     pairs = find_pairs(Path("dataset/Image"), Path("dataset/Mask"))
     names = [NAME.format(k) for k in range(fold_count(len(pairs), load_params().split))]

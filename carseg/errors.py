@@ -22,20 +22,32 @@ def run(stage: Callable[[], None]) -> None:
         # Names of files may hold letters that the encoding of a log lacks.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        stage()
+        try:
+            stage()
+        finally:
+            sys.stdout.flush()  # here, as a full disk or a closed pipe at exit is nobody's to catch
     except CarsegError as error:
         sys.exit("\n".join(f"carseg: {line}" for line in str(error).splitlines()))
     except BrokenPipeError:
-        # Who read our output, `head` say, has seen enough; Python must not write the rest at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Who read our output, `head` say, has seen enough.
+        _drop_output()
         sys.exit(1)
     except OSError as error:
         # A full or read-only disk, a lost network drive: nothing that code could mend.
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _drop_output()
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(f"carseg: {where}{error.strerror or error}; nothing was left half written")
     except KeyboardInterrupt:
         print("\ncarseg: interrupted; nothing was left half written", file=sys.stderr)
         sys.exit(130)
+
+
+def _drop_output() -> None:
+    """Let Python not try once more, at exit, to write what could not be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager

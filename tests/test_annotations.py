@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,13 @@ def test_coco(kind: str, tmp_path: Path) -> None:
     picture = only(tmp_path, text)
     assert picture[:3] == ("x/1.jpg", WIDTH, HEIGHT)
     assert np.array_equal(mask_of(picture), expected)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99, 1.0])
+def test_compressed_runs_of_any_length_are_read(share: float, tmp_path: Path) -> None:
+    mask = np.random.default_rng(0).random((HEIGHT, WIDTH)) < share
+    mask[:, 5:9] = mask[:1, 5:9]  # long runs after short ones
+    assert np.array_equal(mask_of(only(tmp_path, coco_file(compressed(mask)))), mask)
 
 
 def test_a_coco_class_may_be_a_number(tmp_path: Path) -> None:
@@ -243,6 +251,17 @@ BROKEN = {
         coco_file({"size": [4, 4], "counts": compressed(np.ones((4, 4), bool))["counts"]}),
         r"a mask of \[4, 4\] in a picture of \[40, 64\]",
     ),
+    "runs that do not fill it": (
+        coco_file({"size": [HEIGHT, WIDTH], "counts": [0, 3]}), "runs of 3 pixels for a mask of"),
+    "no runs": (coco_file({"size": [HEIGHT, WIDTH], "counts": ""}), "is broken|runs of 0 pixels"),
+    "a negative run": (coco_file({"size": [HEIGHT, WIDTH], "counts": [-1, HEIGHT * WIDTH + 1]}),
+                       "runs of"),
+    "a compressed run too few": (
+        coco_file({**compressed(BLOB), "counts": compressed(BLOB)["counts"][:-2]}), "runs of"),
+    "no number in COCO": (coco_file([[0, 0, 3, 0, math.nan, 3]]), "a point that is no number"),
+    "no number in LabelMe": (labelme_file({"points": [*CORNERS, [math.nan, 1]]}), "is no number"),
+    "no number in CVAT": (cvat_file('<polygon label="car" points="0,0;nan,2;3,4"/>'), "no number"),
+    "a point far away": (coco_file([[0, 0, 1e12, 0, 3, 3]]), "or far away"),
     "a box alone": (coco_file([], bbox=[8, 10, 22, 10]), "annotation 1 is a box; draw the outline"),
     "no name": (labelme_file().replace('"..\\\\Image\\\\1.jpg"', "null"), "is broken"),
     "a name of another kind": (coco_file([FLAT]).replace('"x/1.jpg"', "5"), "is broken"),
@@ -253,7 +272,7 @@ BROKEN = {
     "no picture": (labelme_file({"points": [[0, 0], [9, 9]], "shape_type": "mask", "mask": "AAAA"}),
                    "is broken"),
     "runs too short": (cvat_file('<mask label="car" rle="3,4" left="0" top="0" width="9" '
-                                 'height="9"/>'), "is broken"),
+                                 'height="9"/>'), "runs of 7 pixels for a mask of 81; export"),
     "no numbers": (cvat_file('<polygon label="car" points="a,b;c,d"/>'), "is broken"),
 }  # fmt: skip
 

@@ -381,6 +381,8 @@ def test_photos_of_a_folder_are_looked_at_side_by_side() -> None:
 def test_hidden_files_and_folders_count_as_no_photos() -> None:
     assert [path.name for path, _ in find(["photos"], recursive=False)] == ["a.png", "b.png"]
     Path("photos/dir.png").mkdir()
+    Path("photos/.thumbs").mkdir()
+    photo().save("photos/.thumbs/x.png")
     assert len(find(["photos"], recursive=True)) == 3
 
 

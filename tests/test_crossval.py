@@ -77,6 +77,13 @@ def test_what_a_cross_validation_sets_itself_cannot_be_set(change: str, name: st
         crossval([change], Path("crossval"))
 
 
+@pytest.mark.parametrize("change", ["learning_rate=0.0001,0.0003", "epochs=range(1,3)"])
+def test_several_values_are_refused_before_anything_is_trained(change: str) -> None:
+    said = rf"^--set-param {re.escape(change)}: has several values; take one after the other$"
+    with pytest.raises(CarsegError, match=said):
+        crossval([change], Path("crossval"))
+
+
 @pytest.mark.slow
 def test_a_run_judges_every_photo_once_and_goes_on_where_it_was(tmp_path: Path) -> None:
     project = Project(tmp_path / "project")

@@ -48,6 +48,13 @@ def test_every_double_is_told_once_in_order() -> None:
     assert found == [(0, 2), (0, 3), (1, 4)]
 
 
+def test_doubles_that_are_most_alike_in_twos_are_told_of_as_one_picture() -> None:
+    lighter = ImageEnhance.Brightness(PHOTO).enhance(1.02)
+    pictures = [saved(photo, quality) for photo in (PHOTO, lighter) for quality in (95, 70)]
+    found = list(same_pictures([thumbnail(picture) for picture in pictures]))
+    assert found == [(0, 1), (0, 2), (0, 3)]
+
+
 def test_thousands_of_doubles_take_no_memory_for_each_two_of_them() -> None:
     pictures = [thumbnail(PHOTO), thumbnail(OTHER["mirrored"])]
     tracemalloc.start()

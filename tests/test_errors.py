@@ -110,11 +110,31 @@ def test_a_disk_that_cannot_be_written_is_a_line(error: OSError, line: str) -> N
     assert len(str(caught.value.code).splitlines()) == 1
 
 
+def shell(command: str) -> tuple[int, str, str]:
+    """Run it with output that waits in a buffer, as most users' does."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": "", "PYTHON": sys.executable}
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        cwd=ROOT, capture_output=True, text=True, env=environment,
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
 def test_a_reader_that_has_seen_enough_is_no_fault() -> None:
-    command = f"{sys.executable} -m carseg --print-completion bash | head -1"
-    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.startswith("#")
-    assert done.stderr == ""
+    _, output, errors = shell("$PYTHON -m carseg --print-completion bash | head -1")
+    assert output.startswith("#")
+    assert errors == ""
+    # Short output is written at the end, when nobody may be there.
+    print_slowly = "from carseg.errors import run; run(lambda: input() or print('x'))"
+    assert shell(f'(sleep 1; echo) | $PYTHON -c "{print_slowly}" | true') == (1, "", "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full disk to try")
+def test_output_that_finds_a_full_disk_is_a_line() -> None:
+    code = "from carseg.errors import run; run(lambda: print('x'))"
+    returned, _, errors = shell(f'$PYTHON -c "{code}" > /dev/full')
+    assert errors == "carseg: No space left on device; nothing was left half written\n"
+    assert returned == 1
 
 
 def test_help_answers_at_once_and_every_command_has_one() -> None:

@@ -165,6 +165,28 @@ def test_weights_alone_have_a_card_too(net: U2Net, tmp_path: Path) -> None:
     assert Card.of(tmp_path / "net.pth", "u2netp", SIZE).scores is None
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("metrics.json", "<<<<<<< HEAD"), ("metrics.json", "[]"), ("metrics.json", '{"dice": 0.9}'),
+     ("provenance/train_dice.json", "1"), ("dvc.lock", ""), ("dvc.lock", "stages: {dataset: 3}"),
+     ("dvc.lock", "<<<<<<< HEAD\n- {")],
+)  # fmt: skip
+def test_a_broken_file_beside_the_weights_is_one_line(
+    name: str, content: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(CarsegError, match=rf"/{name}: is not what .*; run dvc repro$"):
+        Card.of(tmp_path / WEIGHTS, "u2netp", SIZE)
+
+
+def test_a_card_without_manifests_tells_of_no_photos(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("epochs: 7\n")
+    text = card(Card.of(tmp_path / WEIGHTS, "u2netp", SIZE), ["model.onnx"], 1)
+    assert "7 of each loss" in text
+    assert "to train" not in text
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_number_of_photos_can_be_fixed(count: int, net: U2Net, tmp_path: Path) -> None:
     weights.save(net, tmp_path / "net.pth")

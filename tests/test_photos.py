@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 from contextlib import suppress
 from pathlib import Path
 
@@ -90,6 +91,19 @@ def test_sixteen_bits_keep_their_upper_eight(tmp_path: Path) -> None:
     Image.fromarray(values).save(tmp_path / "a.png")
     assert np.asarray(read_levels(tmp_path / "a.png")).tolist() == [[0, 0, 1, 127, 128, 255]]
     assert np.asarray(read_photo(tmp_path / "a.png"))[..., 1].tolist() == [[0, 0, 1, 127, 128, 255]]
+
+
+def test_one_transparent_level_of_16_bits_is_no_car(tmp_path: Path) -> None:
+    values = np.array([[60000, 60001, 0, 65535]], np.uint16)
+    content = io.BytesIO()
+    Image.fromarray(values).save(content, "PNG")
+    whole = content.getvalue()
+    # Pillow reads the chunk that says which level is transparent, but does not write it.
+    said = b"tRNS" + (60000).to_bytes(2, "big")
+    chunk = b"\0\0\0\2" + said + zlib.crc32(said).to_bytes(4, "big")
+    at = whole.index(b"IDAT") - 4
+    (tmp_path / "a.png").write_bytes(whole[:at] + chunk + whole[at:])
+    assert np.asarray(read_levels(tmp_path / "a.png")).tolist() == [[0, 234, 0, 255]]
 
 
 @pytest.mark.parametrize("orientation", AS_SEEN)

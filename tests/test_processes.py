@@ -8,10 +8,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from conftest import write_pairs
 from hypothesis import given
 from hypothesis import strategies as st
 from project import ROOT, Project
+from torch import distributed
 
 from carseg.data import EpochSampler, Shares
 from carseg.files import read_csv
@@ -48,6 +50,25 @@ def test_who_is_alone_has_everything() -> None:
     assert [1, 2, 3][ALONE.mine] == [1, 2, 3]
     assert ALONE.gather([1, 2]) == [1, 2]
     assert ALONE.sum(0.5) == 0.5
+
+
+def test_each_process_has_its_own_gpu_before_they_speak_to_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[object] = []
+    monkeypatch.setattr(distributed, "is_torchelastic_launched", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", said.append)
+    monkeypatch.setattr(distributed, "init_process_group", said.append)
+    monkeypatch.setattr(distributed, "destroy_process_group", lambda: None)
+    monkeypatch.setattr(distributed, "get_rank", lambda: 5)
+    monkeypatch.setattr(distributed, "get_world_size", lambda: 8)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    with together() as processes:
+        assert processes == Processes(5, 8, 1, 4)
+    assert said == [1, "nccl"]
 
 
 def test_a_step_of_several_processes_is_that_of_one(tmp_path: Path) -> None:

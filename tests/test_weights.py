@@ -293,6 +293,14 @@ def cut_onnx(path: Path, content: bytes) -> None:
     path.write_bytes(content[: len(content) // 2])
 
 
+def unfolded_onnx(path: Path, content: bytes) -> None:
+    """All convolutions of the net, and a batch norm behind one."""
+    model = onnx.load_from_string(content)
+    inputs = [model.graph.node[0].output[0], *("scale", "shift", "mean", "variance")]
+    model.graph.node.append(helper.make_node("BatchNormalization", inputs, ["normalised"]))
+    onnx.save(model, path)
+
+
 def text_onnx(path: Path, _: bytes) -> None:
     path.write_text("not a model")
 
@@ -302,7 +310,8 @@ def empty_onnx(path: Path, _: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "write", [small_onnx, shuffled_onnx, without_weights, cut_onnx, text_onnx, empty_onnx]
+    "write",
+    [small_onnx, shuffled_onnx, without_weights, cut_onnx, unfolded_onnx, text_onnx, empty_onnx],
 )
 def test_what_is_no_onnx_file_of_the_net_is_refused_by_name(
     write: Callable[[Path, bytes], None], official: Path, tmp_path: Path
@@ -328,6 +337,13 @@ def test_a_net_approaches_another_in_every_weight_and_statistic(share: float) ->
         counted = {key: x for key, x in wanted.items() if not x.is_floating_point()}
         assert_same(net.state_dict(), {**(before if share == 0 else wanted), **counted})
     assert_same(end.state_dict(), wanted)
+
+
+def test_nets_on_two_devices_approach_each_other() -> None:
+    """torch's meta device, which computes shapes alone, stands in for a GPU."""
+    net = U2Net("u2netp").to("meta")
+    weights.approach(net, U2Net("u2netp"), 0.5)
+    assert {value.device.type for value in net.state_dict().values()} == {"meta"}
 
 
 def test_identity_batch_norms_change_nothing() -> None:
