@@ -504,6 +504,29 @@ def test_the_second_task_remembers_earlier_and_given_weights_but_from_scratch_no
         torch.testing.assert_close(value, expected, msg=key)
 
 
+class Elsewhere(Device):
+    """Stands in for a GPU: torch's meta device, which computes shapes alone."""
+
+    def place(self, x: Tensor, learning: bool = False) -> Tensor:
+        return x.to("meta")
+
+    def place_net(self, net: nn.Module, learning: bool = False) -> nn.Module:
+        return net.to("meta")
+
+
+@pytest.mark.usefixtures("pretrained")
+def test_what_the_second_task_begins_with_meets_on_any_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[U2Net] = []
+    monkeypatch.setattr(training, "Device", Elsewhere)
+    monkeypatch.setattr(training, "train", lambda *arguments: seen.append(arguments[6]))
+    weights.save(fresh_net(), Path("u2net_segmentation.pth"))
+    train_dice(tiny(init="u2netp"))
+    (remembered,) = seen
+    assert {value.device.type for value in remembered.state_dict().values()} == {"meta"}
+
+
 @pytest.mark.usefixtures("pretrained")
 @pytest.mark.parametrize(("rate", "second"), [(2e-3, FINE), (1e-4, 1e-4)])
 def test_the_second_task_learns_at_a_fine_rate_at_most(
