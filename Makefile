@@ -22,20 +22,20 @@ setup: .venv/ready ## make .venv with the pinned dependencies
 	@touch $@
 
 repro: setup ## run the pipeline, then show the scores
-	dvc repro
-	dvc metrics show
+	$(BIN)/dvc repro
+	$(BIN)/dvc metrics show
 
 test: setup ## run all tests
-	python -m pytest
+	$(BIN)/python -m pytest
 
 bench: setup ## time training and prediction against the usual ways
-	python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.speed
 
 check: setup ## check format, lint and types
-	ruff format --check .
-	ruff check .
-	mypy
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
 
 format: setup ## mend format and imports
-	ruff format .
-	ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .

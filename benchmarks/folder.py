@@ -31,6 +31,7 @@ from carseg.batch import Kinds, predict, read
 from carseg.errors import run
 from carseg.files import write_bytes
 from carseg.model import Model, load
+from carseg.params import load_params
 from carseg.u2net import VARIANTS, U2Net
 
 SIZE = (4000, 3000)  # pixels, of a phone's photo
@@ -48,11 +49,14 @@ def main() -> None:
     parser.add_argument("--model", choices=list(VARIANTS), default="u2net", help="of random ones")
     parser.add_argument("--photos", type=int, default=200, metavar="N", help="at least 5 [200]")
     chosen = parser.parse_args()
+    if chosen.photos < TURNS:
+        parser.error(f"--photos {chosen.photos}: {TURNS} are the fewest")
+    size = load_params().image_size  # as `carseg predict` takes it
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shares = write_photos(folder, chosen.photos)
         source = chosen.weights or random_weights(chosen.model, folder)
-        seconds = measure(load(source), shares, folder)
+        seconds = measure(load(source, size), shares, folder)
         single = next(shares[0].iterdir())
         seconds["calls"] = [timed(lambda: call(source, single, folder)) for _ in range(CALLS)]
     print(table(seconds))

@@ -52,6 +52,8 @@ def main() -> None:
     parser.add_argument("--until", default="evaluate", metavar="STAGE", help="the last one to run")
     parser.add_argument("--launcher", default="python", help="as in params.yaml")
     chosen = parser.parse_args()
+    if min(chosen.pairs) <= LEAST:
+        parser.error(f"--pairs {min(chosen.pairs)}: is compared with {LEAST}, so take more")
     least, _ = measure(LEAST, chosen.until, chosen.launcher)
     for count in chosen.pairs:
         seconds, peaks = measure(count, chosen.until, chosen.launcher)

@@ -25,6 +25,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from carseg.errors import run
 
 STEPS = {
@@ -83,12 +85,16 @@ def prepare(folder: Path, images: Path | None, masks: Path | None, changes: Sequ
     for source, name in ((images, "Image"), (masks, "Mask"), (Path("Weights"), "Weights")):
         for path in source.iterdir() if source else ():
             shutil.copy(path, project / name)
-    settings = project / "params.yaml"
+    path = project / "params.yaml"
+    settings = yaml.safe_load(path.read_text())
     for change in changes:
-        name, value = change.split("=", 1)
-        lines = settings.read_text().splitlines()
-        lines = [f"{name}: {value}" if line.startswith(f"{name}:") else line for line in lines]
-        settings.write_text("\n".join(lines) + "\n")
+        name, _, value = change.partition("=")
+        *outer, last = name.split(".")
+        inside = functools.reduce(lambda level, key: level.get(key, {}), outer, settings)
+        if last not in inside:
+            sys.exit(f"-S {change}: params.yaml has no {name}")
+        inside[last] = yaml.safe_load(value)
+    path.write_text(yaml.safe_dump(settings))
     # Nothing may come out of the cache of runs, nor be taken as done.
     (project / "dvc.lock").unlink()
     python = folder / "python"

@@ -82,6 +82,10 @@ def bench(arguments: Sequence[str] | None) -> dict[str, object]:
     parser.add_argument("--rounds", type=int, default=7, help="times that each is timed [7]")
     parser.add_argument("--out", type=Path, default=Path("bench.json"))
     chosen = parser.parse_args(arguments)
+    photos = sorted(chosen.images.iterdir()) if chosen.images else []
+    photos = [path for path in photos if path.suffix.lower() in PHOTOS]
+    if chosen.images and not photos:
+        parser.error(f"--images {chosen.images}: holds no .jpg file")
     device = Device()
     size = chosen.image_size
     seconds: dict[str, Mapping[str, list[float]]] = {"product": products(device)}  # before others
@@ -94,8 +98,7 @@ def bench(arguments: Sequence[str] | None) -> dict[str, object]:
         seconds["training"] = alternate({"carseg": our_step, "plain": plain_step}, chosen.rounds)
         others.close()
         net = weights.load(chosen.model, chosen.weights) if chosen.weights else U2Net(chosen.model)
-        photos = sorted(chosen.images.iterdir()) if chosen.images else [pairs[0].photo]
-        photos = [path for path in photos if path.suffix.lower() in PHOTOS]
+        photos = photos or [pairs[0].photo]
         ways = {
             "carseg": our_prediction(net, size, Path(name), device),
             "ONNX Runtime": others.enter_context(

@@ -49,7 +49,7 @@ def crossval(overrides: Sequence[str], folder: Path) -> None:
 
     Raises:
         CarsegError: an override of `FIXED` or with several values, a project without a git commit,
-            or a fold that did not run to its end.
+            a fold that did not run to its end, or photos that came or went meanwhile.
     """
     for change in overrides:
         # DVC takes params.yaml:NAME and +NAME, too.
@@ -72,6 +72,8 @@ def crossval(overrides: Sequence[str], folder: Path) -> None:
         run_dvc("exp", "run", "--queue", "--name", name, *chosen)
     run_dvc("exp", "run", "--run-all")
     rows = [row for name, ref in zip(names, refs, strict=True) for row in scores(name, ref)]
+    if sorted(row["photo"] for row in rows) != sorted(pair.name for pair in pairs):
+        raise CarsegError("Image, Mask: were changed while folds ran; run carseg crossval again")
     report(rows, folder)
 
 

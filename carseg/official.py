@@ -65,6 +65,7 @@ def provide(init: str, own: Path, folder: Path) -> None:
     Raises:
         CarsegError: the file is missing, cannot be fetched, or is not the official one.
     """
+    _bring(own)
     with new_directory(folder) as fresh:
         if init in OFFICIAL:
             official = OFFICIAL[init]
@@ -82,6 +83,18 @@ def provide(init: str, own: Path, folder: Path) -> None:
             shutil.copyfile(source, fresh / source.name)
             origin = init
         write_bytes(fresh / "origin.txt", f"{origin}\n".encode())
+
+
+def _bring(own: Path) -> None:
+    """Bring the user's files into a copy of the project that an experiment runs in.
+
+    DVC looks at them there; it would take a run with other files for this one.
+    """
+    home = _at_home(own)
+    if home.is_dir():
+        for path in home.iterdir():
+            if path.is_file() and not (own / path.name).exists():
+                shutil.copyfile(path, own / path.name)
 
 
 def _official_bytes(official: Official, own: Path) -> bytes:

@@ -222,6 +222,7 @@ def test_in_a_copy_made_by_dvc_files_are_found_at_home(
     assert provided()["tiny.onnx"] == CONTENT
     provide("Weights/mine.pth", Path("Weights"), Path("pretrained"))
     assert provided()["mine.pth"] == b"mine"
+    assert Path("Weights/mine.pth").read_bytes() == b"mine", "else DVC does not see it"
 
 
 def test_the_copys_own_file_comes_before_the_one_at_home(

@@ -10,6 +10,7 @@ from pathlib import Path
 from subprocess import Popen
 
 import pytest
+import yaml
 from conftest import PAIRS, Run, write_pairs
 from project import TINY, Project
 
@@ -89,6 +90,21 @@ def test_the_users_files_survive_experiments_elsewhere(finished: Project) -> Non
     finished.git("checkout", "--quiet", "--", ".")
     finished.dvc("checkout", "--force")
     assert finished.user_files() == files
+
+
+def test_an_experiment_elsewhere_starts_from_the_users_weights_as_they_are(tmp_path: Path) -> None:
+    project = Project(tmp_path / "own")
+    write_pairs(project.folder / "Image", project.folder / "Mask", 2)
+    project.set({"init": "Weights/mine.pth"})
+    project.commit("own weights")
+    found = []
+    for name in ("one", "other"):
+        (project.folder / "Weights/mine.pth").write_text(name)
+        project.dvc("exp", "run", "--temp", "--name", name, "weights")
+        (ref,) = project.git("for-each-ref", "--format=%(refname)", f"refs/exps/*/*/{name}").split()
+        lock = yaml.safe_load(project.git("show", f"{ref}:dvc.lock"))
+        found.append(lock["stages"]["weights"]["outs"][0]["md5"])
+    assert len(set(found)) == len(found)
 
 
 def test_a_clone_without_photos_still_shows_scores(finished: Project, tmp_path: Path) -> None:

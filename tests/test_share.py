@@ -48,6 +48,17 @@ def test_a_stage_runs_and_writes_its_times_down(
     assert not times
 
 
+def test_a_setting_that_there_is_not_is_told_of(tmp_path: Path) -> None:
+    changes = ["epochs=2", "split.val_size=3"]
+    project = share.prepare(tmp_path, None, None, changes)
+    settings = yaml.safe_load((project / "params.yaml").read_text())
+    assert (settings["epochs"], settings["split"]["val_size"]) == (2, 3)
+    for number, change in enumerate(("epocs=2", "split.size=3", "spilt.val_size=3")):
+        (tmp_path / str(number)).mkdir()
+        with pytest.raises(SystemExit, match=rf"^-S {change}: params\.yaml has no "):
+            share.prepare(tmp_path / str(number), None, None, [change])
+
+
 def test_the_share_is_of_what_is_not_imports() -> None:
     times = [
         {"stage": "split", "imports": 0.0, "steps": 0.0, "rest": 1.0},
