@@ -86,7 +86,7 @@ def bench(arguments: Sequence[str] | None) -> dict[str, object]:
     photos = [path for path in photos if path.suffix.lower() in PHOTOS]
     if chosen.images and not photos:
         parser.error(f"--images {chosen.images}: holds no .jpg file")
-    device = Device()
+    device = Device(name="cpu")  # as the plain loop and ONNX Runtime
     size = chosen.image_size
     seconds: dict[str, Mapping[str, list[float]]] = {"product": products(device)}  # before others
     with tempfile.TemporaryDirectory() as name, ExitStack() as others:

@@ -18,6 +18,7 @@ from carseg.device import Device
 from carseg.errors import CarsegError
 from carseg.pairs import Pair
 from carseg.params import Params
+from carseg.processes import ALONE, Processes
 from carseg.u2net import U2Net
 
 FOLDER = Path(".checkpoints")
@@ -43,15 +44,25 @@ class Checkpoint:
     of one task that fit no longer are removed.
     """
 
-    def __init__(self, task: str, fingerprint: str) -> None:
-        """Name the file; `fingerprint` is of all that the training depends on."""
+    def __init__(self, task: str, fingerprint: str, processes: Processes = ALONE) -> None:
+        """Name the file, which belongs to all processes.
+
+        Args:
+            task: bce or dice.
+            fingerprint: of all that the training depends on; the first process's counts, as
+                machines may differ.
+            processes: who trains; each calls this.
+        """
+        fingerprint = processes.gather([fingerprint])[0]
         self._path = FOLDER / f"{task}-{fingerprint}.pt"
         self._full = False
         self._made = time.monotonic()
         self._next: float | None = None  # when a state is written again, by the same clock
         for path in FOLDER.glob(f"{task}-*"):
-            if path != self._path:
-                path.unlink(missing_ok=True)  # each process that trains looks
+            if path != self._path and processes.first:
+                path.unlink(missing_ok=True)
+        # All go on from a state, or none.
+        self._found = processes.gather([self._path.is_file()])[0]
 
     def save(self, parts: Mapping[str, Stateful], **rest: object) -> None:
         """Replace the state, unless the last one was written too short a time ago, for its cost.
@@ -86,7 +97,7 @@ class Checkpoint:
         Raises:
             CarsegError: the file is broken.
         """
-        if not self._path.is_file():
+        if not self._found:
             return None
         try:
             state: dict[str, Any] = torch.load(

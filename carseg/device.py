@@ -28,13 +28,17 @@ class Device:
             float32.
     """
 
-    def __init__(self, precision: str = "auto", name: str = "auto") -> None:
+    def __init__(
+        self, precision: str = "auto", name: str = "auto", repeatable: bool = True
+    ) -> None:
         """Pick the device.
 
         Args:
             precision: auto, float32 or bfloat16. auto takes bfloat16 where the hardware computes
                 with it: about twice as fast as float32.
             name: auto, cpu or cuda. auto takes the GPU where there is one.
+            repeatable: let a GPU give the same bytes in each run, and whole float32 where that is
+                asked for. It is a setting of the whole process; False leaves that as it is.
 
         Raises:
             CarsegError: cuda is asked for and there is none.
@@ -45,11 +49,12 @@ class Device:
             raise CarsegError("--device cuda: torch finds no GPU here; leave it out, or take cpu")
         self.torch = torch.device(name)
         if self.torch.type == "cuda":
-            # One GPU a process where torchrun starts several.
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-            # The same run gives the same bytes; cuBLAS wants its workspace fixed for that.
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            torch.use_deterministic_algorithms(True)
+            if repeatable:
+                # cuBLAS wants its workspace fixed for that.
+                os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+                torch.use_deterministic_algorithms(True)
+                # Else convolutions round to 10 bits, also in layers that are exact for a reason.
+                torch.backends.cudnn.allow_tf32 = False
         else:
             keep_freed_memory()
         if precision == "auto":

@@ -66,7 +66,7 @@ class Tripled(nn.Module):
             same = (weight * constant.view(1, -1, 1, 1)).sum(dim=1)
         same[:, height // 2, width // 2] += conv.bias.detach()
         weight = torch.cat([*terms(weight), torch.stack(terms(same), dim=1)], dim=1)
-        unread = torch.zeros(conv.out_channels, -weight.shape[1] % BLOCK, height, width)
+        unread = weight.new_zeros(conv.out_channels, -weight.shape[1] % BLOCK, height, width)
         weight = torch.cat([weight, unread], dim=1)
         self.ones = 3 + unread.shape[1]
         self.conv = nn.Conv2d(
@@ -127,7 +127,7 @@ def _lower(block: RSU) -> None:
             lowered = Lowered(_conv(giving))
             block.add_module(below, lowered)
             conv = _conv(reading)
-            skip = torch.zeros(conv.in_channels - len(lowered.constant))
+            skip = lowered.constant.new_zeros(conv.in_channels - len(lowered.constant))
             _compute_with(reading, Tripled(conv, torch.cat((lowered.constant, skip))))
 
 

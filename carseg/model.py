@@ -55,7 +55,7 @@ class Model:
     @classmethod
     def of(cls, net: U2Net, size: int = 320, device: Device | None = None) -> Model:
         """Make a model of a copy of a net, on the device, without batch norms."""
-        place = device or Device()
+        place = device or Device(repeatable=False)
         folded = place.place_net(fold(net)).to(place.dtype)
         on_cores = place.torch.type == "cpu"
         return cls(lambda photos: probability(folded, photos, place), size, on_cores)
@@ -130,7 +130,7 @@ def load(path: str | Path, size: int = 320, precision: str = "auto", device: str
     state = weights.read_checkpoint(path)
     net = U2Net(weights.variant_of(state, path))
     net.load_state_dict(state)
-    return Model.of(net, size, Device(precision, device))
+    return Model.of(net, size, Device(precision, device, repeatable=False))
 
 
 def as_photo(picture: Picture) -> Image.Image:

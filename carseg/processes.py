@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +16,10 @@ from torch.nn.parallel import DistributedDataParallel
 from carseg.sync_bn import synchronise
 
 Item = TypeVar("Item")
+
+# Processes wait for each other while photos are read, hours with a million of them; torchrun itself
+# notices those that die.
+PATIENCE = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,8 @@ def together() -> Iterator[Processes]:
     torch.set_num_threads(max(1, cores() // beside))
     if torch.cuda.is_available():
         torch.cuda.set_device(here)  # what processes send each other goes through it from now on
-    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    gpus = torch.cuda.is_available() and distributed.is_nccl_available()  # Windows has no NCCL
+    distributed.init_process_group("nccl" if gpus else "gloo", timeout=PATIENCE)
     try:
         yield Processes(distributed.get_rank(), distributed.get_world_size(), here, beside)
     finally:

@@ -165,7 +165,8 @@ def train(
 
     starts = [net] if remembered is None else [net, remembered]
     parts = (train_pairs, val_pairs)
-    checkpoint = Checkpoint(task, fingerprint(params, device, processes.count, parts, starts))
+    print_of = fingerprint(params, device, processes.count, parts, starts)
+    checkpoint = Checkpoint(task, print_of, processes)
     learner: dict[str, Stateful] = {
         "net": net,
         "optimizer": optimizer,

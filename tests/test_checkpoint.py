@@ -3,7 +3,7 @@
 import math
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from carseg.losses import BCELoss
 from carseg.pairs import read_manifest
 from carseg.params import Params
 from carseg.probe import Probe, Score
+from carseg.processes import Processes
 from carseg.train import train
 from carseg.u2net import U2Net
 
@@ -237,6 +238,21 @@ def test_the_first_state_waits_for_half_the_time_that_its_size_will_need(
         now = second
         state.save({"net": layer})
     assert written[0] == 5, "a state that takes 1 s is a tenth of 10 s, and comes half-way"
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_machines_that_differ_go_on_from_the_first_ones_state_or_none(there: bool) -> None:
+    said: list[object] = ["first", there]
+
+    class Second(Processes):
+        def gather(self, share: Sequence[object]) -> list[object]:  # type: ignore[override]
+            return [said.pop(0), *share]
+
+    FOLDER.mkdir()
+    torch.save({"best": 3}, FOLDER / "bce-first.pt")
+    state = Checkpoint("bce", "second", Second(rank=1, count=2))
+    assert state.restore({}, CPU) == ({"best": 3} if there else None)
+    assert [path.name for path in states()] == ["bce-first.pt"]
 
 
 def test_the_size_of_a_state_counts_tensors_at_any_depth() -> None:

@@ -38,6 +38,22 @@ def test_a_step_keeps_to_the_layout_that_gradients_are_computed_fastest_in(
         assert x.is_contiguous(memory_format=learning), x.shape
 
 
+@pytest.mark.parametrize("repeatable", [True, False])
+def test_a_gpu_repeats_itself_in_runs_but_other_programs_keep_their_settings(
+    repeatable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: pytest.fail("it was chosen already"))
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    try:
+        Device("float32", "cuda", repeatable)
+        assert torch.are_deterministic_algorithms_enabled() == repeatable
+        assert torch.backends.cudnn.allow_tf32 != repeatable
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_who_only_looks_has_channels_last(precision: str) -> None:
     device = Device(precision, "cpu")
