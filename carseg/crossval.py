@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from dvc.utils.hydra import to_hydra_overrides
+from hydra.errors import HydraException
 
 from carseg.errors import CarsegError
 from carseg.files import parse_csv, write_csv, write_json
@@ -55,7 +56,7 @@ def crossval(overrides: Sequence[str], folder: Path) -> None:
         # DVC takes params.yaml:NAME and +NAME, too.
         if (name := change.split("=")[0].rpartition(":")[2].lstrip("+~")) in FIXED:
             raise CarsegError(f"--set-param {change}: {name} {FIXED[name]}; leave it out")
-        if any(setting.is_sweep_override() for setting in to_hydra_overrides([change])):
+        if _has_several_values(change):
             raise CarsegError(f"--set-param {change}: has several values; take one after the other")
     run_dvc("repro", "dataset")  # renders the sample where there are no photos
     pairs = find_pairs(Path("dataset/Image"), Path("dataset/Mask"))
@@ -75,6 +76,13 @@ def crossval(overrides: Sequence[str], folder: Path) -> None:
     if sorted(row["photo"] for row in rows) != sorted(pair.name for pair in pairs):
         raise CarsegError("Image, Mask: were changed while folds ran; run carseg crossval again")
     report(rows, folder)
+
+
+def _has_several_values(change: str) -> bool:
+    try:
+        return any(setting.is_sweep_override() for setting in to_hydra_overrides([change]))
+    except HydraException as error:
+        raise CarsegError(f"--set-param {change}: is not NAME=VALUE as DVC reads it") from error
 
 
 def scores(name: str, ref: str) -> list[Row]:

@@ -84,6 +84,13 @@ def test_several_values_are_refused_before_anything_is_trained(change: str) -> N
         crossval([change], Path("crossval"))
 
 
+@pytest.mark.parametrize("change", ["epochs", "epochs=[1"])
+def test_what_is_no_setting_is_refused(change: str) -> None:
+    said = rf"^--set-param {re.escape(change)}: is not NAME=VALUE as DVC reads it$"
+    with pytest.raises(CarsegError, match=said):
+        crossval([change], Path("crossval"))
+
+
 @pytest.mark.slow
 def test_a_run_judges_every_photo_once_and_goes_on_where_it_was(tmp_path: Path) -> None:
     project = Project(tmp_path / "project")
