@@ -30,7 +30,7 @@ import yaml
 from carseg.errors import run
 
 STEPS = {
-    "carseg.train": ("step", "AveragedModel.update_parameters", "update_bn"),
+    "carseg.learner": ("step", "AveragedModel.update_parameters", "update_bn"),
     "carseg.probe": ("Probe.measure",),
     "carseg.weights": ("settle_batch_norm",),
     "carseg.evaluate": ("look", "probability_at"),

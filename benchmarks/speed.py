@@ -39,7 +39,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from carseg import train, weights
+from carseg import learner, weights
 from carseg.data import Squares
 from carseg.device import Device
 from carseg.engine import load_exported
@@ -159,7 +159,7 @@ def our_loop(
     def step() -> None:
         epoch = next(epochs)
         photos, masks = zip(*(squares[epoch, i] for i in range(len(pairs))), strict=True)
-        train.step(net, criterion, optimizer, device, torch.stack(photos), torch.stack(masks))
+        learner.step(net, criterion, optimizer, device, torch.stack(photos), torch.stack(masks))
 
     return step
 

@@ -6,7 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +25,8 @@ FOLDER = Path(".checkpoints")
 CODE = Path(__file__).parent
 SHARE = 0.01  # of the time, at most, goes into writing states
 RATE = 400e6  # bytes that a disk writes in a second, until it has shown its own speed
+# Parameters that change no training, or only through what else is in the fingerprint.
+INDIFFERENT = {"workers", "launcher", "cleanup", "split"}
 
 
 class Stateful(Protocol):
@@ -68,7 +70,8 @@ class Checkpoint:
         """Replace the state, unless the last one was written too short a time ago, for its cost.
 
         The first one comes half such a time after the start: what may be lost until then is less
-        than between two. A disk without room is told of once and changes nothing.
+        than between two. A disk without room, or that
+        nothing can be written to, is told of once and changes nothing.
         """
         if self._full:
             return
@@ -78,9 +81,9 @@ class Checkpoint:
             self._next = self._made + size(states) / RATE / SHARE / 2
         if began < self._next:
             return
-        FOLDER.mkdir(exist_ok=True)
         fresh = self._path.with_suffix(".part")
         try:
+            FOLDER.mkdir(exist_ok=True)
             with without_checksums():
                 torch.save({**states, **rest}, fresh)
             os.replace(fresh, self._path)
@@ -88,7 +91,8 @@ class Checkpoint:
             self._next = written + (written - began) / SHARE
         except (OSError, RuntimeError) as error:  # torch's own writer raises the latter
             self._full = True
-            fresh.unlink(missing_ok=True)
+            with suppress(OSError):
+                fresh.unlink(missing_ok=True)
             print(f"{self._path}: cannot be written, training goes on without ({error})")
 
     def restore(self, parts: Mapping[str, Stateful], device: Device) -> dict[str, Any] | None:
@@ -153,7 +157,8 @@ def fingerprint(
     read = [path for pairs in parts for pair in pairs for path in (pair.photo, pair.mask)]
     installed = sorted(f"{found.name} {found.version}" for found in distributions())
     machine = (str(device), processes, torch.get_num_threads())
-    digest = hashlib.sha256(repr((params, parts, installed, *machine)).encode())
+    settings = params.model_dump(exclude=INDIFFERENT)
+    digest = hashlib.sha256(repr((settings, parts, installed, *machine)).encode())
     for path in [*read, *sorted(CODE.glob("*.py"))]:
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     for net in nets:

@@ -113,9 +113,12 @@ class Squares(Dataset[tuple[Tensor, Tensor]]):
 
     def plain(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Give every photo and mask as they are."""
-        for i in range(len(self)):
-            photo, mask = self._pair(i)
-            yield photo_tensor(photo), mask_tensor(mask)
+        return map(self.as_it_is, range(len(self)))
+
+    def as_it_is(self, i: int) -> tuple[Tensor, Tensor]:
+        """Give the i-th photo and mask without augmentation."""
+        photo, mask = self._pair(i)
+        return photo_tensor(photo), mask_tensor(mask)
 
 
 def squared(pair: Pair, size: int) -> NDArray[np.uint8]:

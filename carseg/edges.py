@@ -60,5 +60,6 @@ def _to_nearest(points: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Give each pixel's Euclidean distance to the nearest of `points`."""
     away = (~points).view(np.uint8)
     distance = cv2.distanceTransform(away, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    # OpenCV's last digit depends on where in memory the mask lies; squares are whole numbers.
+    # OpenCV's last digit depends on where in memory the mask lies. Squares are whole numbers, and
+    # told apart up to some 2000 pixels.
     return np.sqrt(np.rint(np.square(distance, dtype=np.float64)))

@@ -81,6 +81,7 @@ def evaluate(params: Params) -> None:
                     plain = masks["plain"]
                     picture = overlay(read_photo(pair.photo), plain, read_truth(pair.mask))
                     picture.save(overlays / f"{pair.name}_{name}.jpg", quality=85)
+        net = device.place_net(NETS["dice"](params)).eval()
         by_iou = sorted(range(len(pairs)), key=lambda i: found["dice"][i].scores["plain"].iou)
         shown = [
             show(

@@ -13,6 +13,7 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from carseg.errors import CarsegError
 from carseg.sync_bn import synchronise
 
 Item = TypeVar("Item")
@@ -78,7 +79,13 @@ class Processes:
             return net
         synchronise(net)
         # What batch norms keep is alike everywhere; there is nothing to hand on.
-        return DistributedDataParallel(net, forward_sync_buffers=False)
+        joint = DistributedDataParallel(net, forward_sync_buffers=False)
+        # After its first gradients it puts what it adds up in another order. Were these gradients a
+        # training's own, one that was cut off would do so later and end with other last digits.
+        blank = next(net.parameters()).new_zeros(1, 3, 32, 32)
+        joint.eval()(blank).sum().backward()
+        joint.zero_grad(set_to_none=True)
+        return joint
 
 
 ALONE = Processes()
@@ -89,6 +96,9 @@ def together() -> Iterator[Processes]:
     """Join the processes that torchrun started; without torchrun there is one.
 
     The processor's cores are divided among the processes of a machine: each would take all.
+
+    Raises:
+        CarsegError: the machine has GPUs, but fewer than processes.
     """
     if not distributed.is_torchelastic_launched():
         yield ALONE
@@ -96,9 +106,14 @@ def together() -> Iterator[Processes]:
     here, beside = (int(os.environ[name]) for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
     torch.set_num_threads(max(1, cores() // beside))
     if torch.cuda.is_available():
+        if beside > (gpus := torch.cuda.device_count()):
+            raise CarsegError(
+                f"launcher: starts {beside} processes on this machine, which has {gpus} GPUs; "
+                "lower --nproc-per-node"
+            )
         torch.cuda.set_device(here)  # what processes send each other goes through it from now on
-    gpus = torch.cuda.is_available() and distributed.is_nccl_available()  # Windows has no NCCL
-    distributed.init_process_group("nccl" if gpus else "gloo", timeout=PATIENCE)
+    nccl = torch.cuda.is_available() and distributed.is_nccl_available()  # Windows has none
+    distributed.init_process_group("nccl" if nccl else "gloo", timeout=PATIENCE)
     try:
         yield Processes(distributed.get_rank(), distributed.get_world_size(), here, beside)
     finally:

@@ -112,7 +112,7 @@ def write_report(
         shown=shown,
         data=describe([*pairs["train"], *pairs["val"]]),
         counts={part: len(listed) for part, listed in pairs.items()},
-        params=params.model_dump(exclude={"workers", "launcher"}),  # which change no result
+        params=params.model_dump(exclude={"workers", "launcher"}),  # `machine` tells the rest
         machine=machine,
         width=WIDTH,
         height=HEIGHT,
@@ -210,16 +210,21 @@ def describe(pairs: Sequence[Pair]) -> Data:
         for path in (pair.photo, pair.mask):
             digest.update(hashlib.sha256(path.read_bytes()).digest())
     picked = [pairs[i] for i in range(0, len(pairs), -(-len(pairs) // LOOKED_AT))]
-    truths = [read_truth(pair.mask) for pair in picked]
-    shares = [float(truth.mean()) for truth in truths]
-    sizes = Counter(f"{truth.shape[1]}×{truth.shape[0]}" for truth in truths)
-    landscape = sum(truth.shape[1] >= truth.shape[0] for truth in truths)
+    shapes, shares = zip(*(_shape_and_share(pair) for pair in picked), strict=True)
+    sizes = Counter(f"{width}×{height}" for height, width in shapes)
+    landscape = sum(width >= height for height, width in shapes)
     return Data(
         photos=len(pairs),
         looked_at=len(picked),
         sizes=sizes.most_common(5),
         landscape=landscape,
-        portrait=len(truths) - landscape,
+        portrait=len(picked) - landscape,
         share=(min(shares), float(np.median(shares)), max(shares)),
         digest=digest.hexdigest(),
     )
+
+
+def _shape_and_share(pair: Pair) -> tuple[tuple[int, ...], float]:
+    """Tell how large a mask is, (H, W), and which share of it is car; masks are not kept."""
+    truth = read_truth(pair.mask)
+    return truth.shape, float(truth.mean())

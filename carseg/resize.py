@@ -17,11 +17,22 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     old, new = tuple(x.shape[-2:]), tuple(size)
     if old == new:
         return x
-    doubled = new == (2 * old[0], 2 * old[1])
-    if doubled and x.device.type == "cpu" and x.requires_grad and torch.is_grad_enabled():
+    learns = x.requires_grad and torch.is_grad_enabled()
+    if learns and new == (2 * old[0], 2 * old[1]):
         found: Tensor = Double.apply(x)  # type: ignore[no-untyped-call]
         return found
+    if x.is_cuda and not learns:
+        return _without_gradient(x, new)
     return F.interpolate(x, size=new, mode="bilinear", align_corners=False)
+
+
+def _without_gradient(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Resize as `F.interpolate` does, which on a GPU that is to repeat its bytes takes a slow way.
+
+    It does so for the sake of the gradient alone.
+    """
+    resized: Tensor = torch.ops.aten.upsample_bilinear2d.default(x, size, False)
+    return resized
 
 
 class Double(torch.autograd.Function):
@@ -37,7 +48,7 @@ class Double(torch.autograd.Function):
         last = x.is_contiguous(memory_format=torch.channels_last)
         layout = torch.channels_last if last else torch.contiguous_format
         ctx.layout = layout  # type: ignore[attr-defined]
-        return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+        return _without_gradient(x, (2 * x.shape[-2], 2 * x.shape[-1]))
 
     @staticmethod
     @once_differentiable
@@ -49,5 +60,5 @@ class Double(torch.autograd.Function):
             edge *= 4 / 3  # beyond the edge the pixel at it is seen again
         for edge in (gradient[..., 0], gradient[..., -1]):
             edge *= 4 / 3
-        taps = (TAPS[:, None] * TAPS).to(gradient.dtype).expand(channels, 1, 4, 4).contiguous()
+        taps = (TAPS[:, None] * TAPS).to(gradient).expand(channels, 1, 4, 4).contiguous()
         return F.conv2d(gradient, taps, stride=2, padding=1, groups=channels)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import bootstrap
 
-RESAMPLES = 10_000
+RESAMPLES, AT_ONCE = 10_000, 100  # all of them at once take gigabytes with 20,000 photos
 WORST: Mapping[str, Callable[[Sequence[float]], float]] = {
     "dice": min,
     "iou": min,
@@ -34,7 +34,7 @@ def spread(values: Sequence[float], worst: Callable[[Sequence[float]], float]) -
     if len(set(values)) > 1:
         interval = bootstrap(
             (values,), np.mean, n_resamples=RESAMPLES, method="percentile",
-            rng=np.random.default_rng(0),
+            rng=np.random.default_rng(0), batch=AT_ONCE,
         ).confidence_interval  # fmt: skip
         low, high = float(interval.low), float(interval.high)
     return Spread(*(round(x, 6) for x in (mean, float(np.std(values)), low, high, worst(values))))

@@ -5,23 +5,22 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from carseg import weights
-from carseg.checkpoint import Checkpoint, Stateful, fingerprint
+from carseg.checkpoint import Checkpoint, fingerprint
 from carseg.data import EpochSampler, Shares, Squares
 from carseg.device import Device
 from carseg.errors import CarsegError
 from carseg.files import write_csv
+from carseg.learner import BEFORE, UNTRAINED, Learner
 from carseg.losses import BCELoss, DiceLoss
 from carseg.pairs import read_manifest
 from carseg.params import Params
@@ -35,12 +34,8 @@ from carseg.tensors import photo_tensor
 from carseg.u2net import U2Net
 
 CURVE = ("epoch", "train_loss", "val_loss", "train_dice", "val_dice", "train_iou", "val_iou")
+DIGITS = 6  # of what the curve tells
 TASKS = ("bce", "dice")
-WARM_UP = 0.2  # share of all steps in which the learning rate climbs to its peak
-MEMORY = 0.2  # share of all steps over which weights are averaged
-# Of what the second task keeps, shares: the untrained weights, those of the first task; the rest is
-# what the second task has learnt.
-UNTRAINED, BEFORE = 0.15, 0.4
 FINE = 0.0005  # the second task's learning rate, at most: more undoes what the first has learnt
 SETTLE_PHOTOS = 64  # enough for the statistics of a batch norm
 LOOKS, LOOKS_AT_ONCE = 16, 4  # what batch norms are measured on after weights were averaged
@@ -128,7 +123,10 @@ def train(
     """
     torch.manual_seed(params.seed)
     device = Device(params.precision)
-    train_pairs, val_pairs = (read_manifest(Path(f"split/{part}.csv")) for part in ("train", "val"))
+    parts = [read_manifest(Path(f"split/{part}.csv")) for part in ("train", "val")]
+    train_pairs, val_pairs = parts
+    many = f", {processes.count} processes" if processes.count > 1 else ""
+    processes.say(f"{task}: {len(train_pairs)} photos, {params.epochs} epochs, {device}{many}")
     # Each task sees the photos in an order and in variations of its own.
     seed = int(np.random.SeedSequence([params.seed, TASKS.index(task)]).generate_state(1)[0])
     # A net that knows nothing learns more from photos as they are than from what puzzles one
@@ -148,38 +146,31 @@ def train(
         persistent_workers=params.workers > 0,
         pin_memory=device.torch.type == "cuda",
     )
-    net = device.place_net(net, learning=True)
-    joint = processes.join(net)
-    optimizer = torch.optim.Adam(net.parameters(), lr=params.learning_rate, fused=True)
-    steps = params.epochs * len(loader)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: warm_cosine((step + 0.5) / steps)
+    looks = [look[processes.mine].clone() for look in plain_looks(squares)]
+    learner = Learner(
+        net, criterion, params.learning_rate, params.epochs * len(loader), device, processes
     )
-    average = moving_average(net, MEMORY * steps)
-    kept = copy.deepcopy(net)
-    looks = [look[processes.mine] for look in plain_looks(squares)]
     if remembered is not None:
         device.place_net(remembered, learning=True)
-    many = f", {processes.count} processes" if processes.count > 1 else ""
-    processes.say(f"{task}: {len(train_pairs)} photos, {params.epochs} epochs, {device}{many}")
+    kept = copy.deepcopy(net)
 
     starts = [net] if remembered is None else [net, remembered]
-    parts = (train_pairs, val_pairs)
-    print_of = fingerprint(params, device, processes.count, parts, starts)
-    checkpoint = Checkpoint(task, print_of, processes)
-    learner: dict[str, Stateful] = {
-        "net": net,
-        "optimizer": optimizer,
-        "schedule": schedule,
-        "average": average,
-        "kept": kept,
-    }
+    printed = fingerprint(params, device, processes.count, parts, starts) if processes.first else ""
+    checkpoint = Checkpoint(task, printed, processes)
+    state = {**learner.parts, "kept": kept}
     curve: list[Row] = []
     best = 0
-    if (saved := checkpoint.restore(learner, device)) is not None:
+    if (saved := checkpoint.restore(state, device)) is not None:
         curve = [Row(epoch, Score(*train), Score(*val)) for epoch, train, val in saved["curve"]]
         best = saved["best"]
         processes.say(f"{task}: goes on after epoch {curve[-1].epoch}")
+
+    def diverged(loss: float, when: str, remedy: str) -> CarsegError:
+        if processes.first and curve:
+            weights.save(kept, output)  # what has been learnt until then
+        processes.gather([None])  # who ended before that is done would end the others
+        return CarsegError(f"{task}: the loss is {loss} {when}; {remedy}")
+
     for epoch in range(len(curve), params.epochs + 1):
         if epoch == 0:
             measured: nn.Module = device.place_net(copy.deepcopy(net))
@@ -191,25 +182,22 @@ def train(
             ):
                 whole = min(params.batch_size, len(squares) - at * params.batch_size)
                 share = len(photos) * processes.count / whole
-                loss = step(joint, criterion, optimizer, device, photos, masks, share)
-                schedule.step()
-                average.update_parameters(net)
-                if not math.isfinite(loss := processes.sum(loss)):
-                    if processes.first:
-                        weights.save(kept, output)  # what has been learnt until then
+                loss = processes.sum(learner.step(photos, masks, share))
+                if not math.isfinite(loss):
                     order = [train_pairs[i].name for _, i in sampler]
                     names = order[at * params.batch_size :][: params.batch_size]
-                    raise CarsegError(
-                        f"{task}: the loss is {loss} in epoch {epoch} at {', '.join(names)}; "
-                        "lower learning_rate, or look at these photos"
+                    raise diverged(
+                        loss,
+                        f"in epoch {epoch} at {', '.join(names)}",
+                        "lower learning_rate, or look at these photos",
                     )
-            optimizer.zero_grad(set_to_none=True)  # measuring needs the memory
-            measured = device.place_net(drawn(average, remembered))
-            with device.autocast():
-                update_bn((device.place(photos) for photos in looks), measured)
+            measured = learner.averaged(remembered, looks)
         row = Row(epoch, *(probe.measure(measured, criterion, device) for probe in probes))
+        if not math.isfinite(loss := row.train.loss + row.val.loss):
+            remedy = "lower learning_rate" if epoch else "start from other weights"
+            raise diverged(loss, f"after epoch {epoch}", remedy)
         curve.append(row)
-        if row.val.iou > curve[best].val.iou or epoch == 0:
+        if epoch == 0 or row.better_than(curve[best]):
             best = epoch
         kept_epoch = best if params.keep == "best" else epoch
         if kept_epoch == epoch:
@@ -221,80 +209,13 @@ def train(
             break
         if 0 < epoch < params.epochs and processes.first:
             rows = [(row.epoch, tuple(row.train), tuple(row.val)) for row in curve]
-            checkpoint.save(learner, curve=rows, best=best)
+            checkpoint.save(state, curve=rows, best=best)
     if processes.first:
         weights.save(kept, output)
         write_csv(Path(f"plots/{task}.csv"), CURVE, [row.values() for row in curve])
         record(f"train_{task}", device, processes.count)
         checkpoint.remove()
     processes.say(f"{task}: kept epoch {kept_epoch}, {output}")
-
-
-def step(
-    net: nn.Module,
-    criterion: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    device: Device,
-    photos: Tensor,
-    masks: Tensor,
-    share: float = 1.0,
-) -> float:
-    """Learn from one batch, photos (N, 3, H, W) and masks (N, 1, H, W); give the loss before.
-
-    `share` weighs the loss: what this process has of a batch, against the mean of all processes.
-    With no photo at all, it computes along with the others and adds nothing.
-    """
-    net.train()
-    optimizer.zero_grad(set_to_none=True)  # before activations need the memory
-    with device.autocast():
-        logits = net(device.place(photos, learning=True))  # (N, 7, H, W)
-    if len(photos):
-        loss: Tensor = share * criterion(logits.float(), device.place(masks))
-    else:
-        loss = logits.float().sum()
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-    return loss.item()
-
-
-def warm_cosine(progress: float) -> float:
-    """Give the learning rate's factor, 0…1: a linear climb, then half a cosine down to 0.
-
-    The climb is long, as Adam's first steps move every weight by the full rate, however little
-    it matters; in task 2 they would shake what task 1 has learnt.
-
-    Args:
-        progress: share of all steps done, 0…1 (SGDR, Loshchilov & Hutter 2017, without restarts).
-    """
-    if progress < WARM_UP:
-        return progress / WARM_UP
-    return 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))
-
-
-def moving_average(net: U2Net, memory: float) -> AveragedModel:
-    """Give an exponential moving average of a net's weights, updated by the step.
-
-    With few photos single steps shake a net more than they teach it; the average stays calm
-    (Polyak & Juditsky 1992; Izmailov et al. 2018, arXiv:1803.05407).
-
-    Args:
-        net: what is averaged, and what the average starts from.
-        memory: how many steps it reaches back; with 1 and less it is the net itself.
-    """
-    decay = max(0.0, 1 - 1 / memory)
-    blend = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-    average = AveragedModel(net, multi_avg_fn=blend)
-    # The first update would copy, and forget the start.
-    average.n_averaged.fill_(1)
-    return average
-
-
-def drawn(average: AveragedModel, remembered: U2Net | None) -> nn.Module:
-    """Give a net of the averaged weights, drawn towards those of the remembered net, if any."""
-    net = copy.deepcopy(average.module)
-    if remembered is not None:
-        weights.approach(net, remembered, UNTRAINED + BEFORE)
-    return net
 
 
 def plain_looks(squares: Squares) -> Iterator[Tensor]:
@@ -305,11 +226,13 @@ def plain_looks(squares: Squares) -> Iterator[Tensor]:
     augmentation changes them ("precise BN", Wu & Johnson 2021, arXiv:2105.07576). There are at
     least `LOOKS`, some photos turning up again where there are fewer of them.
     """
-    photos = [photo for photo, _ in islice(squares.plain(), SETTLE_PHOTOS)]
-    count = max(LOOKS, len(photos)) // LOOKS_AT_ONCE * LOOKS_AT_ONCE
-    looks = [turn(photos[i % len(photos)], LAID[i % len(LAID)]) for i in range(count)]
+    photos = min(len(squares), SETTLE_PHOTOS)
+    count = max(LOOKS, photos) // LOOKS_AT_ONCE * LOOKS_AT_ONCE
     for at in range(0, count, LOOKS_AT_ONCE):
-        yield torch.stack(looks[at : at + LOOKS_AT_ONCE])
+        numbers = range(at, at + LOOKS_AT_ONCE)
+        yield torch.stack(
+            [turn(squares.as_it_is(i % photos)[0], LAID[i % len(LAID)]) for i in numbers]
+        )
 
 
 class Row(NamedTuple):
@@ -319,10 +242,14 @@ class Row(NamedTuple):
     train: Score
     val: Score
 
+    def better_than(self, other: Row) -> bool:
+        """Compare validation IoU, as far as the curve tells it."""
+        return round(self.val.iou, DIGITS) > round(other.val.iou, DIGITS)
+
     def values(self) -> list[object]:
         """Give the row in the order of `CURVE`."""
         pairs = zip(self.train, self.val, strict=True)
-        return [self.epoch, *(round(value, 6) for pair in pairs for value in pair)]
+        return [self.epoch, *(round(value, DIGITS) for pair in pairs for value in pair)]
 
     def line(self, task: str, epochs: int, better: bool) -> str:
         """Give the row for reading."""

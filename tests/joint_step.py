@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from carseg.device import Device
+from carseg.learner import step
 from carseg.losses import BCELoss, DiceLoss
 from carseg.processes import ALONE, Processes, together
-from carseg.train import step
 from carseg.u2net import U2Net
 
 CPU = Device("float32")

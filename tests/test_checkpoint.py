@@ -13,7 +13,7 @@ from conftest import write_manifests
 from PIL import Image
 from torch import nn
 
-from carseg import checkpoint, weights
+from carseg import checkpoint, learner, weights
 from carseg import train as training
 from carseg.checkpoint import FOLDER, Checkpoint, fingerprint
 from carseg.device import Device
@@ -100,8 +100,8 @@ def test_a_run_that_goes_on_repeats_no_epoch(
 ) -> None:
     cut(3)
     steps = []
-    step = training.step
-    monkeypatch.setattr(training, "step", lambda *given: steps.append(1) or step(*given))
+    step = learner.step
+    monkeypatch.setattr(learner, "step", lambda *given: steps.append(1) or step(*given))
     run()
     assert len(steps) == 2 * 2, "two epochs of two steps are left"
     assert "bce: goes on after epoch 2\n" in capsys.readouterr().out
@@ -109,7 +109,7 @@ def test_a_run_that_goes_on_repeats_no_epoch(
 
 def test_a_run_that_remembers_goes_on_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run(remembered=net(1))
-    step, steps = training.step, []
+    step, steps = learner.step, []
 
     def interrupted(*given: object) -> float:
         steps.append(1)
@@ -118,7 +118,7 @@ def test_a_run_that_remembers_goes_on_as_well(monkeypatch: pytest.MonkeyPatch) -
         return step(*given)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "step", interrupted)
+        patch.setattr(learner, "step", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(remembered=net(1))
     assert run(remembered=net(1)) == whole
@@ -201,6 +201,16 @@ def test_a_disk_without_room_for_states_stops_no_training(
     assert len(tried) == 1
     assert capsys.readouterr().out.count("cannot be written, training goes on without") == 1
     assert states() == []
+
+
+def test_where_no_folder_can_be_made_for_states_training_goes_on(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    FOLDER.write_text("in the way")
+    state = Checkpoint("bce", "0" * 32)
+    state.save({})
+    state.save({})
+    assert capsys.readouterr().out.count("cannot be written, training goes on without") == 1
 
 
 def test_states_take_a_small_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,5 +305,8 @@ def test_the_fingerprint_is_the_same_for_the_same_and_no_nets_weights_alone() ->
         fingerprint(PARAMS, CPU, 2, [pairs], [net()]),
     }
     assert len(differing) == 6
+    indifferent = {"workers": 2, "launcher": "torchrun", "cleanup": True}
+    other = PARAMS.model_copy(update=indifferent)
+    assert fingerprint(other, CPU, 1, [pairs], [net()]) == one
     weights.save(net(), OUTPUT)
     assert fingerprint(PARAMS, CPU, 1, [pairs], [weights.load("u2netp", OUTPUT)]) == one

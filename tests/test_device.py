@@ -6,8 +6,8 @@ from conftest import noise
 from torch import Tensor, nn
 
 from carseg.device import Device
+from carseg.learner import step
 from carseg.losses import BCELoss
-from carseg.train import step
 from carseg.u2net import U2Net
 
 LAST, APART = torch.channels_last, torch.contiguous_format

@@ -110,6 +110,26 @@ def test_a_disk_that_cannot_be_written_is_a_line(error: OSError, line: str) -> N
     assert len(str(caught.value.code).splitlines()) == 1
 
 
+class OutOfMemoryError(RuntimeError):
+    """As torch has one for GPUs."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate"),
+    ],
+)
+def test_lack_of_memory_is_a_line_with_a_remedy(error: Exception) -> None:
+    def stage() -> None:
+        raise error
+
+    with pytest.raises(SystemExit, match=r"^carseg: memory ran out; lower batch_size"):
+        run(stage)
+
+
 def shell(command: str) -> tuple[int, str, str]:
     """Run it with output that waits in a buffer, as most users' does."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "", "PYTHON": sys.executable}
@@ -156,9 +176,10 @@ finally:
         assert done.stdout.startswith("usage: carseg")
 
 
-def test_a_bug_is_not_hidden() -> None:
+@pytest.mark.parametrize("error", [ZeroDivisionError, RuntimeError])
+def test_a_bug_is_not_hidden(error: type[Exception]) -> None:
     def stage() -> None:
-        raise ZeroDivisionError
+        raise error
 
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(error):
         run(stage)

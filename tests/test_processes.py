@@ -16,6 +16,7 @@ from project import ROOT, Project
 from torch import distributed
 
 from carseg.data import EpochSampler, Shares
+from carseg.errors import CarsegError
 from carseg.files import read_csv
 from carseg.processes import ALONE, Processes, together
 
@@ -58,6 +59,7 @@ def test_each_process_has_its_own_gpu_before_they_speak_to_each_other(
     said: list[object] = []
     monkeypatch.setattr(distributed, "is_torchelastic_launched", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(torch.cuda, "set_device", said.append)
     monkeypatch.setattr(distributed, "is_nccl_available", lambda: True)
     monkeypatch.setattr(distributed, "init_process_group", lambda kind, **_: said.append(kind))
@@ -70,6 +72,12 @@ def test_each_process_has_its_own_gpu_before_they_speak_to_each_other(
     with together() as processes:
         assert processes == Processes(5, 8, 1, 4)
     assert said == [1, "nccl"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    line = (
+        r"^launcher: starts 4 processes on this machine, which has 3 GPUs; lower --nproc-per-node"
+    )
+    with pytest.raises(CarsegError, match=line), together():
+        pass
 
 
 def test_a_step_of_several_processes_is_that_of_one(tmp_path: Path) -> None:
@@ -104,7 +112,7 @@ def test_curves_do_not_depend_on_the_number_of_processes(tmp_path: Path) -> None
 def test_a_run_whose_worker_dies_ends_by_itself_with_the_same_bytes(tmp_path: Path) -> None:
     settings = {
         "epochs": 4,
-        "launcher": "torchrun --standalone --nproc-per-node=2 --max-restarts=1",
+        "launcher": "torchrun --standalone --nproc-per-node=3 --max-restarts=1",
     }
     results = ("u2net_segmentation.pth", "plots/bce.csv")
     # Else torchrun's workers may look for the dead one's address when they come back.
@@ -125,7 +133,7 @@ def test_a_run_whose_worker_dies_ends_by_itself_with_the_same_bytes(tmp_path: Pa
             for process in psutil.Process(started.pid).children(recursive=True)
             if process.is_running() and process.cmdline()[1:] == ["-u", "-m", "stages.train_bce"]
         ]
-        assert len(workers) == 2
+        assert len(workers) == 3
         workers[1].send_signal(signal.SIGKILL)
         assert started.wait(timeout=300) == 0
     assert "goes on after epoch" in (tmp_path / "said").read_text()

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import weakref
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from conftest import write_manifests
 from PIL import Image
 
+from carseg import report
 from carseg.files import read_csv
 from carseg.pairs import read_manifest
 from carseg.params import Params
@@ -209,6 +211,23 @@ def test_pictures_are_embedded_small() -> None:
     content = base64.b64decode(data_uri(Image.new("L", (2000, 1000))).split(",")[1])
     with Image.open(io.BytesIO(content)) as picture:
         assert picture.size == (LONG_SIDE, LONG_SIDE // 2)
+
+
+def test_large_masks_are_not_all_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[weakref.ref[object]] = []
+
+    def read(path: Path) -> object:
+        assert sum(ref() is not None for ref in kept) <= 1, "each is as large as its photo"
+        truth = np.ones((4, 5), np.bool_)
+        kept.append(weakref.ref(truth))
+        return truth
+
+    monkeypatch.setattr(report, "read_truth", read)
+    write_manifests(tmp_path, train=6, val=0)
+    monkeypatch.chdir(tmp_path)
+    pairs = read_manifest(Path("split/train.csv"))
+    assert describe(pairs).sizes == [("5×4", 6)]
+    assert len(kept) == 6
 
 
 def test_the_shares_of_car_are_those_of_the_masks(tmp_path: Path, page: Page) -> None:

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from carseg.resize import Double, resize
+from carseg.resize import Double, _without_gradient, resize
 
 
 def torch_resize(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -38,16 +38,17 @@ def test_values_and_gradients_are_those_of_torch(
     torch.testing.assert_close(*gradients)
 
 
+@pytest.mark.parametrize("photos", [1, 2])
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_gradient_of_a_part_of_a_concatenation(
-    dtype: torch.dtype, layout: torch.memory_format
+    dtype: torch.dtype, layout: torch.memory_format, photos: int
 ) -> None:
     """As in the net: laid out as what came in, and what comes back is a slice that must stay."""
     torch.manual_seed(0)
-    x = torch.randn(2, 8, 10, 10).to(dtype, memory_format=layout).requires_grad_()
-    skip = torch.randn(2, 8, 20, 20).to(dtype, memory_format=layout)
-    weight = torch.randn(2, 16, 20, 20).to(dtype, memory_format=layout)
+    x = torch.randn(photos, 8, 10, 10).to(dtype, memory_format=layout).requires_grad_()
+    skip = torch.randn(photos, 8, 20, 20).to(dtype, memory_format=layout)
+    weight = torch.randn(photos, 16, 20, 20).to(dtype, memory_format=layout)
     gradients = []
     for function in (resize, torch_resize):
         y = torch.cat((function(x, (20, 20)), skip), dim=1)
@@ -57,6 +58,18 @@ def test_the_gradient_of_a_part_of_a_concatenation(
     assert gradients[0].is_contiguous(memory_format=layout)
     tolerance = {} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.03}
     torch.testing.assert_close(*gradients, **tolerance)
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [(20, 14), (29, 40)])
+def test_what_a_gpu_takes_where_nothing_learns_gives_torchs_bytes(
+    dtype: torch.dtype, layout: torch.memory_format, size: tuple[int, int]
+) -> None:
+    x = torch.randn(2, 3, 10, 7).to(dtype, memory_format=layout)
+    found, wanted = _without_gradient(x, size), torch_resize(x, size)
+    assert torch.equal(found, wanted)
+    assert found.stride() == wanted.stride()
 
 
 def test_the_quick_gradient_is_taken_only_where_one_is_wanted() -> None:

@@ -14,33 +14,29 @@ from PIL import Image
 from sklearn.metrics import f1_score, jaccard_score
 from torch import Tensor, nn
 
+from carseg import learner, weights
 from carseg import train as training
-from carseg import weights
 from carseg.augment import Augment
 from carseg.data import EpochSampler, Squares
 from carseg.device import Device
 from carseg.errors import CarsegError
 from carseg.files import read_csv
+from carseg.learner import BEFORE, UNTRAINED, WARM_UP, moving_average, step, warm_cosine
 from carseg.losses import BCELoss, DiceLoss
 from carseg.pairs import Pair, read_manifest
 from carseg.params import Params
 from carseg.probe import Probe, Score
 from carseg.train import (
-    BEFORE,
     CURVE,
     FINE,
     LOOKS_AT_ONCE,
     TASKS,
-    UNTRAINED,
-    WARM_UP,
-    moving_average,
+    Row,
     plain_looks,
     start,
-    step,
     train,
     train_bce,
     train_dice,
-    warm_cosine,
 )
 from carseg.u2net import U2Net
 
@@ -232,6 +228,41 @@ def test_a_loss_that_is_no_number_ends_the_run_with_photos_and_remedy(
     weights.load("u2netp", OUTPUT)
 
 
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_weights_that_the_last_step_broke_are_not_kept(
+    keep: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss of a step is that before it, and so does not tell."""
+    averaged = learner.Learner.averaged
+
+    def broken(*given: object) -> nn.Module:
+        net = averaged(*given)  # type: ignore[arg-type]
+        for value in net.parameters():
+            value.detach().fill_(math.nan)
+        return net
+
+    monkeypatch.setattr(learner.Learner, "averaged", broken)
+    with pytest.raises(CarsegError, match=r"^bce: the loss is nan after epoch 1; lower learning_"):
+        run(tiny(keep=keep))
+    assert all(value.isfinite().all() for value in weights.load("u2netp", OUTPUT).parameters())
+    assert not PLOT.exists()
+
+
+def test_a_start_that_computes_nothing_is_told_of_and_leaves_nothing() -> None:
+    net = fresh_net()
+    net.outconv.bias.detach().fill_(math.nan)
+    with pytest.raises(CarsegError, match=r"^bce: the loss is nan after epoch 0; start from other"):
+        train("bce", net, BCELoss(), TINY, OUTPUT, Path())
+    assert not OUTPUT.exists()
+
+
+def test_a_row_is_better_where_the_curve_shows_it() -> None:
+    rows = [Row(epoch, Score(0, 0, 0), Score(0, 0, iou)) for epoch, iou in enumerate((0.98, 0.981))]
+    assert rows[1].better_than(rows[0])
+    close = Row(2, Score(0, 0, 0), Score(0, 0, 0.9800004))
+    assert not close.better_than(rows[0]), "the report, which reads the curve, names epoch 0"
+
+
 def test_a_step_learns_from_its_batch() -> None:
     squares = Squares(read_manifest(Path("split/train.csv")), 64, Path())
     photos, masks = (torch.stack(parts) for parts in zip(*squares.plain(), strict=True))
@@ -302,7 +333,7 @@ def test_the_learning_rate_runs_through_its_whole_schedule(
         return 0.0
 
     scripted(*[0.5] * 11)
-    monkeypatch.setattr(training, "step", record)
+    monkeypatch.setattr(learner, "step", record)
     run(tiny(epochs=10, learning_rate=0.2))
     # Three photos in batches of two: two steps an epoch, each at the middle of its share.
     expected = [0.2 * warm_cosine((i + 0.5) / 20) for i in range(20)]
@@ -563,7 +594,7 @@ def test_what_learns_is_laid_out_for_gradients_and_what_is_measured_for_looks(
         looked.extend(p for p in net.parameters() if p.dim() == 4)
         return Score(0.0, 0.0, 0.0)
 
-    monkeypatch.setattr(training, "step", stepped)
+    monkeypatch.setattr(learner, "step", stepped)
     monkeypatch.setattr(Probe, "measure", measured)
     monkeypatch.setattr(
         torch.optim.lr_scheduler.LambdaLR, "step", lambda _: None

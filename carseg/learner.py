@@ -1,0 +1,156 @@
+"""A net that learns, step by step, and the average of its last steps."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
+
+from carseg import weights
+from carseg.checkpoint import Stateful
+from carseg.device import Device
+from carseg.processes import Processes
+from carseg.u2net import U2Net
+
+WARM_UP = 0.2  # share of all steps in which the learning rate climbs to its peak
+MEMORY = 0.2  # share of all steps over which weights are averaged
+# Of what the second task keeps, shares: the untrained weights, those of the first task; the rest is
+# what the second task has learnt.
+UNTRAINED, BEFORE = 0.15, 0.4
+
+
+class Learner:
+    """A net with its optimiser, its learning rate's schedule and its moving average.
+
+    Attributes:
+        parts: what changes by the step, for a state to go on from.
+    """
+
+    def __init__(
+        self,
+        net: U2Net,
+        criterion: nn.Module,
+        rate: float,
+        steps: int,
+        device: Device,
+        processes: Processes,
+    ) -> None:
+        """Prepare a net for learning; it is moved to the device and learns in place.
+
+        Args:
+            net: what learns.
+            criterion: of logits (N, 7, H, W) and masks (N, 1, H, W).
+            rate: Adam's learning rate at its peak.
+            steps: how many there will be.
+            device: what is computed on.
+            processes: who trains; each has a learner, and all of them stay alike.
+        """
+        device.place_net(net, learning=True)
+        self._criterion = criterion
+        self._device = device
+        self._net = net
+        self._joint = processes.join(net)
+        self._optimizer = torch.optim.Adam(net.parameters(), lr=rate, fused=True)
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(
+            self._optimizer, lambda step: warm_cosine((step + 0.5) / steps)
+        )
+        self._average = moving_average(net, MEMORY * steps)
+        self.parts: dict[str, Stateful] = {
+            "net": net,
+            "optimizer": self._optimizer,
+            "schedule": self._schedule,
+            "average": self._average,
+        }
+
+    def step(self, photos: Tensor, masks: Tensor, share: float) -> float:
+        """Learn from one batch, as the function `step`; give the loss before."""
+        loss = step(
+            self._joint, self._criterion, self._optimizer, self._device, photos, masks, share
+        )
+        self._schedule.step()
+        self._average.update_parameters(self._net)
+        return loss
+
+    def averaged(self, remembered: U2Net | None, looks: Iterable[Tensor]) -> nn.Module:
+        """Give the average of the last steps as a net to measure and keep.
+
+        Args:
+            remembered: a net that it is drawn towards, if any.
+            looks: photos (N, 3, H, W) that its batch norms are measured on.
+        """
+        self._optimizer.zero_grad(set_to_none=True)  # measuring needs the memory
+        net = self._device.place_net(drawn(self._average, remembered))
+        with self._device.autocast():
+            update_bn((self._device.place(photos) for photos in looks), net)
+        return net
+
+
+def step(
+    net: nn.Module,
+    criterion: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    device: Device,
+    photos: Tensor,
+    masks: Tensor,
+    share: float = 1.0,
+) -> float:
+    """Learn from one batch, photos (N, 3, H, W) and masks (N, 1, H, W); give the loss before.
+
+    `share` weighs the loss: what this process has of a batch, against the mean of all processes.
+    With no photo at all, it computes along with the others and adds nothing.
+    """
+    net.train()
+    optimizer.zero_grad(set_to_none=True)  # before activations need the memory
+    with device.autocast():
+        logits = net(device.place(photos, learning=True))  # (N, 7, H, W)
+    if len(photos):
+        loss: Tensor = share * criterion(logits.float(), device.place(masks))
+    else:
+        loss = logits.float().sum()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return loss.item()
+
+
+def warm_cosine(progress: float) -> float:
+    """Give the learning rate's factor, 0…1: a linear climb, then half a cosine down to 0.
+
+    The climb is long, as Adam's first steps move every weight by the full rate, however little
+    it matters; in task 2 they would shake what task 1 has learnt.
+
+    Args:
+        progress: share of all steps done, 0…1 (SGDR, Loshchilov & Hutter 2017, without restarts).
+    """
+    if progress < WARM_UP:
+        return progress / WARM_UP
+    return 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))
+
+
+def moving_average(net: U2Net, memory: float) -> AveragedModel:
+    """Give an exponential moving average of a net's weights, updated by the step.
+
+    With few photos single steps shake a net more than they teach it; the average stays calm
+    (Polyak & Juditsky 1992; Izmailov et al. 2018, arXiv:1803.05407).
+
+    Args:
+        net: what is averaged, and what the average starts from.
+        memory: how many steps it reaches back; with 1 and less it is the net itself.
+    """
+    decay = max(0.0, 1 - 1 / memory)
+    blend = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    average = AveragedModel(net, multi_avg_fn=blend)
+    # The first update would copy, and forget the start.
+    average.n_averaged.fill_(1)
+    return average
+
+
+def drawn(average: AveragedModel, remembered: U2Net | None) -> nn.Module:
+    """Give a net of the averaged weights, drawn towards those of the remembered net, if any."""
+    net = copy.deepcopy(average.module)
+    if remembered is not None:
+        weights.approach(net, remembered, UNTRAINED + BEFORE)
+    return net
