@@ -90,15 +90,25 @@ def match(images: Path, masks: Path) -> tuple[list[Pair], list[str]]:
     photos, faulty_photos = _usable(images, PHOTOS, faults)
     shapes, faulty_masks = _usable(masks, MASKS, faults)
     pairs = []
+    alone: dict[str, str] = {}  # photos without a mask
+    masks_alone: dict[str, str] = {}
     # Two sorted lists side by side take half of what tables by name do.
     for name, files in groupby(heapq.merge(photos, shapes, key=_name), key=_name):
         one, *other = files  # a photo comes before its mask
         if other:
             pairs.append(Pair(one, *other))
         elif one.lower().endswith(PHOTOS) and name not in faulty_masks:
-            faults.append(f"{one}: has no mask; add {masks / name}.png or remove the photo")
+            alone[name] = one
         elif one.lower().endswith(MASKS) and name not in faulty_photos:
-            faults.append(f"{one}: has no photo; add {images / name}.jpg or remove the mask")
+            masks_alone[name] = one
+    for name, mask in masks_alone.items():
+        if photo := next(filter(alone.__contains__, _beginnings(name)), None):
+            del alone[photo]
+            faults.append(f"{mask}: has no photo; rename it to {masks / photo}.png, if it is that")
+        else:
+            faults.append(f"{mask}: has no photo; add {images / name}.jpg or remove the mask")
+    for name, photo in alone.items():
+        faults.append(f"{photo}: has no mask; add {masks / name}.png or remove the photo")
     if not faults and not pairs:
         faults.append(f"{images}: has no photos; put .jpg files there and their masks in {masks}")
     return pairs, faults
@@ -147,6 +157,13 @@ def _name(file: str) -> str:
     return unicodedata.normalize("NFC", os.path.splitext(os.path.basename(file))[0])
 
 
+def _beginnings(name: str) -> Iterator[str]:
+    """Give what may be a photo's name in that of a mask, `car` in `car_mask`, the longest first."""
+    for at in range(len(name) - 1, 0, -1):
+        if name[at] in "_-. ":
+            yield name[:at]
+
+
 def _fault(path: Path, endings: tuple[str, ...]) -> str | None:
     if any(unicodedata.category(letter) in UNWRITABLE for letter in path.name):
         return f"{str(path)!a}: its name holds a character that is no text; rename it"
@@ -154,6 +171,8 @@ def _fault(path: Path, endings: tuple[str, ...]) -> str | None:
         return f"{path}: its name has {length} bytes, {LONGEST} are the most; rename it"
     if path.is_symlink() and not path.exists():
         return f"{path}: is a link to a file that is gone; put the file here"
+    if path.is_dir():
+        return f"{path}: is a folder; move what belongs to it into {path.parent}, or move it away"
     if path.suffix.lower() not in endings or not path.is_file():
         return f"{path}: is not a {endings[0]} file; convert it or move it away"
     return None

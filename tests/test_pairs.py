@@ -86,6 +86,25 @@ def test_a_mask_without_photo_says_which_file_is_missing() -> None:
     ]  # fmt: skip
 
 
+def test_a_mask_with_something_added_to_its_name_is_to_be_renamed() -> None:
+    make(IMAGE, "1.jpg", "10.jpg", "1-2.jpg", "2.jpg")
+    make(MASK, "1_mask.png", "10_mask.png", "1-2-mask.png", "3_mask.png")
+    assert faults(IMAGE, MASK) == [
+        "Mask/1-2-mask.png: has no photo; rename it to Mask/1-2.png, if it is that",
+        "Mask/10_mask.png: has no photo; rename it to Mask/10.png, if it is that",
+        "Mask/1_mask.png: has no photo; rename it to Mask/1.png, if it is that",
+        "Mask/3_mask.png: has no photo; add Image/3_mask.jpg or remove the mask",
+        "Image/2.jpg: has no mask; add Mask/2.png or remove the photo",
+    ]
+
+
+def test_names_that_punctuation_sorts_otherwise_are_paired() -> None:
+    make(IMAGE, "car.jpg", "car-1.jpg", "a.jpg", "a b.JPG", "①.jpg", "1.jpg")
+    make(MASK, "car.png", "car-1.png", "a.png", "a b.PNG", "①.png", "1.png")
+    names = [pair.name for pair in find_pairs(IMAGE, MASK)]
+    assert names == ["1", "a", "a b", "car", "car-1", "①"]
+
+
 @pytest.mark.parametrize("other", ["a.jpeg", "a.JPEG"])
 def test_two_photos_of_one_name_are_refused(other: str) -> None:
     make(IMAGE, "a.jpg", other)
@@ -114,7 +133,7 @@ def test_a_folder_among_the_photos_is_named() -> None:
     make(MASK, "a.png")
     (IMAGE / "more.jpg").mkdir()
     (line,) = faults(IMAGE, MASK)
-    assert line.startswith("Image/more.jpg: ")
+    assert line.startswith("Image/more.jpg: is a folder; move what belongs to it into Image")
 
 
 def test_all_faults_are_told_at_once() -> None:
