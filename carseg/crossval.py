@@ -5,16 +5,19 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import chdir
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
-from dvc.utils.hydra import to_hydra_overrides
+from dvc.exceptions import InvalidArgumentError
+from dvc.utils.hydra import apply_overrides, to_hydra_overrides
 from hydra.errors import HydraException
 
 from carseg.errors import CarsegError
 from carseg.files import parse_csv, write_csv, write_json
 from carseg.pairs import find_pairs
-from carseg.params import load_params
+from carseg.params import Params, load_params
 from carseg.split import fold_count
 from carseg.spread import WORST, spread
 
@@ -30,9 +33,11 @@ TURNS = {
 FIXED = {
     "keep": "is always last here, so that no photo chooses the weights that it judges",
     "patience": "is always null here, so that no photo chooses when its training ends",
+    "split": "is set by its parts here",
     "split.fold": "takes every value here",
     "split.val_size": "is read from params.yaml here",
 }
+ALWAYS = ("keep=last", "patience=null")
 
 Row = dict[str, str]  # of plots/scores.csv, a photo
 
@@ -49,33 +54,49 @@ def crossval(overrides: Sequence[str], folder: Path) -> None:
         folder: gets `scores.csv`, a row a photo, and `summary.json`.
 
     Raises:
-        CarsegError: an override of `FIXED` or with several values, a project without a git commit,
-            a fold that did not run to its end, or photos that came or went meanwhile.
+        CarsegError: an override of `FIXED`, with several values or out of range, a project without
+            a git commit or user, a fold that did not run to its end or ran with other parameters,
+            or photos that came or went meanwhile.
     """
+    _check(overrides)
+    changes = [*overrides, *ALWAYS]
+    wanted = changed(Path("params.yaml").read_text(encoding="utf-8"), changes)
+    head = _head()
+    run_dvc("repro", "dataset")  # renders the sample where there are no photos
+    pairs = find_pairs(Path("dataset/Image"), Path("dataset/Mask"))
+    names = [NAME.format(k) for k in range(fold_count(len(pairs), wanted.split))]
+    refs = {name: f"refs/exps/{head[:2]}/{head[2:]}/{name}" for name in names}
+    for name, ref in refs.items():
+        git("update-ref", "-d", ref)
+        # Still queued by a call that was interrupted; an error says that it is not.
+        subprocess.run([*DVC, "queue", "remove", name], capture_output=True)
+    for k, name in enumerate(names):
+        chosen = [
+            word for change in (*changes, f"split.fold={k}") for word in ("--set-param", change)
+        ]
+        run_dvc("exp", "run", "--queue", "--name", name, *chosen)
+    try:
+        run_dvc("exp", "run", "--run-all")
+    except KeyboardInterrupt:
+        print("carseg: DVC goes on with a fold; dvc queue stop --kill ends it", file=sys.stderr)
+        raise
+    rows = [
+        row
+        for k, (name, ref) in enumerate(refs.items())
+        for row in scores(name, ref, with_fold(wanted, k))
+    ]
+    if sorted(row["photo"] for row in rows) != sorted(pair.name for pair in pairs):
+        raise CarsegError("Image, Mask: were changed while folds ran; run carseg crossval again")
+    report(rows, folder)
+
+
+def _check(overrides: Sequence[str]) -> None:
     for change in overrides:
         # DVC takes params.yaml:NAME and +NAME, too.
         if (name := change.split("=")[0].rpartition(":")[2].lstrip("+~")) in FIXED:
             raise CarsegError(f"--set-param {change}: {name} {FIXED[name]}; leave it out")
         if _has_several_values(change):
             raise CarsegError(f"--set-param {change}: has several values; take one after the other")
-    run_dvc("repro", "dataset")  # renders the sample where there are no photos
-    pairs = find_pairs(Path("dataset/Image"), Path("dataset/Mask"))
-    names = [NAME.format(k) for k in range(fold_count(len(pairs), load_params().split))]
-    head = git("rev-parse", "HEAD")
-    refs = [f"refs/exps/{head[:2]}/{head[2:]}/{name}" for name in names]
-    for name, ref in zip(names, refs, strict=True):
-        git("update-ref", "-d", ref)
-        # Still queued by a call that was interrupted; an error says that it is not.
-        subprocess.run([*DVC, "queue", "remove", name], capture_output=True)
-    for k, name in enumerate(names):
-        changes = [*overrides, "keep=last", "patience=null", f"split.fold={k}"]
-        chosen = [word for change in changes for word in ("--set-param", change)]
-        run_dvc("exp", "run", "--queue", "--name", name, *chosen)
-    run_dvc("exp", "run", "--run-all")
-    rows = [row for name, ref in zip(names, refs, strict=True) for row in scores(name, ref)]
-    if sorted(row["photo"] for row in rows) != sorted(pair.name for pair in pairs):
-        raise CarsegError("Image, Mask: were changed while folds ran; run carseg crossval again")
-    report(rows, folder)
 
 
 def _has_several_values(change: str) -> bool:
@@ -85,16 +106,67 @@ def _has_several_values(change: str) -> bool:
         raise CarsegError(f"--set-param {change}: is not NAME=VALUE as DVC reads it") from error
 
 
-def scores(name: str, ref: str) -> list[Row]:
+def changed(settings: str, overrides: Sequence[str]) -> Params:
+    """Give the parameters that DVC makes of a params.yaml and its `--set-param`.
+
+    Raises:
+        CarsegError: one of them is unknown or out of range.
+    """
+    with TemporaryDirectory() as folder, chdir(folder):
+        path = Path("params.yaml")
+        path.write_text(settings, encoding="utf-8")
+        names = [
+            value if ":" not in value.split("=")[0] else value.partition(":")[2]
+            for value in overrides
+        ]
+        try:
+            apply_overrides(path, names)
+        except InvalidArgumentError as error:
+            fault = error.__cause__ or error
+            raise CarsegError(f"--set-param: {str(fault).splitlines()[0]}") from error
+        return load_params(path)
+
+
+def with_fold(params: Params, k: int) -> Params:
+    """Give the parameters of the k-th fold."""
+    return params.model_copy(update={"split": params.split.model_copy(update={"fold": k})})
+
+
+def scores(name: str, ref: str, wanted: Params) -> list[Row]:
     """Read the scores of one fold's experiment.
 
     Raises:
-        CarsegError: there is none.
+        CarsegError: there is none, or it ran with other parameters than those wanted.
     """
-    try:
-        return parse_csv(git("show", f"{ref}:{SCORES}"))
+    try:  # ./ is here, also where the project is not all of its repository
+        settings, table = (git("show", f"{ref}:./{file}") for file in ("params.yaml", SCORES))
     except CarsegError as error:
         raise CarsegError(f"{name}: did not run to its end; see dvc queue logs {name}") from error
+    if changed(settings, []) != wanted:
+        raise CarsegError(
+            f"{name}: ran with other parameters, by a call that was cut off; run dvc queue stop "
+            "--kill, then carseg crossval again"
+        )
+    return parse_csv(table)
+
+
+def _head() -> str:
+    """Give the commit that experiments start from, after a look at what DVC needs for them."""
+    try:
+        head = git("rev-parse", "--verify", "HEAD")
+    except CarsegError as error:
+        raise CarsegError(
+            "git: this project has no commit that experiments could start from; run "
+            "git init && git add -A && git commit -m start"
+        ) from error
+    try:
+        git("var", "GIT_COMMITTER_IDENT")
+    except CarsegError as error:
+        raise CarsegError(
+            "git: does not know who you are; run git config --global user.name 'Your Name' and "
+            "git config --global user.email you@example.com"
+        ) from error
+    return head
 
 
 def report(rows: Sequence[Row], folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Cross-validation: a run of all folds, and its summary."""
 
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -10,9 +11,10 @@ import yaml
 from conftest import write_pairs
 from project import Project
 
-from carseg.crossval import NETS, VIEWS, Row, crossval, report, sides
+from carseg.crossval import NETS, VIEWS, Row, changed, crossval, git, report, sides
 from carseg.errors import CarsegError
-from carseg.files import read_csv
+from carseg.files import read_csv, write_csv
+from carseg.params import Params
 
 
 def rows(ious: dict[str, list[float]], lying: list[int]) -> list[Row]:
@@ -69,6 +71,7 @@ def test_the_report_has_every_photo_and_its_summary(
         ("split.val_size=3", "split.val_size"),
         ("params.yaml:split.val_size=3", "split.val_size"),
         ("+keep=best", "keep"),
+        ("split={val_size: 1, fold: null}", "split"),
     ],
 )
 def test_what_a_cross_validation_sets_itself_cannot_be_set(change: str, name: str) -> None:
@@ -89,6 +92,93 @@ def test_what_is_no_setting_is_refused(change: str) -> None:
     said = rf"^--set-param {re.escape(change)}: is not NAME=VALUE as DVC reads it$"
     with pytest.raises(CarsegError, match=said):
         crossval([change], Path("crossval"))
+
+
+FULL = "epochs: {epochs}\nkeep: {keep}\npatience: null\nsplit: {{val_size: 1, fold: {fold}}}\n"
+SETTINGS = "epochs: 3\nlearning_rate: 1e-4\nlauncher: python\n"
+
+
+def test_the_parameters_of_a_fold_are_those_that_dvc_makes() -> None:
+    overrides = ["epochs=5", "params.yaml:launcher='torchrun --rdzv-endpoint=first:29400'"]
+    params = changed(SETTINGS, overrides)
+    assert (params.epochs, params.learning_rate) == (5, 1e-4)
+    assert params.launcher == "torchrun --rdzv-endpoint=first:29400"
+    assert changed(SETTINGS, []) == Params(epochs=3, learning_rate=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("epochs=0", r"^params\.yaml: epochs is 0; it must be a whole number from 1$"),
+        ("+epoch=4", r"^params\.yaml: epoch is not a parameter; did you mean epochs\?$"),
+        ("epoch=4", r"^--set-param: .*epoch.*$"),
+    ],
+)
+def test_a_setting_out_of_range_is_told_of_before_anything_is_trained(
+    override: str, said: str
+) -> None:
+    with pytest.raises(CarsegError, match=said) as caught:
+        changed(SETTINGS, [override])
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository without a commit, and git as a machine has it that nobody has told a name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
+    for name in ("NAME", "EMAIL"):
+        monkeypatch.delenv(f"GIT_COMMITTER_{name}", raising=False)
+    monkeypatch.delenv("EMAIL", raising=False)
+    git("init", "--quiet")
+    git("config", "user.useConfigOnly", "true")
+    Path("params.yaml").write_text(FULL.format(epochs=1, keep="best", fold="null"))
+    return tmp_path
+
+
+@pytest.mark.usefixtures("repository")
+def test_what_git_lacks_is_told_of_before_anything_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("carseg.crossval.run_dvc", pytest.fail)
+    with pytest.raises(CarsegError, match=r"^git: this project has no commit .*; run git init"):
+        crossval([], Path("crossval"))
+    git("add", "params.yaml")
+    git("-c", "user.name=a", "-c", "user.email=b", "commit", "--quiet", "--message", "start")
+    with pytest.raises(CarsegError, match=r"^git: does not know who you are; run git config"):
+        crossval([], Path("crossval"))
+
+
+def test_folds_of_a_call_with_other_parameters_are_not_taken_for_ones_own(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the one before was cut off and DVC goes on with its fold in the background."""
+    for key, value in (("user.name", "a"), ("user.email", "b")):
+        git("config", key, value)
+    inner = repository / "inner"  # a project need not be all of its repository
+    inner.mkdir()
+    monkeypatch.chdir(inner)
+    Path("params.yaml").write_text(FULL.format(epochs=1, keep="best", fold="null"))
+    write_pairs(inner / "dataset/Image", inner / "dataset/Mask", 2)
+    write_csv(inner / "plots/scores.csv", ("photo",), [["0"]])
+    git("add", "--all")
+    git("commit", "--quiet", "--message", "start")
+    head, epochs = git("rev-parse", "HEAD"), iter((4, 3))
+
+    def run(*words: str) -> None:
+        if words[:3] == ("exp", "run", "--queue"):
+            fold = words[-1].removeprefix("split.fold=")
+            Path("params.yaml").write_text(FULL.format(epochs=next(epochs), keep="last", fold=fold))
+            git("add", "params.yaml")
+            git("commit", "--quiet", "--message", "fold")
+            name = words[words.index("--name") + 1]
+            git("update-ref", f"refs/exps/{head[:2]}/{head[2:]}/{name}", "HEAD")
+            git("reset", "--quiet", "--hard", head)
+
+    monkeypatch.setattr("carseg.crossval.run_dvc", run)
+    said = "^crossval-fold-1: ran with other parameters, .*; run dvc queue stop --kill, then"
+    with pytest.raises(CarsegError, match=said):
+        crossval(["epochs=4"], Path("crossval"))
+    assert not Path("crossval").exists()
 
 
 @pytest.mark.slow
