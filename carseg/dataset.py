@@ -23,7 +23,8 @@ from carseg.sample import render_sample
 
 FOLDERS = ("Image", "Mask")
 DARK, LIGHT, GREY = 32, 224, 0.25  # edges may be soft; a photo is grey in more than a quarter
-TOLD = 10  # photos that show the same as others, at most
+LABELS = 20  # the highest level of a mask that numbers classes
+TOLD = 10  # lines of a kind of warning, at most
 SAMPLE = ".sample"  # rendered whole, not yet moved into the user's folders
 
 
@@ -31,7 +32,7 @@ def snapshot(root: Path, dataset: Path) -> list[Pair]:
     """Check the pairs in `root`'s folders Image and Mask and copy them into `dataset`.
 
     When both folders are empty, sample pairs are rendered into them first. Nothing in them is
-    ever changed or deleted. Photos that show the same are told of.
+    ever changed or deleted. Photos that show the same, and masks that seem inverted, are told of.
 
     Raises:
         CarsegError: a line for each fault found in any of the files.
@@ -41,19 +42,23 @@ def snapshot(root: Path, dataset: Path) -> list[Pair]:
         _render(root)
     before = _state(root)
     pairs, faults = match(root / "Image", root / "Mask")
-    checked = (_check(pair, faults) for pair in pairs)
+    inverted: list[Path] = []  # as it seems
+    checked = (_check(pair, faults, inverted) for pair in pairs)
     same = same_pictures(photo for photo in checked if photo is not None)
     told, more = list(islice(same, TOLD)), sum(1 for _ in same)
     if faults:
         raise CarsegError("\n".join(faults))
     for one, other in told:
-        print(
-            f"carseg: warning: {pairs[other].photo}: shows the same as {pairs[one].photo}; remove "
-            "one, as scores flatter where one of them trains and the other validates",
-            file=sys.stderr,
+        _warn(
+            f"{pairs[other].photo}: shows the same as {pairs[one].photo}; remove one, as scores "
+            "flatter where one of them trains and the other validates"
         )
     if more:
-        print(f"carseg: warning: and {more} more show the same", file=sys.stderr)
+        _warn(f"and {more} more show the same")
+    for mask in inverted[:TOLD]:
+        _warn(f"{mask}: is white along most of its rim; if its car is black, invert it")
+    if len(inverted) > TOLD:
+        _warn(f"and {len(inverted) - TOLD} more are white along most of their rim")
     with new_directory(dataset) as fresh:
         for folder in FOLDERS:
             (fresh / folder).mkdir()
@@ -66,7 +71,11 @@ def snapshot(root: Path, dataset: Path) -> list[Pair]:
     return pairs
 
 
-def _check(pair: Pair, faults: list[str]) -> NDArray[np.uint8] | None:
+def _warn(line: str) -> None:
+    print(f"carseg: warning: {line}", file=sys.stderr)
+
+
+def _check(pair: Pair, faults: list[str], inverted: list[Path]) -> NDArray[np.uint8] | None:
     """Read a pair whole and add a line for what is wrong with it; give its photo's thumbnail."""
     photo, mask = _read(read_photo, pair.photo, faults), _read(read_levels, pair.mask, faults)
     if photo is None or mask is None:
@@ -83,6 +92,11 @@ def _check(pair: Pair, faults: list[str]) -> NDArray[np.uint8] | None:
             f"{pair.mask}: is {width}x{height} but {pair.photo} is "
             f"{photo.width}x{photo.height}; give both one size"
         )
+    elif 0 < levels.max() <= LABELS:
+        faults.append(
+            f"{pair.mask}: holds the levels 0 to {levels.max()} alone, as label maps do; save a "
+            "mask, 255 where the car is and 0 elsewhere"
+        )
     elif levels.max() < 128:
         faults.append(
             f"{pair.mask}: is black all over, its brightest level is {levels.max()} of 255; paint "
@@ -95,7 +109,14 @@ def _check(pair: Pair, faults: list[str]) -> NDArray[np.uint8] | None:
             f"{pair.mask}: is neither black nor white in {grey:.0%} of its pixels; save a mask, "
             "white car on black"
         )
+    elif np.mean(_rim(levels) >= 128) > 0.5:
+        inverted.append(pair.mask)
     return thumbnail(photo)
+
+
+def _rim(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Give the outermost pixels of a mask (H, W), (N,)."""
+    return np.concatenate((levels[0], levels[-1], levels[1:-1, 0], levels[1:-1, -1]))
 
 
 def _read(read: Callable[[Path], Image.Image], path: Path, faults: list[str]) -> Image.Image | None:
@@ -140,7 +161,11 @@ def _render(root: Path) -> None:
         with new_directory(done) as fresh:
             for folder in FOLDERS:
                 (fresh / folder).mkdir()
-            print("Image/ and Mask/ are empty: rendering 20 sample pairs", flush=True)
+            print(
+                "Image/ and Mask/ are empty: rendering 20 sample pairs; remove them before you put "
+                "in photos of your own",
+                flush=True,
+            )
             render_sample(fresh / "Image", fresh / "Mask")
     for folder in FOLDERS:
         (root / folder).mkdir(exist_ok=True)

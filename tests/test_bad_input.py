@@ -186,7 +186,7 @@ CASES = [
     Case("a mask turned by its EXIF tag", lambda: turned(MASK, 8), r"turn both alike"),
     Case("a black mask", lambda: levels(0).save(MASK),
          rf"{MASK}: is black all over, its brightest level is 0 of 255; paint the car white"),
-    Case("a mask of classes 0 and 1", lambda: levels(0, 1).save(MASK), r"level is 1 of 255"),
+    Case("a mask of classes 0 and 1", lambda: levels(0, 1).save(MASK), r"holds the levels 0 to 1 alone, as label maps do"),
     Case("a dark red car on black", lambda: Image.merge("RGB", [levels(0, 128), levels(0),
          levels(0)]).save(MASK), r"its brightest level is 38 of 255; paint the car white"),
     Case("a transparent mask", lambda: Image.merge("LA", [levels(255), levels(0)]).save(MASK),

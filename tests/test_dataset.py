@@ -116,6 +116,44 @@ def test_a_photo_turned_by_its_camera_is_compared_as_it_is_seen(own: Tree) -> No
     assert len(snapshot(Path(), TARGET)) == 4
 
 
+@pytest.mark.parametrize("count", [1, 12])
+def test_masks_that_seem_inverted_are_told_of_and_kept(
+    count: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_pairs(IMAGE, MASK, 13)
+    for i in range(count):
+        path = MASK / f"{i}.png"
+        Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    assert len(snapshot(Path(), TARGET)) == 13
+    lines = [line for line in capsys.readouterr().err.splitlines() if "rim" in line]
+    assert len(lines) == min(count, 11)
+    said = "Mask/0.png: is white along most of its rim; if its car is black, invert it"
+    assert lines[0] == f"carseg: warning: {said}"
+    if count > 10:
+        assert lines[-1] == "carseg: warning: and 2 more are white along most of their rim"
+
+
+def test_a_car_that_fills_the_photo_to_three_sides_is_not_taken_for_inverted(
+    own: Tree, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pixels = np.zeros((SHORT, LONG), np.uint8)
+    pixels[SHORT // 2 :, 5:-5] = 255
+    Image.fromarray(pixels).save(MASK / "0.png")
+    snapshot(Path(), TARGET)
+    assert "rim" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("level", [1, 20])
+def test_a_label_map_is_told_from_a_mask(level: int, own: Tree) -> None:
+    pixels = np.zeros((SHORT, LONG), np.uint8)
+    pixels[9:20, 9:20] = level
+    Image.fromarray(pixels).save(MASK / "0.png")
+    assert faults() == [
+        f"Mask/0.png: holds the levels 0 to {level} alone, as label maps do; save a mask, 255 "
+        "where the car is and 0 elsewhere"
+    ]
+
+
 @pytest.mark.parametrize("level", [0, 127])
 def test_a_mask_without_a_car_is_refused(level: int, own: Tree) -> None:
     Image.new("L", (LONG, SHORT), level).save(MASK / "0.png")
