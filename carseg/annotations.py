@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
@@ -269,15 +269,24 @@ def _cvat_polygon(given: Mapping[str, str], size: tuple[int, int]) -> Mask:
 def _cvat_box(given: Mapping[str, str], size: tuple[int, int]) -> Mask:
     left, top, right, bottom = (float(given[key]) for key in ("xtl", "ytl", "xbr", "ybr"))
     corners = np.array(_corners((left, top), (right, bottom)))
-    turn = np.deg2rad(float(given.get("rotation", 0)))
-    rotate = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    _check(corners.tolist())
     middle = corners.mean(axis=0)
-    return from_polygons([((corners - middle) @ rotate + middle).tolist()], size)
+    return from_polygons([((corners - middle) @ _rotation(given) + middle).tolist()], size)
 
 
 def _cvat_ellipse(given: Mapping[str, str], size: tuple[int, int]) -> Mask:
-    x, y, wide, high = (float(given[key]) for key in ("cx", "cy", "rx", "ry"))
-    return _ellipse((x, y), (wide, high), float(given.get("rotation", 0)), size)
+    middle, radii = ([float(given[key]) for key in keys] for keys in (("cx", "cy"), ("rx", "ry")))
+    _check([middle, radii])
+    around = np.linspace(0, 2 * np.pi, 360, endpoint=False)
+    outline = np.stack([np.cos(around), np.sin(around)], axis=1) * radii
+    return from_polygons([(outline @ _rotation(given) + middle).tolist()], size)
+
+
+def _rotation(given: Mapping[str, str]) -> NDArray[np.float64]:
+    """Give what turns points, (N, 2), about (0, 0): clockwise, as y points down."""
+    turn = math.radians(float(given.get("rotation", 0)))
+    cos, sin = math.cos(turn), math.sin(turn)
+    return np.array([[cos, sin], [-sin, cos]])
 
 
 def _cvat_mask(given: Mapping[str, str], size: tuple[int, int]) -> Mask:
@@ -327,15 +336,6 @@ def _decode(runs: Any) -> Mask:
 def _corners(one: Sequence[float], other: Sequence[float]) -> list[list[float]]:
     (left, right), (top, bottom) = sorted((one[0], other[0])), sorted((one[1], other[1]))
     return [[left, top], [right, top], [right, bottom], [left, bottom]]
-
-
-def _ellipse(
-    middle: Sequence[float], radii: Sequence[float], degrees: float, size: tuple[int, int]
-) -> Mask:
-    outline = cv2.ellipse2Poly(
-        (0, 0), (round(1000 * radii[0]), round(1000 * radii[1])), round(degrees), 0, 360, 1
-    )
-    return from_polygons([(np.asarray(outline) / 1000 + np.asarray(middle)).tolist()], size)
 
 
 def _placed(part: Mask, top: int, left: int, size: tuple[int, int]) -> Mask:

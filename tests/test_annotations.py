@@ -50,6 +50,12 @@ def coco_file(segmentation: object, **annotation: object) -> str:
     })  # fmt: skip
 
 
+def cvat_ellipse(**given: object) -> str:
+    values = {"cx": 30, "cy": 20, "rx": 20, "ry": 8, **given}
+    written = " ".join(f'{key}="{value}"' for key, value in values.items())
+    return cvat_file(f'<ellipse label="car" {written}/>')
+
+
 def labelme_file(*shapes: dict[str, object]) -> str:
     return json.dumps(
         {"imagePath": "..\\Image\\1.jpg", "imageHeight": HEIGHT, "imageWidth": WIDTH,
@@ -197,6 +203,18 @@ def test_a_cvat_ellipse_is_turned_clockwise(tmp_path: Path) -> None:
     turned = '<ellipse label="car" cx="30" cy="20" rx="16" ry="5" rotation="45"/>'
     rows, columns = np.nonzero(mask_of(only(tmp_path, cvat_file(turned))))
     assert np.corrcoef(rows, columns)[0, 1] > 0.7, "down to the right"
+
+
+def test_a_cvat_ellipse_is_drawn_between_pixels_and_degrees(tmp_path: Path) -> None:
+    """Large and flat, so that half a degree and half a pixel are a lot."""
+    text = cvat_ellipse(cx=320.5, cy=200.5, rx=300.5, ry=10.5, rotation=30.5)
+    text = text.replace(f'"{WIDTH}"', '"640"').replace(f'"{HEIGHT}"', '"400"')
+    (region,) = only(tmp_path, text, "a.xml").regions
+    y, x = np.mgrid[:400, :640] - 200.0
+    x -= 120
+    turn = math.radians(30.5)
+    along, across = x * math.cos(turn) + y * math.sin(turn), y * math.cos(turn) - x * math.sin(turn)
+    assert overlap(region.mask, (along / 300.5) ** 2 + (across / 10.5) ** 2 <= 1) > 0.98
 
 
 @pytest.mark.parametrize("file", ["coco.json", "cvat.xml"])
