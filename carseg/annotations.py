@@ -26,11 +26,14 @@ Points = Sequence[Sequence[float]]
 Corners = Sequence[tuple[float, float]]
 
 FAR = 1e6  # pixels from the corner; to fill what goes on for much longer takes forever
+LARGEST = 178_956_970  # pixels; Pillow opens no photo of more, and pycocotools crashes on many more
 BROKEN = (
     AttributeError,
     IndexError,
     KeyError,
     OSError,
+    OverflowError,
+    RecursionError,
     TypeError,
     ValueError,
     ET.ParseError,
@@ -48,7 +51,8 @@ class Region(NamedTuple):
         """Draw it, (H, W), True inside; only now, as many large ones do not fit into memory.
 
         Raises:
-            CarsegError: its outline is broken, or has no inside.
+            CarsegError: its outline is broken, has no inside, or is nowhere in the picture, or the
+                picture is of a size that none has.
         """
         return self.draw()
 
@@ -66,43 +70,55 @@ def read(path: Path) -> list[Annotated]:
     """Read every picture of an annotation file, whichever of the formats it is in.
 
     Raises:
-        CarsegError: it is of none, or broken.
+        CarsegError: it is of none, broken, or a folder.
     """
+    if path.is_dir():
+        raise CarsegError(f"{path}: is a folder; give the files in it, as {path / '*.json'}")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise CarsegError(f"{path}: there is no such file; check the path") from error
     except ValueError as error:
         raise CarsegError(f"{path}: is not text; give a COCO, LabelMe or CVAT file") from error
-    with _naming(path):
+    with _naming(str(path)):
         return [_of(path, picture) for picture in _reader(text)(text)]
 
 
 def _of(path: Path, picture: Annotated) -> Annotated:
-    """Let a picture's regions name their file when they cannot be drawn."""
-    regions = [Region(region.label, partial(_draw, path, region)) for region in picture.regions]
+    """Let a picture's regions name their file and it when they cannot be drawn."""
+    # Windows writes paths with its own separators.
+    picture = picture._replace(name=picture.name.replace("\\", "/"))
+    regions = [
+        Region(region.label, partial(_draw, path, picture, region)) for region in picture.regions
+    ]
     if not all(isinstance(label, str) for label, _ in regions):
         raise TypeError("a class that is no text")
-    # Windows writes paths with its own separators.
-    return picture._replace(name=picture.name.replace("\\", "/"), regions=regions)
+    return picture._replace(regions=regions)
 
 
-def _draw(path: Path, region: Region) -> Mask:
-    with _naming(path):
-        return region.draw()
+def _draw(path: Path, picture: Annotated, region: Region) -> Mask:
+    with _naming(f"{path}: {picture.name}"):
+        _check_size(picture.width, picture.height)
+        mask = region.draw()
+        if not mask.any():
+            raise CarsegError(
+                f"a region of {region.label!r} has no inside, or is outside of the picture; draw "
+                "it anew or remove it"
+            )
+        return mask
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def _naming(where: str) -> Iterator[None]:
     """Let errors in what a file holds name it."""
     try:
         yield
     except CarsegError as error:
-        raise CarsegError(f"{path}: {error}") from error
+        raise CarsegError(f"{where}: {error}") from error
     except BROKEN as error:
         raise CarsegError(
-            f"{path}: is broken or of a kind that is not known ({error!r}); export it anew as COCO "
-            "JSON, LabelMe JSON or CVAT XML for images"
+            f"{where}: is broken or of a kind that is not known ({error!r}); export it anew as "
+            "COCO JSON, LabelMe JSON or CVAT XML for images"
         ) from error
 
 
@@ -147,7 +163,9 @@ def _from_coco(found: Mapping[str, Any], size: tuple[int, int]) -> Mask:
     if isinstance(segmentation, list):
         return from_polygons([np.reshape(flat, (-1, 2)).tolist() for flat in segmentation], size)
     if tuple(segmentation.get("size", size)) != size:
-        raise CarsegError(f"a mask of {segmentation['size']} in a picture of {list(size)}")
+        raise CarsegError(
+            f"a mask of {segmentation['size']} in a picture of {list(size)}; export it anew"
+        )
     counts = segmentation["counts"]
     lengths = counts if isinstance(counts, list) else _decompressed(counts)
     return _from_runs(lengths, size[::-1]).T  # column by column
@@ -172,6 +190,7 @@ def _decompressed(text: str) -> list[int]:
 
 def _from_runs(lengths: Sequence[int], shape: tuple[int, int]) -> Mask:
     """Give a mask of runs, which alternate, background first, row by row."""
+    _check_size(*shape[::-1])
     pixels = shape[0] * shape[1]
     if sum(lengths) != pixels or min(lengths) < 0:
         raise CarsegError(f"runs of {sum(lengths)} pixels for a mask of {pixels}; export it anew")
@@ -210,14 +229,21 @@ def _hollow(kind: str, label: str) -> CarsegError:
 
 def _pasted(shape: Mapping[str, Any], size: tuple[int, int]) -> Mask:
     (left, top), _ = shape["points"]
-    with Image.open(io.BytesIO(base64.b64decode(shape["mask"]))) as picture:
-        part = np.asarray(picture.convert("L")) > 0
+    _check([(left, top)])
+    content = io.BytesIO(base64.b64decode(shape["mask"]))
+    try:
+        with Image.open(content) as picture:
+            part = np.asarray(picture.convert("L")) > 0
+    except Exception as error:  # Pillow has no common base for what a broken file may raise
+        raise CarsegError(
+            f"the mask of {shape['label']!r} is broken ({type(error).__name__}); draw it anew"
+        ) from error
     return _placed(part, round(top), round(left), size)
 
 
 def _polygon(draw: ImageDraw.ImageDraw, points: Corners) -> None:
     if len(points) < 3:
-        raise CarsegError("a polygon of fewer than three points")
+        raise CarsegError("a polygon of fewer than three points; draw it anew or remove it")
     draw.polygon(points, fill=1, outline=1)
 
 
@@ -291,9 +317,10 @@ def _rotation(given: Mapping[str, str]) -> NDArray[np.float64]:
 
 def _cvat_mask(given: Mapping[str, str], size: tuple[int, int]) -> Mask:
     height, width = int(given["height"]), int(given["width"])
+    left, top = float(given["left"]), float(given["top"])
+    _check([(left, top)])
     lengths = [int(length) for length in given["rle"].split(",")]
-    part = _from_runs(lengths, (height, width))
-    return _placed(part, int(float(given["top"])), int(float(given["left"])), size)
+    return _placed(_from_runs(lengths, (height, width)), int(top), int(left), size)
 
 
 CVAT_SHAPES = {
@@ -311,12 +338,12 @@ def from_polygons(polygons: Sequence[Points], size: tuple[int, int]) -> Mask:
     A polygon may leave the picture; what is outside is left out.
 
     Raises:
-        CarsegError: a polygon of fewer than three points, or one that is nowhere.
+        CarsegError: a polygon of fewer than three points, or a point that is no number or far away.
     """
     for points in polygons:
         _check(points)
         if len(points) < 3:
-            raise CarsegError("a polygon of fewer than three points")
+            raise CarsegError("a polygon of fewer than three points; draw it anew or remove it")
     flat = [np.asarray(points, float).ravel().tolist() for points in polygons]
     parts = coco.frPyObjects(flat, *size)
     return _decode(coco.merge(parts))
@@ -324,7 +351,14 @@ def from_polygons(polygons: Sequence[Points], size: tuple[int, int]) -> Mask:
 
 def _check(points: Points) -> None:
     if not (np.abs(np.asarray(points, float)) < FAR).all():  # false of what is no number, too
-        raise CarsegError("a point that is no number, or far away")
+        raise CarsegError("a point that is no number, or far away; draw it anew or remove it")
+
+
+def _check_size(width: int, height: int) -> None:
+    """Refuse a size that no picture has before anything of it is drawn."""
+    whole = isinstance(width, int) and isinstance(height, int)
+    if not whole or min(width, height) < 1 or width * height > LARGEST:
+        raise CarsegError(f"a picture or mask of {width!r}x{height!r} pixels; export it anew")
 
 
 def _decode(runs: Any) -> Mask:
@@ -341,6 +375,7 @@ def _corners(one: Sequence[float], other: Sequence[float]) -> list[list[float]]:
 def _placed(part: Mask, top: int, left: int, size: tuple[int, int]) -> Mask:
     """Place a part of a mask in the whole picture; what is outside is left out."""
     whole = np.zeros(size, np.bool_)
-    target = whole[max(0, top) : top + part.shape[0], max(0, left) : left + part.shape[1]]
+    bottom, right = max(0, top + part.shape[0]), max(0, left + part.shape[1])
+    target = whole[max(0, top) : bottom, max(0, left) : right]
     target |= part[max(0, -top) :, max(0, -left) :][: target.shape[0], : target.shape[1]]
     return whole

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco
 
-from carseg.annotations import Annotated, from_polygons, read
+from carseg.annotations import LARGEST, Annotated, from_polygons, read
 from carseg.errors import CarsegError
 
 HEIGHT, WIDTH = 40, 64
@@ -50,10 +50,31 @@ def coco_file(segmentation: object, **annotation: object) -> str:
     })  # fmt: skip
 
 
+def sized(text: str, height: object, width: object = WIDTH) -> str:
+    """The same file, of a picture of another size."""
+    content = json.loads(text)
+    if "images" in content:
+        content["images"][0].update(height=height, width=width)
+    else:
+        content.update(imageHeight=height, imageWidth=width)
+    return json.dumps(content)
+
+
+def pasted(mask: str, left: float = 8, top: float = 10) -> str:
+    return labelme_file({"points": [[left, top], [9, 9]], "shape_type": "mask", "mask": mask})
+
+
 def cvat_ellipse(**given: object) -> str:
     values = {"cx": 30, "cy": 20, "rx": 20, "ry": 8, **given}
     written = " ".join(f'{key}="{value}"' for key, value in values.items())
     return cvat_file(f'<ellipse label="car" {written}/>')
+
+
+def cvat_mask(rle: str, left: object = 0, top: object = 0, width: int = 9, height: int = 9) -> str:
+    return cvat_file(
+        f'<mask label="car" rle="{rle}" left="{left}" top="{top}" width="{width}" '
+        f'height="{height}"/>'
+    )
 
 
 def labelme_file(*shapes: dict[str, object]) -> str:
@@ -96,6 +117,10 @@ BLOB = SQUARE.copy()
 BLOB[12:30, 20:25] = True
 BLOB[14:16, 10:12] = False
 FLAT = [x for corner in CORNERS for x in corner]
+SHAPE = {"points": CORNERS}
+OUTSIDE = [[70, 50], [90, 50], [90, 60]]
+NO_PICTURE = "a picture or mask of .*; export it anew"
+NOWHERE = "x/1.jpg: a region of 'car' has no inside, or is outside of the picture; draw it anew"
 COCO = {
     "polygon": (coco_file([FLAT]), SQUARE),
     "two polygons": (coco_file([FLAT, [40, 2, 60, 2, 60, 6, 40, 6]]), None),
@@ -115,7 +140,7 @@ def test_coco(kind: str, tmp_path: Path) -> None:
     assert np.array_equal(mask_of(picture), expected)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99, 1.0])
+@pytest.mark.parametrize("share", [0.001, 0.01, 0.5, 0.99, 1.0])
 def test_compressed_runs_of_any_length_are_read(share: float, tmp_path: Path) -> None:
     mask = np.random.default_rng(0).random((HEIGHT, WIDTH)) < share
     mask[:, 5:9] = mask[:1, 5:9]  # long runs after short ones
@@ -288,9 +313,46 @@ BROKEN = {
     "XML of another kind": ("<annotation><object/></annotation>", "holds no picture; export it as"),
     "a line": (labelme_file({"points": CORNERS, "shape_type": "linestrip"}), "has no inside"),
     "no picture": (labelme_file({"points": [[0, 0], [9, 9]], "shape_type": "mask", "mask": "AAAA"}),
-                   "is broken"),
-    "runs too short": (cvat_file('<mask label="car" rle="3,4" left="0" top="0" width="9" '
-                                 'height="9"/>'), "runs of 7 pixels for a mask of 81; export"),
+                   r"the mask of 'car' is broken \(UnidentifiedImageError\); draw it anew"),
+    "a damaged picture": (pasted(base64.b64encode(base64.b64decode(png(BLOB))[:45]).decode()),
+                          "the mask of 'car' is broken"),
+    "a picture damaged inside": (
+        pasted(base64.b64encode(
+            (found := base64.b64decode(png(BLOB)))[:33] + b"\0\0\0\1\1\2\3\4" + found[41:]
+        ).decode()), "the mask of 'car' is broken"),
+    "runs too short": (cvat_mask("3,4"), "runs of 7 pixels for a mask of 81; export"),
+    "lists in lists": ("[" * 200_000, r"is broken.*RecursionError"),
+    "a point of no size": (labelme_file({"points": [*CORNERS, [10**400, 1]]}), "is broken"),
+    "an ellipse without end": (cvat_ellipse(rx="inf"), "or far away"),
+    "an ellipse high without end": (cvat_ellipse(ry="inf"), "or far away"),
+    "a turn without end": (cvat_ellipse(rotation="inf"), "is broken"),
+    "a turn that is no number": (cvat_ellipse(rotation="nan"), "is no number"),
+    "a box without end": (cvat_file('<box label="car" xtl="0" ytl="0" xbr="inf" ybr="9"/>'),
+                          "or far away"),
+    "a CVAT mask at no place": (cvat_mask("0,81", left="inf"), "or far away"),
+    "a LabelMe mask at no place": (pasted(png(BLOB), top=math.inf), "or far away"),
+    "a CVAT mask too large": (cvat_mask(f"0,{10**18}", width=10**9, height=10**9), NO_PICTURE),
+    **{
+        f"{kind} {height} high": (sized(text, height), f"1.jpg: {NO_PICTURE}")
+        for kind, text in (("COCO", coco_file([FLAT])), ("LabelMe", labelme_file(SHAPE)))
+        for height in (math.inf, math.nan, 10**30, -40, 0, 40.5, "40", LARGEST // WIDTH + 1)
+    },
+    "COCO runs of a large picture": (
+        sized(coco_file({"size": [10**9, 10**9], "counts": [0, 10**18]}), 10**9, 10**9),
+        NO_PICTURE),
+    "a large LabelMe mask": (sized(pasted(png(BLOB)), 10**9, 10**9), NO_PICTURE),
+    "COCO outside": (coco_file([[x for point in OUTSIDE for x in point]]), NOWHERE),
+    "COCO on the other side": (coco_file([[-x for point in OUTSIDE for x in point]]), NOWHERE),
+    "COCO of no area": (coco_file([[8, 10, 30, 10, 20, 10]]), NOWHERE),
+    "COCO of no run": (coco_file({"size": SIZE, "counts": [HEIGHT * WIDTH]}), NOWHERE),
+    "LabelMe outside": (labelme_file({"points": OUTSIDE}), "Image/1.jpg: a region of 'car' has no"),
+    "CVAT outside": (cvat_ellipse(cx=-40), "s/1.jpg: a region of 'car' has no"),
+    "an ellipse that is a line": (cvat_ellipse(ry=0), "s/1.jpg: a region of 'car' has no"),
+    **{
+        f"pasted {side}": (pasted(png(BLOB), *at), "Image/1.jpg: a region of 'car' has no inside")
+        for side, at in {"above": (8, -41), "left": (-65, 10), "below": (8, 40), "right": (64, 10),
+                         "far above": (8, -500), "above and left": (-70, -70)}.items()
+    },
     "no numbers": (cvat_file('<polygon label="car" points="a,b;c,d"/>'), "is broken"),
 }  # fmt: skip
 
@@ -311,3 +373,15 @@ def test_what_is_no_text_or_not_there_is_one_line(tmp_path: Path) -> None:
         read(tmp_path / "a.png")
     with pytest.raises(CarsegError, match=r"gone\.json: there is no such file"):
         read(tmp_path / "gone.json")
+    with pytest.raises(CarsegError, match=r"is a folder; give the files in it, as .*\*\.json"):
+        read(tmp_path)
+
+
+def test_the_largest_picture_is_the_largest_photo() -> None:
+    assert Image.MAX_IMAGE_PIXELS is not None
+    assert LARGEST == 2 * Image.MAX_IMAGE_PIXELS
+
+
+def test_a_part_outside_is_left_out_of_a_region(tmp_path: Path) -> None:
+    text = coco_file([FLAT, [x for point in OUTSIDE for x in point]])
+    assert np.array_equal(mask_of(only(tmp_path, text)), SQUARE)

@@ -134,7 +134,7 @@ def test_what_is_not_asked_for_need_not_be_right() -> None:
     file.write_text(json.dumps(content))
     assert import_masks([file], ("car",), IMAGE, MASK, False) == [MASK / "a.png"]
     assert refused(file, classes=("car", "horizon"), force=True) == [
-        "a.json: a linestrip has no inside; draw a polygon for 'horizon'"
+        "a.json: a.jpg: a linestrip has no inside; draw a polygon for 'horizon'"
     ]
 
 
