@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -14,7 +14,7 @@ from PIL import Image
 from carseg.annotations import Annotated, Region, read
 from carseg.errors import CarsegError
 from carseg.files import write_bytes
-from carseg.pairs import PHOTOS
+from carseg.pairs import MASKS, PHOTOS
 from carseg.photos import read_photo
 
 
@@ -47,19 +47,22 @@ def import_masks(
         if name not in known:
             faults.append(f"--class {name}: there is no such class; there are {', '.join(known)}")
     masks: dict[Path, bytes] = {}
-    pictures = _pictures(images)
+    pictures, existing = _by_stem(images, Image.registered_extensions()), _by_stem(out, MASKS)
     for picture in annotated:
         stem = _stem(picture.name)
-        path = out / f"{stem}.png"
+        path, *others = existing.get(stem, [out / f"{stem}.png"])
         wanted = [region for region in picture.regions if region.label in (classes or known)]
         if not wanted:
             continue
         if path in masks:
             faults.append(f"{picture.name}: is annotated twice; leave one out")
-        elif path.exists() and not force:
+        elif stem in existing and not force:
             faults.append(f"{path}: exists already; add --force to replace it")
+        elif others:
+            faults.append(f"{others[0]}: shares its name with {path}; remove one")
+        elif wrong := list(_wrong(picture, pictures.get(stem, []), images)):
+            faults += wrong  # and nothing is drawn, which may be too large for that
         else:
-            faults += _wrong(picture, pictures.get(stem, []), images)
             try:
                 masks[path] = _png(_union(wanted))
             except CarsegError as error:
@@ -86,11 +89,11 @@ def _stem(name: str) -> str:
     return unicodedata.normalize("NFC", PurePosixPath(name).stem)
 
 
-def _pictures(folder: Path) -> dict[str, list[Path]]:
-    """List the pictures of a folder by stem."""
+def _by_stem(folder: Path, endings: Container[str]) -> dict[str, list[Path]]:
+    """List the files of a folder that have one of these endings, in any case, by stem."""
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.glob("*")):
-        if path.suffix.lower() in Image.registered_extensions():
+        if path.suffix.lower() in endings:
             found.setdefault(_stem(path.name), []).append(path)
     return found
 

@@ -93,6 +93,74 @@ def test_masks_are_replaced_only_when_forced() -> None:
     assert np.asarray(Image.open(MASK / "a.png")).max() == 255
 
 
+@pytest.mark.parametrize("name", ["é.png", "e\u0301.png", "é.PNG", "e\u0301.Png"])
+def test_a_mask_is_found_however_its_name_is_written(name: str) -> None:
+    (IMAGE / "a.jpg").rename(IMAGE / "é.jpg")
+    MASK.mkdir()
+    (MASK / name).write_text("mine")
+    file = labelme("é.jpg", ("car", SQUARE))
+    assert refused(file) == [f"Mask/{name}: exists already; add --force to replace it"]
+    assert import_masks([file], (), IMAGE, MASK, True) == [MASK / name]
+    assert [path.name for path in MASK.iterdir()] == [name]
+    assert np.asarray(Image.open(MASK / name)).max() == 255
+
+
+def test_of_two_masks_of_one_name_none_is_replaced() -> None:
+    MASK.mkdir()
+    for name in ("a.PNG", "a.png"):
+        (MASK / name).write_text("mine")
+    if len(list(MASK.iterdir())) == 1:
+        pytest.skip("the file system does not tell cases apart")
+    assert refused(labelme("a.jpg", ("car", SQUARE)), force=True) == [
+        "Mask/a.png: shares its name with Mask/a.PNG; remove one"
+    ]
+
+
+def test_a_picture_that_is_refused_is_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    def draw(_: Region) -> np.ndarray:
+        raise AssertionError("drawn")
+
+    monkeypatch.setattr(Region, "mask", property(draw))
+    assert len(refused(labelme("a.jpg", ("car", SQUARE), width=10**9))) == 1
+    assert len(refused(labelme("gone.jpg", ("car", SQUARE)))) == 1
+
+
+def test_no_mask_is_all_black() -> None:
+    files = [
+        labelme("a.jpg", ("car", [[70, 50], [90, 50], [90, 60]])),
+        labelme("b.jpg", ("car", SQUARE)),
+    ]
+    assert refused(*files) == [
+        "a.json: a.jpg: a region of 'car' has no inside, or is outside of the picture; draw it "
+        "anew or remove it"
+    ]
+
+
+def test_a_folder_of_annotation_files_is_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("labels").mkdir()
+    monkeypatch.setattr(sys, "argv", ["carseg", "masks", "import", "labels"])
+    with pytest.raises(SystemExit) as caught:
+        __main__.main()
+    assert caught.value.code == (
+        "carseg: labels: is a folder; give the files in it, as labels/*.json"
+    )
+
+
+@pytest.mark.parametrize("ending", [".JPG", ".jpeg", ".Jpeg"])
+def test_a_photo_may_end_in_any_way_that_pairs_do(ending: str) -> None:
+    (IMAGE / "a.jpg").rename(IMAGE / f"a{ending}")
+    assert import_masks([labelme(f"a{ending}", ("car", SQUARE))], (), IMAGE, MASK, False) == [
+        MASK / "a.png"
+    ]
+
+
+def test_a_photo_of_another_height_is_named() -> None:
+    Image.new("RGB", (64, 41)).save(IMAGE / "a.jpg")
+    assert refused(labelme("a.jpg", ("car", SQUARE))) == [
+        "Image/a.jpg: is 64x41 but was annotated as 64x40; annotate the photo as it is seen"
+    ]
+
+
 def test_all_faults_are_told_at_once_and_nothing_is_written() -> None:
     Path("c.json").write_text("{")
     files = [
