@@ -188,6 +188,13 @@ def overlap(one: Mask, other: Mask) -> float:
     return float((one & other).sum() / (one | other).sum())
 
 
+def test_a_labelme_rectangle_that_is_turned_is_no_upright_one(tmp_path: Path) -> None:
+    shape = {"points": [[20, 5], [35, 20], [20, 35], [5, 20]], "shape_type": "oriented_rectangle"}
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    expected = abs(rows - 20) + abs(columns - 20) <= 15
+    assert overlap(mask_of(only(tmp_path, labelme_file(shape))), expected) > 0.95
+
+
 def test_a_labelme_circle_is_round(tmp_path: Path) -> None:
     shape = {"points": [[30, 20], [42, 20]], "shape_type": "circle"}
     assert overlap(mask_of(only(tmp_path, labelme_file(shape))), disc(30, 20, 12, 12)) > 0.9
@@ -203,6 +210,11 @@ CVAT = {
     "quarter turn": (
         '<box label="car" xtl="14" ytl="4" xbr="24" ybr="26" rotation="90"/>',
         SQUARE,
+    ),
+    "mask with decimals": (
+        f'<mask label="car" rle="{", ".join(map(str, lengths(BLOB[10:30, 8:30], "C")))}" '
+        'left="8.00" top="10.00" width="22" height="20"/>',
+        BLOB,
     ),
     "mask": (
         f'<mask label="car" rle="{", ".join(map(str, lengths(BLOB[10:30, 8:30], "C")))}" '
@@ -220,6 +232,15 @@ def test_cvat(kind: str, tmp_path: Path) -> None:
     picture = only(tmp_path, cvat_file(shape), "a.xml")
     assert picture[:3] == ("s/1.jpg", WIDTH, HEIGHT)
     assert np.array_equal(mask_of(picture), expected)
+
+
+def test_a_cvat_box_is_turned_clockwise(tmp_path: Path) -> None:
+    text = '<box label="car" xtl="16" ytl="16" xbr="48" ybr="24" rotation="30"/>'
+    y, x = np.mgrid[:HEIGHT, :WIDTH] + 0.5 - np.array([20, 32])[:, None, None]
+    turn = math.radians(30)
+    along, across = x * math.cos(turn) + y * math.sin(turn), y * math.cos(turn) - x * math.sin(turn)
+    expected = (abs(along) <= 16) & (abs(across) <= 4)
+    assert overlap(mask_of(only(tmp_path, cvat_file(text), "a.xml")), expected) > 0.9
 
 
 def test_a_cvat_ellipse_is_turned_clockwise(tmp_path: Path) -> None:
@@ -269,11 +290,28 @@ def test_what_leaves_the_picture_is_left_out() -> None:
     assert np.array_equal(from_polygons([outside], SIZE), expected)
 
 
-def test_a_pasted_part_that_leaves_the_picture_is_cut(tmp_path: Path) -> None:
-    shape = {"points": [[-4, -3], [5, 6]], "shape_type": "mask", "mask": png(np.ones((9, 9), bool))}
+@pytest.mark.parametrize("left", [-4, 20, WIDTH - 5])
+@pytest.mark.parametrize("top", [-3, 20, HEIGHT - 2])
+def test_a_pasted_part_that_leaves_the_picture_is_cut(left: int, top: int, tmp_path: Path) -> None:
+    part = np.random.default_rng(0).random((9, 9)) < 0.5
     expected = np.zeros(SIZE, np.bool_)
-    expected[:6, :5] = True
+    for row, column in np.argwhere(part) + np.array((top, left)):
+        if 0 <= row < HEIGHT and 0 <= column < WIDTH:
+            expected[row, column] = True
+    assert np.array_equal(mask_of(only(tmp_path, pasted(png(part), left, top))), expected)
+
+
+def test_a_point_may_be_as_far_away_as_pictures_are_large(tmp_path: Path) -> None:
+    shape = {"points": [[-9e5, 10], [9e5, 10], [9e5, 19], [-9e5, 19]]}
+    expected = np.zeros(SIZE, np.bool_)
+    expected[10:20] = True
     assert np.array_equal(mask_of(only(tmp_path, labelme_file(shape))), expected)
+
+
+@pytest.mark.parametrize("before", ["\n", " \t", "\ufeff\r\n"])
+def test_blanks_before_xml_are_no_fault(before: str, tmp_path: Path) -> None:
+    text = before + cvat_ellipse().removeprefix('<?xml version="1.0"?>')
+    assert only(tmp_path, text, "a.xml").name == "s/1.jpg"
 
 
 def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
@@ -289,6 +327,13 @@ BROKEN = {
     "no size": (coco_file([FLAT]).replace("height", "hoch"), r"is broken.*KeyError\('height'\)"),
     "a class that is not listed": (coco_file([FLAT]).replace('"id": 3', '"id": 9'), "is broken"),
     "half a point": (coco_file([FLAT[:-1]]), "is broken"),
+    "two points in LabelMe": (labelme_file({"points": CORNERS[:2]}), "fewer than three points"),
+    "two points in CVAT": (cvat_file('<polygon label="car" points="1,2;3,4"/>'), "fewer than"),
+    "points in CVAT": (cvat_file('<points label="car" points="1,2;3,4"/>'), "a points has no"),
+    "a cuboid in CVAT": (cvat_file('<cuboid label="car" xtl1="3"/>'), "a cuboid has no inside"),
+    "a skeleton in CVAT": (
+        cvat_file('<skeleton label="car"><points label="1" points="1,2"/></skeleton>'),
+        "a skeleton has no inside"),
     "two points": (coco_file([FLAT[:4]]), "fewer than three points"),
     "runs of another size": (
         coco_file({"size": [4, 4], "counts": compressed(np.ones((4, 4), bool))["counts"]}),
