@@ -29,6 +29,12 @@ def test_nothing_is_changed_where_nothing_is_amiss(mask: NDArray[np.bool_]) -> N
     assert (clean(mask) == mask).all()
 
 
+def test_of_pieces_of_one_size_the_first_stays() -> None:
+    assert (clean(drawn("##.##")) == drawn("##...")).all()
+    assert (clean(drawn("..#", "...", "#..")) == drawn("..#", "...", "...")).all(), "row by row"
+    assert (clean(drawn("#.##.##")) == drawn("..##...")).all(), "the first of the largest"
+
+
 def test_a_bay_open_to_the_outside_is_no_hole_and_a_corner_is_no_bridge() -> None:
     bay = drawn("####", "#...", "####")
     assert (clean(bay) == bay).all()

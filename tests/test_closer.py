@@ -24,6 +24,7 @@ def car(box: Box, shape: tuple[int, int] = (50, 80)) -> NDArray[np.bool_]:
         ((20, 10, 60, 30), (16, 8, 64, 32)),  # a tenth of 40 and of 20 on each side
         ((0, 10, 40, 50), (0, 6, 44, 50)),  # no further than the photo
         ((70, 49, 71, 50), (70, 49, 71, 50)),  # a tenth of a pixel is none
+        ((20, 10, 36, 34), (18, 8, 38, 36)),  # 1.6 and 2.4 pixels are both two
         ((0, 0, 80, 50), (0, 0, 80, 50)),
     ],
 )

@@ -60,6 +60,16 @@ def test_large_masks_agree_with_the_slow_way() -> None:
     assert hd95(*masks) == pytest.approx(by_all_distances(*masks), rel=1e-5)
 
 
+def test_the_band_is_as_wide_as_the_nearest_whole_number_of_pixels() -> None:
+    square = np.zeros((40, 64), bool)  # 2 % of its diagonal are 1.5 pixels
+    square[10:30, 20:40] = True
+    hollow = square.copy()
+    hollow[12:28, 22:38] = False  # all but two pixels along the edge
+    assert boundary_iou(hollow, square) == 1
+    hollow[11:29, 21:39] = False
+    assert boundary_iou(hollow, square) == (20**2 - 18**2) / (20**2 - 16**2)
+
+
 @given(PAIRS)
 def test_neither_score_depends_on_which_is_the_truth(masks: tuple[Mask, Mask]) -> None:
     predicted, truth = masks

@@ -1,5 +1,7 @@
 """Dice and IoU against scikit-learn's, and where that one leaves off."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -49,10 +51,11 @@ def test_empty_and_full_masks(predicted: Mask, truth: Mask, score: float) -> Non
     assert (dice(c), iou(c)) == (score, score)
 
 
-def test_masks_of_different_shapes_are_not_compared() -> None:
-    # These two would broadcast.
-    with pytest.raises(ValueError, match=r"\(1, 4\) and \(3, 4\)"):
-        count(np.ones((1, 4), bool), FULL)
+@pytest.mark.parametrize("shape", [(1, 4), (4, 3), (12,), (12, 1)])
+def test_masks_of_different_shapes_are_not_compared(shape: tuple[int, ...]) -> None:
+    # The first would broadcast, the others hold as many pixels.
+    with pytest.raises(ValueError, match=re.escape(f"shapes differ: {shape} and (3, 4)")):
+        count(np.ones(shape, bool), FULL)
 
 
 def test_the_mean_counts_photos_and_the_pooled_score_counts_pixels() -> None:

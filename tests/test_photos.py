@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from carseg.errors import CarsegError
-from carseg.photos import read_levels, read_mask, read_photo, squared_mask, squared_photo
+from carseg.photos import (
+    eight_bits,
+    read_levels,
+    read_mask,
+    read_photo,
+    read_truth,
+    squared_mask,
+    squared_photo,
+)
 
 CAR = ellipse(40, 64, seed=3)
 UPRIGHT = np.zeros((6, 4, 3), np.uint8)
@@ -79,6 +87,13 @@ def test_grey_counts_as_car_from_128(tmp_path: Path) -> None:
     assert np.asarray(read_mask(tmp_path / "a.png")).tolist() == [[0, 0, 0, 255, 255, 255]]
 
 
+def test_the_truth_is_where_the_car_is(tmp_path: Path) -> None:
+    grey(CAR).save(tmp_path / "a.png")
+    truth = read_truth(tmp_path / "a.png")
+    assert truth.dtype == np.bool_
+    assert np.array_equal(truth, CAR)
+
+
 def test_what_is_transparent_in_a_mask_is_no_car(tmp_path: Path) -> None:
     white = Image.new("RGBA", (CAR.shape[1], CAR.shape[0]), "white")
     white.putalpha(grey(CAR))
@@ -91,6 +106,11 @@ def test_sixteen_bits_keep_their_upper_eight(tmp_path: Path) -> None:
     Image.fromarray(values).save(tmp_path / "a.png")
     assert np.asarray(read_levels(tmp_path / "a.png")).tolist() == [[0, 0, 1, 127, 128, 255]]
     assert np.asarray(read_photo(tmp_path / "a.png"))[..., 1].tolist() == [[0, 0, 1, 127, 128, 255]]
+
+
+def test_what_is_beyond_16_bits_is_black_or_white() -> None:
+    values = np.array([[-(2**31), -1, 0, 65535, 65536, 70000, 2**31 - 1]], np.int32)
+    assert np.asarray(eight_bits(Image.fromarray(values))).tolist() == [[0, 0, 0] + [255] * 4]
 
 
 def test_one_transparent_level_of_16_bits_is_no_car(tmp_path: Path) -> None:
@@ -161,6 +181,30 @@ def test_a_broken_file_is_one_line_with_its_name(
     with pytest.raises(CarsegError, match=r"broken\.jpg: cannot be read as an image") as caught:
         read(path)
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(("content", "why"), [(b"", "empty"), (b"x", "of no known format")])
+def test_an_empty_file_is_told_from_another_one(content: bytes, why: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(CarsegError) as caught:
+        read_photo(tmp_path / "a.jpg")
+    assert str(caught.value) == (
+        f"{tmp_path / 'a.jpg'}: cannot be read as an image, it is {why}; save it anew"
+    )
+
+
+def test_what_pillow_says_in_lines_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def broken(_: Path) -> Image.Image:
+        raise ValueError("a chunk\n\tis  broken\r\n")
+
+    monkeypatch.setattr(Image, "open", broken)
+    with pytest.raises(CarsegError) as caught:
+        read_photo(tmp_path / "a.jpg")
+    assert str(caught.value) == (
+        f"{tmp_path / 'a.jpg'}: cannot be read as an image (a chunk is broken); save it anew"
+    )
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:

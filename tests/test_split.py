@@ -89,6 +89,17 @@ def test_manifests_hold_the_split_and_are_read_back(tmp_path: Path) -> None:
     assert lines[:2] == ["photo,mask", "dataset/Image/01.jpg,dataset/Mask/01.png"]
 
 
+@pytest.mark.parametrize(("size", "more"), [(5, ""), (10, ""), (11, ", …")])
+def test_the_counts_and_ten_names_at_most_are_printed(
+    size: int, more: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_split([pair(name) for name in NAMES], Split(val_size=size), 42, tmp_path)
+    _, val = split_names(NAMES, Split(val_size=size), 42)
+    assert capsys.readouterr().out == (
+        f"split: {20 - size} pairs train, {size} validate: {', '.join(val[:10])}{more}\n"
+    )
+
+
 @pytest.mark.parametrize(
     "name",
     ["a,b", 'say "car"', "two\nlines", "one\rreturn", " blank ", "машина", "車 🚗", "a;b\t'c'"],
