@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import io
+import os
 import sys
 import unicodedata
 from collections import Counter, deque
@@ -47,6 +48,7 @@ class Kinds:
 
     Attributes:
         names: of the kinds wanted: mask, cutout, overlay, background.
+        scenery: the file of the background, where it is a picture.
     """
 
     def __init__(
@@ -72,7 +74,9 @@ class Kinds:
         self._threshold = threshold
         self._cleanup = cleanup
         self._scene: Image.Image | tuple[int, ...] = (0, 0, 0)
+        self.scenery: Path | None = None
         if background and Path(background).is_file():
+            self.scenery = Path(background)
             self._scene = as_photo(background)
         elif background:
             try:
@@ -152,7 +156,7 @@ def predict(
         d4: average over turns and flips.
         closer: look a second time, at the car's box alone, from all sides.
         recursive: look into folders in folders, too.
-        force: replace files that exist.
+        force: replace files that exist, but none that lie where photos do.
         jobs: photos in work at once, each in a thread; None: as many as suit the model.
 
     Raises:
@@ -168,7 +172,7 @@ def predict(
         sys.stdout.buffer.flush()
         return
     listed = plan(find(paths, recursive), out, kinds)
-    refuse_losses(listed, force)
+    refuse_losses(listed, force, kinds.scenery)
     failed: list[str] = []
 
     def do(job: Job) -> None:
@@ -291,25 +295,36 @@ def _folded(name: Path) -> str:
     return unicodedata.normalize("NFC", name.as_posix()).casefold()
 
 
-def refuse_losses(listed: Sequence[Job], force: bool) -> None:
-    """Check that nothing is written over a photo or, unless forced, over any file.
+def refuse_losses(listed: Sequence[Job], force: bool, scenery: Path | None = None) -> None:
+    """Check that no picture of the user's is written over nor, unless forced, any file.
 
     Raises:
         CarsegError: a line for each.
     """
     # Not by name: on some file systems a.JPG and a.jpg are one.
-    sources = {_identity(job.source) for job in listed if job.source.exists()}
-    targets = [path for job in listed for path in job.targets.values()]
-    lines = [
-        f"{path}: is one of the photos; choose another --out"
-        for path in targets
-        if path.exists() and _identity(path) in sources
-    ]
+    sources = [job.source for job in listed if job.source.exists()]
+    photos = {_identity(path) for path in sources}
+    # Links are followed, too: where photos lie there may be others, not given this time.
+    places = {path.parent for path in sources} | {path.resolve().parent for path in sources}
+    folders = {_identity(path) for path in places}
+    background = _identity(scenery) if scenery else None
+    there = [path for job in listed for path in job.targets.values() if os.path.lexists(path)]
+    lines = []
+    for path in there:
+        known = _identity(path) if path.exists() else None  # else a link to nothing
+        if known in photos:
+            lines.append(f"{path}: is one of the photos; choose another --out")
+        elif known and known == background:
+            lines.append(f"{path}: is the background; choose another --out")
+        elif _identity(path.parent) in folders:
+            lines.append(
+                f"{path}: lies among the photos, where nothing is replaced; choose another --out, "
+                "or remove it"
+            )
     if not lines and not force:
         lines = [
             f"{path}: exists already; add --force to replace it, or choose another --out"
-            for path in targets
-            if path.exists()
+            for path in there
         ]
     if lines:
         raise CarsegError("\n".join(lines))

@@ -257,6 +257,37 @@ def test_a_photo_is_never_replaced() -> None:
     assert Path("photos/a.png").read_bytes() == before
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_a_photo_that_was_not_given_is_not_replaced_either(force: bool) -> None:
+    photo().save("photos/b.jpg")
+    os.symlink("../b.jpg", "photos/more/b.jpg")
+    before = Path("photos/b.png").read_bytes()
+    for given in ("photos/b.jpg", "photos/more/b.jpg"):
+        with pytest.raises(CarsegError, match=r"^photos/b\.png: lies among the photos, .*; choose"):
+            do(given, out="photos", force=force)
+    assert Path("photos/b.png").read_bytes() == before
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_the_background_is_not_replaced(force: bool) -> None:
+    Path("scene").mkdir()
+    photo().save("scene/a.jpg")
+    before = Path("scene/a.jpg").read_bytes()
+    with pytest.raises(CarsegError, match=r"^scene/a\.jpg: is the background; choose another"):
+        do("photos/a.png", background="scene/a.jpg", out="scene", force=force)
+    assert Path("scene/a.jpg").read_bytes() == before
+
+
+def test_a_link_to_nothing_is_replaced_only_when_forced() -> None:
+    Path("out").mkdir()
+    os.symlink("/nowhere/at/all.png", "out/a.png")
+    with pytest.raises(CarsegError, match=r"^out/a\.png: exists already; add --force"):
+        do("photos/a.png")
+    assert Path("out/a.png").is_symlink()
+    do("photos/a.png", force=True)
+    assert pixels("out/a.png").shape == (30, 40)
+
+
 def test_a_photo_is_known_by_any_of_its_names() -> None:
     """As where file systems take a.JPG and a.jpg for one."""
     Path("out").mkdir()
