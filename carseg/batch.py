@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageOps
 from tqdm import tqdm
 
-from carseg.errors import CarsegError
+from carseg.errors import CarsegError, is_lack_of_memory
 from carseg.files import write_bytes
 from carseg.model import Model, as_photo, upright
 from carseg.overlay import TRUE_POSITIVE
@@ -186,7 +186,7 @@ def predict(
         for job, done in ahead(do, tqdm(listed, unit="photo", disable=None), jobs):
             try:
                 done.result()
-            except (CarsegError, OSError) as error:
+            except (CarsegError, OSError, MemoryError, RuntimeError) as error:
                 failed.append(plain(error, job))
     print(f"{len(listed) - len(failed)} of {len(listed)} photos done, in {out}", file=sys.stderr)
     if failed:
@@ -194,9 +194,13 @@ def predict(
 
 
 def plain(error: Exception, job: Job) -> str:
-    """Give an error as one line that names its file."""
+    """Give an error as one line that names its file; what is a bug is raised again."""
     if isinstance(error, OSError):
         return f"{error.filename or job.source}: {error.strerror or error}"
+    if is_lack_of_memory(error):
+        return f"{job.source}: takes more memory than there is; scale it down, or lower --jobs"
+    if not isinstance(error, CarsegError):
+        raise error
     return str(error)
 
 
@@ -218,6 +222,8 @@ def read(content: bytes, source: Path) -> Image.Image:
             stands = upright(image)
     except Image.DecompressionBombError as error:
         raise CarsegError(f"{source}: has too many pixels ({error}); scale it down") from error
+    except MemoryError:  # of which the file is not to blame
+        raise
     except Exception as error:  # Pillow has no common base for what a broken file may raise
         if not content:
             why = "is empty; save it anew"

@@ -41,7 +41,7 @@ def run(stage: Callable[[], None]) -> None:
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(f"carseg: {where}{error.strerror or error}; nothing was left half written")
     except (MemoryError, RuntimeError) as error:
-        if not _is_lack_of_memory(error):
+        if not is_lack_of_memory(error):
             raise
         sys.exit("carseg: memory ran out; lower batch_size or image_size, or take model: u2netp")
     except KeyboardInterrupt:
@@ -49,7 +49,7 @@ def run(stage: Callable[[], None]) -> None:
         sys.exit(130)
 
 
-def _is_lack_of_memory(error: Exception) -> bool:
+def is_lack_of_memory(error: Exception) -> bool:
     """Tell it from other errors without importing torch, which has a class for GPUs alone."""
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return named or "DefaultCPUAllocator" in str(error)

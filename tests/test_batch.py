@@ -231,6 +231,48 @@ def test_too_many_pixels_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
         do("photos/a.png")
 
 
+class OutOfMemoryError(RuntimeError):
+    """As torch has one for GPUs."""
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), OutOfMemoryError("CUDA"), RuntimeError("DefaultCPUAllocator: no")]
+)
+def test_a_photo_that_takes_too_much_memory_does_not_stop_the_others(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = Red.predict
+
+    def short(model: Red, picture: Picture, *ways: bool) -> NDArray[np.float32]:
+        if as_photo(picture).size == (40, 30):
+            raise error
+        return find(model, picture, *ways)
+
+    monkeypatch.setattr(Red, "predict", short)
+    with pytest.raises(
+        CarsegError, match=r"^photos/a\.png: takes more memory than .* lower --jobs$"
+    ):
+        do("photos")
+    assert files() == ["b.png"]
+
+
+def test_lack_of_memory_in_reading_is_not_taken_for_a_broken_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def short(image: Image.Image) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", short)
+    with pytest.raises(CarsegError, match=r"^photos/a\.png: takes more memory than there is"):
+        do("photos/a.png")
+
+
+def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Red, "predict", lambda *_: torch.zeros(2) + torch.zeros(3))
+    with pytest.raises(RuntimeError, match="must match the size"):
+        do("photos")
+
+
 def test_an_output_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     Path("out").mkdir()
     Path("out/more").write_text("a file where a folder is needed")
