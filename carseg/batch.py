@@ -8,9 +8,11 @@ import os
 import sys
 import unicodedata
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -174,16 +176,20 @@ def predict(
     listed = plan(find(paths, recursive), out, kinds)
     refuse_losses(listed, force, kinds.scenery)
     failed: list[str] = []
+    stopped = Event()
 
     def do(job: Job) -> None:
         photo = read(job.source.read_bytes(), job.source)
         found = model.predict(photo, d4, closer)
         for kind, content in kinds.make(photo, found):
+            if stopped.is_set():  # and told that nothing is half written
+                return
             write_bytes(job.targets[kind], content)
 
     jobs = min(jobs or model.jobs, len(listed))
-    with model.among(jobs):
-        for job, done in ahead(do, tqdm(listed, unit="photo", disable=None), jobs):
+    results = ahead(do, tqdm(listed, unit="photo", disable=None), jobs)
+    with model.among(jobs), ended(results, stopped):
+        for job, done in results:
             try:
                 done.result()
             except (CarsegError, OSError, MemoryError, RuntimeError) as error:
@@ -344,12 +350,28 @@ def _identity(path: Path) -> tuple[int, int]:
 
 def ahead(
     function: Callable[[Item], Result], items: Iterable[Item], jobs: int
-) -> Iterator[tuple[Item, Future[Result]]]:
-    """Map in threads, in order; at most `jobs` results wait, so that memory stays flat."""
-    with ThreadPoolExecutor(jobs) as pool:
-        waiting: deque[tuple[Item, Future[Result]]] = deque()
+) -> Generator[tuple[Item, Future[Result]], None, None]:
+    """Map in threads, in order; at most `jobs` results wait, so that memory stays flat.
+
+    Closed before its end, it lets go of what has not begun, and waits for nothing.
+    """
+    pool = ThreadPoolExecutor(jobs)
+    waiting: deque[tuple[Item, Future[Result]]] = deque()
+    try:
         for item in items:
             waiting.append((item, pool.submit(function, item)))
             if len(waiting) > jobs:
                 yield waiting.popleft()
         yield from waiting
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def ended(results: Generator[object, None, None], stopped: Event) -> Iterator[None]:
+    """Close a generator at the end of the block, early ones as well, and tell its threads."""
+    try:
+        yield
+    finally:
+        stopped.set()
+        results.close()

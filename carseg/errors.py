@@ -45,6 +45,7 @@ def run(stage: Callable[[], None]) -> None:
             raise
         sys.exit("carseg: memory ran out; lower batch_size or image_size, or take model: u2netp")
     except KeyboardInterrupt:
+        _end_at_once_when_asked_again()
         print("\ncarseg: interrupted; nothing was left half written", file=sys.stderr)
         sys.exit(130)
 
@@ -53,6 +54,12 @@ def is_lack_of_memory(error: Exception) -> bool:
     """Tell it from other errors without importing torch, which has a class for GPUs alone."""
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return named or "DefaultCPUAllocator" in str(error)
+
+
+def _end_at_once_when_asked_again() -> None:
+    """Let the next Ctrl-C not wait for threads, which Python does at exit, nor show a traceback."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
 
 def _drop_output() -> None:

@@ -2,6 +2,8 @@
 
 import io
 import os
+import signal
+import subprocess
 import sys
 import unicodedata
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ import torch
 from conftest import crumbs, uneven
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms
+from project import heed_interruptions
 from torch import Tensor
 
 from carseg import __main__, weights
@@ -435,6 +438,46 @@ def test_reading_ahead_keeps_order_and_bounds() -> None:
     assert (first[0], first[1].result()) == (0, 0)
     assert len(taken) == 3, "one done, two waiting"
     assert [done.result() for _, done in results] == [i * i for i in range(1, 10)]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals to one process alone are POSIX")
+@pytest.mark.parametrize("presses", [1, 2])
+def test_an_interruption_lets_go_of_what_has_not_begun(presses: int) -> None:
+    code = """
+import sys, time
+from pathlib import Path
+from carseg.batch import Kinds, predict
+from carseg.errors import run
+from carseg.model import Model
+
+def look(photos):
+    print("looks", flush=True)
+    time.sleep(float(sys.argv[1]))
+    return photos[:, :1]
+
+run(lambda: predict(["photos"], Path("out"), Model(look, 64), Kinds([], 0.5, None), jobs=2))
+"""
+    for i in range(6):
+        photo().save(f"photos/{i}.png")
+    seconds = 2 if presses == 1 else 60
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, str(seconds)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        preexec_fn=heed_interruptions,
+    )  # fmt: skip
+    assert child.stdout is not None
+    assert child.stderr is not None
+    assert child.stdout.readline() == "looks\n"
+    child.send_signal(signal.SIGINT)
+    lines = iter(child.stderr.readline, "")
+    assert "carseg: interrupted; nothing was left half written\n" in lines
+    if presses == 2:
+        child.send_signal(signal.SIGINT)
+    output, errors = child.communicate(timeout=20)
+    assert (child.returncode, errors) == (130, "")
+    assert output in ("", "looks\n"), "the photo that was in work, waiting for its turn"
+    assert not Path("out").exists()
 
 
 def test_photos_of_a_folder_are_looked_at_side_by_side() -> None:

@@ -42,6 +42,15 @@ def test_letters_that_a_log_cannot_hold_are_spelt_out() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "validate: \\u8eca\n", "")
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """Heed Ctrl-C, which who was started in the background ignores."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 def test_an_interruption_is_a_line_and_the_shells_code(capsys: pytest.CaptureFixture[str]) -> None:
     def stage() -> None:
         raise KeyboardInterrupt
@@ -52,14 +61,6 @@ def test_an_interruption_is_a_line_and_the_shells_code(capsys: pytest.CaptureFix
     output, errors = capsys.readouterr()
     assert output == ""
     assert errors.strip().startswith("carseg: interrupted")
-
-
-@pytest.fixture
-def _interruptible() -> Iterator[None]:
-    """Heed Ctrl-C, which who was started in the background ignores."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("_interruptible")
