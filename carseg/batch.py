@@ -168,6 +168,9 @@ def predict(
     if [*paths] == [str(STREAM)]:
         if len(kinds.names) > 1:
             raise CarsegError("-: makes one file of one photo; ask for one kind alone")
+        for stream, name in ((sys.stdin, "input"), (sys.stdout, "output")):
+            if stream is None:  # closed by who started this
+                raise CarsegError(f"-: there is no standard {name}; name files instead")
         photo = read(sys.stdin.buffer.read(), STREAM)
         for _, content in kinds.make(photo, model.predict(photo, d4, closer)):
             sys.stdout.buffer.write(content)

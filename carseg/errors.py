@@ -21,11 +21,13 @@ def run(stage: Callable[[], None]) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Names of files may hold letters that the encoding of a log lacks.
         sys.stdout.reconfigure(errors="backslashreplace")
+    if sys.stderr is None:  # as in a service; print would take standard output instead
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lasts
     try:
         try:
             stage()
         finally:
-            sys.stdout.flush()  # here, as a full disk or a closed pipe at exit is nobody's to catch
+            _flush_output()  # here, as a full disk or a closed pipe at exit is nobody's to catch
     except CarsegError as error:
         sys.exit("\n".join(f"carseg: {line}" for line in str(error).splitlines()))
     except BrokenPipeError:
@@ -35,7 +37,7 @@ def run(stage: Callable[[], None]) -> None:
     except OSError as error:
         # A full or read-only disk, a lost network drive: nothing that code could mend.
         try:
-            sys.stdout.flush()
+            _flush_output()
         except OSError:
             _drop_output()
         where = f"{error.filename}: " if error.filename else ""
@@ -60,6 +62,11 @@ def _end_at_once_when_asked_again() -> None:
     """Let the next Ctrl-C not wait for threads, which Python does at exit, nor show a traceback."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+
+
+def _flush_output() -> None:
+    if sys.stdout is not None:  # a service may have none
+        sys.stdout.flush()
 
 
 def _drop_output() -> None:

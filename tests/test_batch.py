@@ -425,6 +425,16 @@ def test_a_stream_becomes_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
         do("-")
 
 
+@pytest.mark.parametrize(("closed", "name"), [("stdin", "input"), ("stdout", "output")])
+def test_a_stream_that_is_closed_is_told_of(
+    closed: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", Standard(Path("photos/a.png").read_bytes()))
+    monkeypatch.setattr(sys, closed, None)
+    with pytest.raises(CarsegError, match=f"^-: there is no standard {name}; name files"):
+        do("-")
+
+
 def test_reading_ahead_keeps_order_and_bounds() -> None:
     taken: list[int] = []
 

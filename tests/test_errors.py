@@ -158,6 +158,27 @@ def test_output_that_finds_a_full_disk_is_a_line() -> None:
     assert returned == 1
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_fault(closed: str, tmp_path: Path) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+from tqdm import tqdm
+from carseg.errors import run
+def stage():
+    print('x', flush=True)
+    for _ in tqdm([1], disable=None):
+        print('y', file=sys.stderr)
+    Path({str(tmp_path / "done")!r}).touch()
+run(stage)
+"""
+    (tmp_path / "stage.py").write_text(code)
+    returned, output, errors = shell(f'PYTHONPATH=. $PYTHON "{tmp_path}/stage.py" {closed}')
+    assert (returned, errors) == (0, "" if "2>&-" in closed else "y\n")
+    assert output == ("" if ">&- 2" in closed or closed == ">&-" else "x\n")
+    assert (tmp_path / "done").exists()
+
+
 def test_help_answers_at_once_and_every_command_has_one() -> None:
     code = """
 import sys
