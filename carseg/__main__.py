@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 import shtab
@@ -79,12 +80,14 @@ def main() -> None:
         "--threshold",
         type=float,
         metavar="P",
-        help="probability from which a pixel is car [that of params.yaml, else 0.5]",
+        help="probability from which a pixel is car [that of params.yaml beside the weights, else "
+        "0.5]",
     )
     command.add_argument(
         "--cleanup",
         action=argparse.BooleanOptionalAction,
-        help="keep only the largest piece of car, fill its holes [as params.yaml says, else no]",
+        help="keep only the largest piece of car, fill its holes [as params.yaml beside "
+        "the weights says, else no]",
     )
     command.add_argument(
         "--device",
@@ -174,22 +177,32 @@ def _add_weights(command: argparse.ArgumentParser, what: str, known: str = "") -
         "--image-size",
         type=int,
         metavar="N",
-        help=f"side of the square that the network sees [that of params.yaml, else 320]{known}",
+        help="side of the square that the network sees [that of params.yaml beside the weights, "
+        f"else 320]{known}",
     )
 
 
 def _settle(arguments: argparse.Namespace) -> None:
-    """Give options that were left out the value of params.yaml, where there is one."""
+    """Give options that were left out the value that the weights were trained with."""
     with hold_interrupts():
         from carseg.params import Params, load_params
 
     names = ("image_size", "threshold", "cleanup")
     missing = [name for name in names if getattr(arguments, name, ...) is None]
     if missing:
-        settings = load_params() if Path("params.yaml").is_file() else Params()
+        file = _settings_of(arguments.weights)
+        settings = load_params(file) if file else Params()
         for name in missing:
             setattr(arguments, name, getattr(settings, name))
     check("--image-size", arguments.image_size, 32, 4096)
+
+
+def _settings_of(weights: Path) -> Path | None:
+    """Find the params.yaml of the project that weights are of, not of where somebody stands."""
+    places = [weights.parent]
+    if weights.suffix.lower() in (".onnx", ".xml"):  # in a folder of their own in the project
+        places.append(Path(os.path.normpath(weights.parent / "..")))
+    return next((file for at in places if (file := at / "params.yaml").is_file()), None)
 
 
 def check(name: str, value: float, least: float, most: float) -> None:

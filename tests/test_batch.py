@@ -553,6 +553,37 @@ def test_options_left_out_are_those_of_the_settings(monkeypatch: pytest.MonkeyPa
         command(monkeypatch, "photos")
 
 
+def test_settings_are_those_beside_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[object] = []
+    monkeypatch.setattr("carseg.model.load", lambda path, size, device: given.append(size) or Red())
+    monkeypatch.setattr(
+        "carseg.batch.predict",
+        lambda paths, out, model, kinds, **_: given.append(kinds._threshold),
+    )
+    monkeypatch.setattr(
+        "carseg.export.export",
+        lambda source, out, formats, size, *_: given.append(size) or [],
+    )
+    Path("params.yaml").write_text("lr: 0.1\n")  # of another project
+    Path("A/exported").mkdir(parents=True)
+    Path("B").mkdir()
+    Path("A/params.yaml").write_text("image_size: 64\nthreshold: 0.4\n")
+    for name, expected in (
+        ("A/net.pth", [64, 0.4]),
+        ("A/exported/model.xml", [64, 0.4]),
+        ("B/net.pth", [320, 0.5]),
+    ):
+        given.clear()
+        command(monkeypatch, "photos", "--weights", name)
+        assert given == expected, name
+    given.clear()
+    monkeypatch.setattr(sys, "argv", ["carseg", "export", "--weights", "A/net.pth"])
+    __main__.main()
+    assert given == [64]
+    monkeypatch.chdir("A/exported")
+    assert __main__._settings_of(Path("model.onnx")) == Path("../params.yaml")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
