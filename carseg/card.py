@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from carseg import __version__
 from carseg.errors import CarsegError
@@ -27,7 +28,17 @@ SCORES = {"dice": "Dice", "iou": "IoU", "boundary_iou": "boundary IoU", "hd95": 
 
 Content = TypeVar("Content")
 Scores = dict[str, dict[str, float]]
-METRICS, MACHINE = TypeAdapter(dict[str, Scores]), TypeAdapter(dict[str, Any])
+
+
+def _whole(scores: Scores) -> Scores:
+    for view, found in scores.items():
+        if missing := SCORES.keys() - found.keys():
+            raise ValueError(f"{view} has no {', '.join(sorted(missing))}")
+    return scores
+
+
+METRICS = TypeAdapter(dict[str, Annotated[Scores, AfterValidator(_whole)]])
+MACHINE = TypeAdapter(dict[str, Any])
 
 
 class Card(NamedTuple):
@@ -191,15 +202,24 @@ def _json(path: Path, kind: TypeAdapter[Content]) -> Content | None:
 
 
 def _rows(path: Path) -> int | None:
-    return len(read_csv(path)) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return len(read_csv(path))
+    except (ValueError, csv.Error) as error:
+        raise CarsegError(f"{path}: is not what carseg writes there; run dvc repro") from error
 
 
 def _dataset_hash(lock: Path) -> str | None:
     if not lock.is_file():
         return None
     try:
-        outs = yaml.safe_load(lock.read_text())["stages"].get("dataset", {}).get("outs", ())
+        outs = (
+            yaml.safe_load(lock.read_text(encoding="utf-8"))["stages"]
+            .get("dataset", {})
+            .get("outs", ())
+        )
         hashes = [out["md5"] for out in outs if out["path"] == "dataset"]
-    except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
+    except (yaml.YAMLError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise CarsegError(f"{lock}: is not what DVC writes there; run dvc repro") from error
     return hashes[0] if hashes else None

@@ -169,13 +169,15 @@ def test_weights_alone_have_a_card_too(net: U2Net, tmp_path: Path) -> None:
     ("name", "content"),
     [("metrics.json", "<<<<<<< HEAD"), ("metrics.json", "[]"), ("metrics.json", '{"dice": 0.9}'),
      ("provenance/train_dice.json", "1"), ("dvc.lock", ""), ("dvc.lock", "stages: {dataset: 3}"),
-     ("dvc.lock", "<<<<<<< HEAD\n- {")],
+     ("dvc.lock", "<<<<<<< HEAD\n- {"), ("dvc.lock", "a: 2026-99-99"), ("dvc.lock", "\xe9"),
+     ("metrics.json", '{"dice": {"plain": {"dice": 0.9, "iou": 0.8}}}'), ("metrics.json", "\xe9"),
+     ("split/train.csv", "photo,mask\n\xe9,\xe9\n"), ("split/val.csv", "a\n" + "b" * 200_000)],
 )  # fmt: skip
 def test_a_broken_file_beside_the_weights_is_one_line(
     name: str, content: str, tmp_path: Path
 ) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
-    (tmp_path / name).write_text(content)
+    (tmp_path / name).write_text(content, encoding="latin-1")  # as no letter of it is UTF-8
     with pytest.raises(CarsegError, match=rf"/{name}: is not what .*; run dvc repro$"):
         Card.of(tmp_path / WEIGHTS, "u2netp", SIZE)
 
