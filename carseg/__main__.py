@@ -247,7 +247,7 @@ def _predict(arguments: argparse.Namespace) -> None:
 def _export(arguments: argparse.Namespace) -> None:
     _settle(arguments)
     if arguments.batch is not None:
-        check("--batch", arguments.batch, 1, 1024)
+        check("--batch", arguments.batch, 1, 64)  # checking takes memory for each of them
     with hold_interrupts():
         from carseg.export import WRITERS, export
 

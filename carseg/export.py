@@ -125,6 +125,9 @@ def write_openvino(
     """Write `model.xml` and `model.bin`, in float32; the same input and output as in ONNX.
 
     Batch norm is folded in a way that keeps its precision where OpenVINO computes in bfloat16.
+
+    Raises:
+        CarsegError: the file cannot be written.
     """
     openvino = needed("openvino", "openvino")
     # Engines that compute in bfloat16 would fold batch norms, too, but lose what must be exact.
@@ -140,7 +143,13 @@ def write_openvino(
     for name, value in metadata.items():
         model.set_rt_info(value, ["carseg", name])
     path = folder / FILES["openvino"][0]
-    openvino.save_model(model, path, compress_to_fp16=False)
+    try:
+        openvino.save_model(model, path, compress_to_fp16=False)
+    except RuntimeError as error:  # which does not tell of a full disk as others do
+        why = " ".join(str(error).split())
+        raise CarsegError(
+            f"{path.name}: could not be written ({why}); make room on the disk"
+        ) from error
     compiled = openvino.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     compare(net, lambda photos: np.asarray(compiled(photos)[0]), size, batch, path.name)
 
@@ -196,6 +205,8 @@ def quiet(name: str) -> Iterator[None]:
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
-    yield
-    for logger, level in zip(loggers, before, strict=True):
-        logger.setLevel(level)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

@@ -1,8 +1,10 @@
 """Exported files compute what torch does, say what they are, and replace nothing."""
 
 import json
+import logging
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import onnx
@@ -189,6 +191,12 @@ def test_a_card_without_manifests_tells_of_no_photos(tmp_path: Path) -> None:
     assert "to train" not in text
 
 
+def test_more_photos_than_memory_has_room_for_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["carseg", "export", "--batch", "65"])
+    with pytest.raises(SystemExit, match="carseg: --batch 65: give a number from 1 to 64"):
+        __main__.main()
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_number_of_photos_can_be_fixed(count: int, net: U2Net, tmp_path: Path) -> None:
     weights.save(net, tmp_path / "net.pth")
@@ -255,3 +263,26 @@ def test_no_number_is_no_agreement(net: U2Net) -> None:
 def test_a_missing_package_is_named() -> None:
     with pytest.raises(CarsegError, match=r"onnx: needs the package nowhere; run: pip install"):
         needed("nowhere.at_all", "onnx")
+
+
+def test_openvino_on_a_full_disk_is_a_line(
+    net: U2Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(*_: object, **__: object) -> None:
+        raise RuntimeError("basic_ios::clear:\niostream error")
+
+    monkeypatch.setattr(openvino, "save_model", save)
+    monkeypatch.setattr(openvino, "convert_model", lambda *_, **__: MagicMock())
+    line = r"^model\.xml: could not be written \(basic_ios::clear: iostream error\); make room"
+    weights.save(net, tmp_path / "net.pth")
+    with pytest.raises(CarsegError, match=line):
+        export.export(tmp_path / "net.pth", tmp_path / "out", ["openvino"], SIZE, None, False)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_loggers_speak_again_after_an_error() -> None:
+    logger = logging.getLogger("torch.onnx.tested")
+    logger.setLevel(logging.INFO)
+    with pytest.raises(ZeroDivisionError), export.quiet("torch.onnx"):
+        1 / (logger.level - logging.ERROR)
+    assert logger.level == logging.INFO
