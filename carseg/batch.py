@@ -176,7 +176,7 @@ def predict(
             sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
         return
-    listed = plan(find(paths, recursive), out, kinds)
+    listed = plan(find(paths, recursive, out), out, kinds)
     refuse_losses(listed, force, kinds.scenery)
     failed: list[str] = []
     stopped = Event()
@@ -249,34 +249,51 @@ def read(content: bytes, source: Path) -> Image.Image:
     return photo
 
 
-def find(paths: Sequence[str], recursive: bool) -> list[tuple[Path, Path]]:
+def find(paths: Sequence[str], recursive: bool, out: Path | None = None) -> list[tuple[Path, Path]]:
     """List photos, each with the name that its results go by: a path without ending.
 
     Results of a folder's photos lie as those do in it.
 
+    Args:
+        paths: files, folders and patterns.
+        recursive: look into folders in folders, too.
+        out: where results go: no photos, in folders that were not named themselves.
+
     Raises:
         CarsegError: there is no such file, or no photo in a folder.
     """
-    known = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    endings = known | RAW | HEIC  # which are told of, not passed over
     found: dict[Path, Path] = {}
     for text in paths:
-        matches = [text] if Path(text).exists() else sorted(glob.glob(text, recursive=recursive))
+        named = Path(text).exists()
+        matches = [text] if named else sorted(glob.glob(text, recursive=recursive))
         if not matches:
             raise CarsegError(f"{text}: there is no such file; check the path")
+        photos: dict[Path, Path] = {}
         for path in map(Path, matches):
             if not path.is_dir():
-                found.setdefault(path, Path(path.stem))
-                continue
-            inside = sorted(path.rglob("*") if recursive else path.iterdir())
-            photos = [p for p in inside if p.is_file() and p.suffix.lower() in endings]
-            photos = [p for p in photos if not hidden(p.relative_to(path))]
-            if not photos:
-                hint = "" if recursive else ", or add --recursive"
-                raise CarsegError(f"{path}: holds no photo; name another folder{hint}")
-            for photo in photos:
-                found.setdefault(photo, photo.relative_to(path).with_suffix(""))
+                photos.setdefault(path, Path(path.stem))
+            elif named or not _lies_in(path, out):
+                for photo in _photos_in(path, recursive, out):
+                    photos.setdefault(photo, photo.relative_to(path).with_suffix(""))
+        if not photos:  # a pattern may match folders without any beside others
+            hint = "" if recursive else ", or add --recursive"
+            raise CarsegError(f"{text}: holds no photo; name another folder{hint}")
+        found |= photos | found  # a photo that is met again keeps its name
     return list(found.items())
+
+
+def _photos_in(folder: Path, recursive: bool, out: Path | None) -> Iterator[Path]:
+    known = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    endings = known | RAW | HEIC  # which are told of, not passed over
+    out = None if _lies_in(folder, out) else out
+    for path in sorted(folder.rglob("*") if recursive else folder.iterdir()):
+        seen = path.suffix.lower() in endings and not hidden(path.relative_to(folder))
+        if seen and path.is_file() and not _lies_in(path, out):
+            yield path
+
+
+def _lies_in(path: Path, out: Path | None) -> bool:
+    return out is not None and path.resolve().is_relative_to(out.resolve())
 
 
 def hidden(path: Path) -> bool:

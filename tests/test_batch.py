@@ -122,6 +122,33 @@ def test_patterns_are_expanded_where_the_shell_did_not() -> None:
     assert files() == ["a.png", "b.png"]
 
 
+@pytest.mark.parametrize("again", [{}, {"force": True}])
+def test_results_are_no_photos_of_a_second_run(again: dict[str, bool]) -> None:
+    before = find(["."], recursive=True, out=Path("photos/made"))
+    do(".", recursive=True, out="photos/made")
+    assert find(["."], recursive=True, out=Path("photos/made")) == before
+    if again:
+        do(".", recursive=True, out="photos/made", **again)
+    assert files("photos/made") == ["photos/a.png", "photos/b.png", "photos/more/c.png"]
+    assert len(find(["photos/made"], recursive=True, out=Path("photos/made"))) == 3, "as named"
+    do("photos/[ab]*", out="photos/made/again")
+    found = find(["photos/made/*"], recursive=True, out=Path("photos/made/again"))
+    assert [path.name for path, _ in found] == ["a.png", "b.png", "c.png"]
+
+
+def test_a_folder_without_photos_that_a_pattern_matches_stops_nothing() -> None:
+    Path("photos/empty").mkdir()
+    do("photos/*[!t]")
+    assert files() == ["a.png", "b.png", "c.png"]
+    with pytest.raises(CarsegError, match=r"^photos/e\*: holds no photo; name another folder"):
+        do("photos/e*")
+
+
+def test_photos_keep_the_order_and_name_of_their_first_mention() -> None:
+    found = find(["photos/b.png", "photos", "photos/more/*", "photos/more"], recursive=True)
+    assert [name.as_posix() for _, name in found] == ["b", "a", "more/c"]
+
+
 def test_kinds_go_beside_each_other() -> None:
     do("photos/a.png", kinds=("mask", "cutout", "overlay"), background="#00ff00")
     assert files() == ["a_background.jpg", "a_cutout.png", "a_mask.png", "a_overlay.jpg"]
