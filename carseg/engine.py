@@ -12,6 +12,11 @@ from carseg.device import Device
 from carseg.errors import CarsegError, needed
 from carseg.predict import Look
 
+PROVIDERS = {  # of ONNX Runtime; with TF32, a GPU's convolutions round to 10 bits
+    "cuda": ("CUDAExecutionProvider", {"use_tf32": 0}),
+    "cpu": ("CPUExecutionProvider", {}),
+}
+
 
 def load_exported(path: Path, device: str, precision: str = "auto") -> tuple[Look, int]:
     """Open a file that `carseg export` wrote; give what looks at photos, and their side in pixels.
@@ -39,12 +44,14 @@ def load_exported(path: Path, device: str, precision: str = "auto") -> tuple[Loo
 
 def _open_onnx(path: Path, device: str, _: str) -> tuple[Look, int]:
     runtime = needed("onnxruntime", "onnx")
-    names = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
-    wanted = [name for short, name in names.items() if device in ("auto", short)]
-    providers = [name for name in wanted if name in runtime.get_available_providers()]
+    wanted = [provider for short, provider in PROVIDERS.items() if device in ("auto", short)]
+    providers = [p for p in wanted if p[0] in runtime.get_available_providers()]
     if not providers:
         raise CarsegError(f"--device {device}: this ONNX Runtime has none; take cpu")
     session = runtime.InferenceSession(str(path), providers=providers)
+    if device == "cuda" and PROVIDERS["cuda"][0] not in session.get_providers():
+        # It warns, then computes on the processor.
+        raise CarsegError("--device cuda: ONNX Runtime cannot start on it; mend CUDA, or take cpu")
     size = int(session.get_modelmeta().custom_metadata_map["image_size"])
     _take_one(path, session.get_inputs()[0].shape[0])
 

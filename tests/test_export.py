@@ -117,6 +117,32 @@ def test_a_device_that_is_not_there_is_refused(name: str, project: Path) -> None
         load(project / "exported" / name, device="cuda")
 
 
+@pytest.mark.parametrize("works", [True, False])
+def test_a_gpu_computes_in_whole_float32_or_is_told_of(
+    works: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in for ONNX Runtime's session, as there may be no GPU."""
+    gpu, cpu = "CUDAExecutionProvider", "CPUExecutionProvider"
+    session = MagicMock()
+    session.get_providers.return_value = [gpu, cpu] if works else [cpu]
+    session.get_modelmeta.return_value.custom_metadata_map = {"image_size": "64"}
+    given: list[object] = []
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [gpu, cpu])
+    monkeypatch.setattr(
+        onnxruntime, "InferenceSession", lambda _, providers: given.append(providers) or session
+    )
+    (tmp_path / "model.onnx").touch()
+    assert load(tmp_path / "model.onnx").size == 64
+    assert given == [[(gpu, {"use_tf32": 0}), (cpu, {})]]
+    if works:
+        assert load(tmp_path / "model.onnx", device="cuda").size == 64
+        return
+    with pytest.raises(
+        CarsegError, match=r"^--device cuda: ONNX Runtime cannot start on it; .*cpu"
+    ):
+        load(tmp_path / "model.onnx", device="cuda")
+
+
 def test_safetensors_hold_the_weights_to_the_bit(net: U2Net, project: Path) -> None:
     with safe_open(project / "exported/model.safetensors", "pt") as file:
         assert set(file.keys()) == set(net.state_dict())
