@@ -100,5 +100,7 @@ def needed(module: str, format: str) -> ModuleType:
     except ImportError as error:
         package = module.split(".")[0]
         raise CarsegError(
-            f"{format}: needs the package {package}; run: pip install 'carseg[export]'"
+            # Not by name: PyPI may have something else of that name.
+            f"{format}: needs the package {package}; run pip install -e '.[export]' in the "
+            "project's folder"
         ) from error

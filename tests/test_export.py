@@ -287,7 +287,8 @@ def test_no_number_is_no_agreement(net: U2Net) -> None:
 
 
 def test_a_missing_package_is_named() -> None:
-    with pytest.raises(CarsegError, match=r"onnx: needs the package nowhere; run: pip install"):
+    line = r"needs the package nowhere; run pip install -e '\.\[export\]' in the project's folder"
+    with pytest.raises(CarsegError, match=line):
         needed("nowhere.at_all", "onnx")
 
 
