@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import glob
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import shtab
@@ -139,7 +141,10 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument(
-        "files", nargs="+", type=Path, metavar="FILE", help="COCO JSON, LabelMe JSON or CVAT XML"
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help="COCO JSON, LabelMe JSON or CVAT XML; patterns, too",
     )
     command.add_argument(
         "--class",
@@ -215,6 +220,15 @@ def check(name: str, value: float, least: float, most: float) -> None:
         raise CarsegError(f"{name} {value}: give a number from {least} to {most}")
 
 
+def expand(texts: Sequence[str]) -> list[Path]:
+    """Give the files that patterns match, as some shells do not; a pattern of none stays itself."""
+    found: list[str] = []
+    for text in texts:
+        there = [text] if Path(text).exists() else sorted(glob.glob(text))
+        found += there or [text]
+    return [Path(path) for path in found]
+
+
 def _crossval(arguments: argparse.Namespace) -> None:
     with hold_interrupts():
         from carseg.crossval import crossval
@@ -268,7 +282,7 @@ def _import_masks(arguments: argparse.Namespace) -> None:
         from carseg.masks import import_masks
 
     written = import_masks(
-        arguments.files, arguments.classes, arguments.images, arguments.out, arguments.force
+        expand(arguments.files), arguments.classes, arguments.images, arguments.out, arguments.force
     )
     print(f"{len(written)} masks written to {arguments.out}")
 

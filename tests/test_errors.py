@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from carseg import __main__
 from carseg.errors import hold_interrupts, run
 
 ROOT = Path(__file__).parent.parent
@@ -205,3 +206,19 @@ def test_a_bug_is_not_hidden(error: type[Exception]) -> None:
 
     with pytest.raises(error):
         run(stage)
+
+
+def test_patterns_are_expanded_where_the_shell_did_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("b.json", "a.json", "[1].json", "a.xml"):
+        Path(name).touch()
+    given: list[Path] = []
+    monkeypatch.setattr("carseg.masks.import_masks", lambda files, *_: given.extend(files) or [])
+    words = ["*.json", "[1].json", "none*", "a.xml"]
+    monkeypatch.setattr(sys, "argv", ["carseg", "masks", "import", *words])
+    __main__.main()
+    assert [path.name for path in given] == [
+        "[1].json", "a.json", "b.json", "[1].json", "none*", "a.xml"
+    ]  # fmt: skip
