@@ -32,7 +32,7 @@ def load_exported(path: Path, device: str, precision: str = "auto") -> tuple[Loo
     """
     if not path.is_file():
         raise CarsegError(f"{path}: there is no such file; run carseg export")
-    opener = {".onnx": _open_onnx, ".xml": _open_openvino}[path.suffix]
+    opener = {".onnx": _open_onnx, ".xml": _open_openvino}[path.suffix.lower()]
     try:
         look, size = opener(path, device, precision)
     except CarsegError:
@@ -52,7 +52,13 @@ def _open_onnx(path: Path, device: str, _: str) -> tuple[Look, int]:
     if device == "cuda" and PROVIDERS["cuda"][0] not in session.get_providers():
         # It warns, then computes on the processor.
         raise CarsegError("--device cuda: ONNX Runtime cannot start on it; mend CUDA, or take cpu")
-    size = int(session.get_modelmeta().custom_metadata_map["image_size"])
+    known = session.get_modelmeta().custom_metadata_map
+    if "image_size" not in known:
+        raise CarsegError(
+            f"{path}: is a network, but not of carseg export; official weights are to start from, "
+            "for init in params.yaml"
+        )
+    size = int(known["image_size"])
     _take_one(path, session.get_inputs()[0].shape[0])
 
     def look(photos: Tensor) -> Tensor:

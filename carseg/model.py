@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,9 @@ from carseg.u2net import U2Net
 
 MOST = 8  # photos in work at once, as each of them takes memory
 IN_TURN = 3  # the same where looks take turns: one is looked at, one read, one written
+
+PRECISIONS, DEVICES = ("auto", "float32", "bfloat16"), ("auto", "cpu", "cuda")
+SIZES = range(32, 4097)
 
 Picture = Image.Image | str | Path | NDArray[np.uint8]
 
@@ -114,23 +117,33 @@ def load(path: str | Path, size: int = 320, precision: str = "auto", device: str
 
     Args:
         path: a .pth file; or an .onnx or .xml file, which runs on the engine of its format.
-        size: the `image_size` of its training; exported files know it themselves.
+        size: the `image_size` of its training, 32 to 4096; exported files know it themselves.
         precision: auto, float32 or bfloat16; .onnx files always run in float32.
         device: auto, cpu or cuda.
 
     Raises:
         CarsegError: the file is missing, broken, holds no U²-Net or one for several photos at once,
-            its engine is not installed, or there is no such device.
+            its engine is not installed, there is no such device, or an option has another value.
     """
+    _check_choice("precision", precision, PRECISIONS)
+    _check_choice("device", device, DEVICES)
+    if size not in SIZES:
+        raise CarsegError(f"size {size}: give a whole number from {SIZES[0]} to {SIZES[-1]}")
     path = Path(path)
-    if path.suffix in (".onnx", ".xml"):
+    kind = path.suffix.lower()
+    if kind in (".onnx", ".xml"):
         return Model(*load_exported(path, device, precision))
-    if path.suffix == ".safetensors":
+    if kind == ".safetensors":
         raise CarsegError(f"{path}: holds weights alone; take the .pth, .onnx or .xml file")
     state = weights.read_checkpoint(path)
     net = U2Net(weights.variant_of(state, path))
     net.load_state_dict(state)
-    return Model.of(net, size, Device(precision, device, repeatable=False))
+    return Model.of(net, int(size), Device(precision, device, repeatable=False))
+
+
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise CarsegError(f"{name} {value}: give {', '.join(choices[:-1])} or {choices[-1]}")
 
 
 def as_photo(picture: Picture) -> Image.Image:

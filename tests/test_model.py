@@ -1,9 +1,11 @@
 """The trained net as a function of any image."""
 
+import shutil
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -198,6 +200,39 @@ def test_load_tells_the_network_by_its_weights(variant: str, tmp_path: Path) -> 
 def test_load_names_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(CarsegError, match=r"none\.pth: there is no such file"):
         carseg.load(tmp_path / "none.pth")
+
+
+@pytest.mark.parametrize(
+    ("option", "line"),
+    [
+        ({"precision": "bf16"}, "precision bf16: give auto, float32 or bfloat16"),
+        ({"device": "gpu"}, "device gpu: give auto, cpu or cuda"),
+        ({"size": 0}, "size 0: give a whole number from 32 to 4096"),
+        ({"size": 320.5}, r"size 320\.5: give a whole number"),
+        ({"size": "320"}, "size 320: give a whole number"),
+    ],
+)
+@pytest.mark.parametrize("name", ["net.pth", "model.onnx"])
+def test_load_refuses_options_of_other_values(
+    name: str, option: dict[str, Any], line: str, net: U2Net, tmp_path: Path
+) -> None:
+    weights.save(net, tmp_path / name)
+    with pytest.raises(CarsegError, match=f"^{line}"):
+        carseg.load(tmp_path / name, **option)
+
+
+def test_numbers_of_numpy_are_sizes_too(net: U2Net, tmp_path: Path) -> None:
+    weights.save(net, tmp_path / "net.pth")
+    assert carseg.load(tmp_path / "net.pth", size=np.int64(64)).size == 64  # type: ignore[arg-type]
+
+
+def test_load_knows_endings_in_capitals(official: Path, tmp_path: Path) -> None:
+    shutil.copyfile(official / "u2netp.onnx", tmp_path / "M.ONNX")
+    with pytest.raises(CarsegError, match=r"M\.ONNX: is a network, but .*, for init in params"):
+        carseg.load(tmp_path / "M.ONNX")
+    (tmp_path / "M.SAFETENSORS").touch()
+    with pytest.raises(CarsegError, match="holds weights alone"):
+        carseg.load(tmp_path / "M.SAFETENSORS")
 
 
 def test_an_unknown_name_is_no_attribute() -> None:
