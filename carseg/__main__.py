@@ -13,6 +13,8 @@ import shtab
 from carseg import __version__
 from carseg.errors import CarsegError, hold_interrupts, run
 
+EXPORTED = (".onnx", ".xml")  # networks that carseg itself runs, too
+
 
 def main() -> None:
     """Run the command that the arguments name; what the user can mend ends in one line."""
@@ -205,9 +207,21 @@ def _settle(arguments: argparse.Namespace) -> None:
 def _settings_of(weights: Path) -> Path | None:
     """Find the params.yaml of the project that weights are of, not of where somebody stands."""
     places = [weights.parent]
-    if weights.suffix.lower() in (".onnx", ".xml"):  # in a folder of their own in the project
+    if weights.suffix.lower() in EXPORTED:  # in a folder of their own in the project
         places.append(Path(os.path.normpath(weights.parent / "..")))
     return next((file for at in places if (file := at / "params.yaml").is_file()), None)
+
+
+def check_weights(path: Path) -> None:
+    """Check that there are weights, before anything is made of them.
+
+    Raises:
+        CarsegError: there are none.
+    """
+    if not path.exists() and path.suffix.lower() not in EXPORTED:  # of which is told elsewhere
+        raise CarsegError(
+            f"{path}: there is no such file; run dvc repro, or name the weights with --weights"
+        )
 
 
 def check(name: str, value: float, least: float, most: float) -> None:
@@ -241,6 +255,7 @@ def _predict(arguments: argparse.Namespace) -> None:
     check("--threshold", arguments.threshold, 0, 1)
     if arguments.jobs is not None:
         check("--jobs", arguments.jobs, 1, 64)
+    check_weights(arguments.weights)
     with hold_interrupts():
         from carseg.batch import Kinds, predict
         from carseg.model import load
@@ -262,6 +277,7 @@ def _export(arguments: argparse.Namespace) -> None:
     _settle(arguments)
     if arguments.batch is not None:
         check("--batch", arguments.batch, 1, 64)  # checking takes memory for each of them
+    check_weights(arguments.weights)
     with hold_interrupts():
         from carseg.export import WRITERS, export
 

@@ -566,6 +566,7 @@ def test_options_left_out_are_those_of_the_settings(monkeypatch: pytest.MonkeyPa
         "carseg.batch.predict",
         lambda paths, out, model, kinds, **_: given.extend((kinds._threshold, kinds._cleanup)),
     )
+    Path("u2net_segmentation_dice_loss.pth").touch()
     command(monkeypatch, "photos")
     assert given == [320, 0.5, False]
     Path("params.yaml").write_text("image_size: 256\nthreshold: 0.4\ncleanup: true\n")
@@ -594,6 +595,8 @@ def test_settings_are_those_beside_the_weights(monkeypatch: pytest.MonkeyPatch) 
     Path("params.yaml").write_text("lr: 0.1\n")  # of another project
     Path("A/exported").mkdir(parents=True)
     Path("B").mkdir()
+    Path("A/net.pth").touch()
+    Path("B/net.pth").touch()
     Path("A/params.yaml").write_text("image_size: 64\nthreshold: 0.4\n")
     for name, expected in (
         ("A/net.pth", [64, 0.4]),
@@ -617,7 +620,11 @@ def test_settings_are_those_beside_the_weights(monkeypatch: pytest.MonkeyPatch) 
         (("--threshold", "1.5"), "--threshold 1.5: give a number from 0 to 1"),
         (("--jobs", "0"), "--jobs 0: give a number from 1 to 64"),
         (("--image-size", "8"), "--image-size 8: give a number from 32 to 4096"),
-        ((), r"u2net_segmentation_dice_loss\.pth: there is no such file"),
+        (
+            (),
+            r"_dice_loss\.pth: there is no such file; run dvc repro, or name the weights with --w",
+        ),
+        (("--weights", "none/model.onnx"), "model.onnx: there is no such file; run carseg export"),
     ],
 )
 def test_wrong_options_are_one_line(
