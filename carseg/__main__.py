@@ -85,7 +85,7 @@ def main() -> None:
         type=float,
         metavar="P",
         help="probability from which a pixel is car [that of params.yaml beside the weights, else "
-        "0.5]",
+        "0.5]; does nothing to cut-outs and backgrounds unless with --cleanup",
     )
     command.add_argument(
         "--cleanup",
