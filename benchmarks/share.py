@@ -84,7 +84,8 @@ def prepare(folder: Path, images: Path | None, masks: Path | None, changes: Sequ
     subprocess.run(["git", "clone", "--quiet", ".", str(project)], check=True)
     for source, name in ((images, "Image"), (masks, "Mask"), (Path("Weights"), "Weights")):
         for path in source.iterdir() if source else ():
-            shutil.copy(path, project / name)
+            if path.is_file():  # folders are nothing that stages look into
+                shutil.copy(path, project / name)
     path = project / "params.yaml"
     settings = yaml.safe_load(path.read_text())
     for change in changes:
@@ -96,7 +97,7 @@ def prepare(folder: Path, images: Path | None, masks: Path | None, changes: Sequ
         inside[last] = yaml.safe_load(value)
     path.write_text(yaml.safe_dump(settings))
     # Nothing may come out of the cache of runs, nor be taken as done.
-    (project / "dvc.lock").unlink()
+    (project / "dvc.lock").unlink(missing_ok=True)
     python = folder / "python"
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m benchmarks.share "$@"\n')
     python.chmod(0o755)

@@ -1,6 +1,7 @@
 """The benchmark of what `dvc repro` spends its time on."""
 
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -57,6 +58,27 @@ def test_a_setting_that_there_is_not_is_told_of(tmp_path: Path) -> None:
         (tmp_path / str(number)).mkdir()
         with pytest.raises(SystemExit, match=rf"^-S {change}: params\.yaml has no "):
             share.prepare(tmp_path / str(number), None, None, [change])
+
+
+def test_a_project_without_results_and_with_folders_among_weights_is_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "source"
+    (source / "Weights/older").mkdir(parents=True)
+    (source / "Weights/mine.pth").touch()
+    (source / "params.yaml").write_text("epochs: 1\n")
+    (source / "Weights/README.md").touch()
+    for words in (
+        ["init", "--quiet"],
+        ["add", "params.yaml", "Weights/README.md"],
+        ["-c", "user.name=T", "-c", "user.email=t@example.com", "commit", "--quiet", "-m", "start"],
+    ):
+        subprocess.run(["git", *words], cwd=source, check=True)
+    monkeypatch.chdir(source)
+    project = share.prepare(tmp_path, None, None, [])
+    assert sorted(path.name for path in (project / "Weights").iterdir()) == [
+        "README.md", "mine.pth"
+    ]  # fmt: skip
 
 
 def test_the_share_is_of_what_is_not_imports() -> None:
