@@ -100,7 +100,9 @@ def main() -> None:
         help="what to compute on [auto: the GPU where there is one]",
     )
     command.add_argument("--recursive", "-r", action="store_true", help="folders in folders, too")
-    command.add_argument("--force", action="store_true", help="replace files that exist")
+    command.add_argument(
+        "--force", action="store_true", help="replace files that exist, but none among photos"
+    )
     command.add_argument(
         "--jobs", type=int, metavar="N", help="photos in work at once [as many as suit the machine]"
     )
