@@ -285,10 +285,12 @@ def find(paths: Sequence[str], recursive: bool, out: Path | None = None) -> list
 def _photos_in(folder: Path, recursive: bool, out: Path | None) -> Iterator[Path]:
     known = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     endings = known | RAW | HEIC  # which are told of, not passed over
-    out = None if _lies_in(folder, out) else out
+    base = folder.resolve()  # once, as asking for each photo would take long
+    results = None if out is None or _lies_in(folder, out) else out.resolve()
     for path in sorted(folder.rglob("*") if recursive else folder.iterdir()):
-        seen = path.suffix.lower() in endings and not hidden(path.relative_to(folder))
-        if seen and path.is_file() and not _lies_in(path, out):
+        inside = path.relative_to(folder)
+        made = results is not None and (base / inside).is_relative_to(results)
+        if path.suffix.lower() in endings and not made and not hidden(inside) and path.is_file():
             yield path
 
 
