@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import pytest
@@ -88,20 +89,45 @@ def test_a_step_of_several_processes_is_that_of_one(tmp_path: Path) -> None:
     assert said.count("agrees") == 2
 
 
-@pytest.mark.slow
-def test_curves_do_not_depend_on_the_number_of_processes(tmp_path: Path) -> None:
+# Else torchrun's workers may look for the dead one's address when they come back.
+CALM = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+RESULTS = ("u2net_segmentation.pth", "plots/bce.csv")
+
+
+class Joint(NamedTuple):
+    """A project before three processes trained in it, and afterwards."""
+
+    before: Project
+    after: Project
+
+
+@pytest.fixture(scope="module")
+def joint(tmp_path_factory: pytest.TempPathFactory) -> Joint:
     """Of 15 photos, in batches of 4: three processes have no equal shares, two would have."""
-    project = Project(tmp_path / "project")
-    write_pairs(project.folder / "Image", project.folder / "Mask", 20)
-    project.set({"init": "u2netp", "learning_rate": 1e-4, "epochs": 2, "batch_size": 4})
-    project.set({"split": {"val_size": 5, "fold": None}})
-    curves = []
-    for launcher, count in (("python", 1), ("torchrun --nproc-per-node=3", 3)):
-        project.set({"launcher": launcher})
-        project.dvc("repro", "train_bce")
-        told = json.loads((project.folder / "provenance/train_bce.json").read_text())
-        assert told["processes"] == count
-        curves.append(read_csv(project.folder / "plots/bce.csv"))
+    folder = tmp_path_factory.mktemp("joint")
+    before = Project(folder / "before", **CALM)
+    write_pairs(before.folder / "Image", before.folder / "Mask", 20)
+    before.set({"init": "u2netp", "learning_rate": 1e-4, "epochs": 2, "batch_size": 4})
+    before.set({"split": {"val_size": 5, "fold": None}})
+    before.set({"launcher": "torchrun --standalone --nproc-per-node=3 --max-restarts=1"})
+    before.dvc("repro", "split", "weights")
+    after = before.copy(folder / "after", **CALM)
+    after.dvc("repro", "train_bce")
+    return Joint(before, after)
+
+
+def processes_of(project: Project) -> int:
+    told = json.loads((project.folder / "provenance/train_bce.json").read_text())
+    return int(told["processes"])
+
+
+@pytest.mark.slow
+def test_curves_do_not_depend_on_the_number_of_processes(joint: Joint, tmp_path: Path) -> None:
+    alone = joint.before.copy(tmp_path / "alone")
+    alone.set({"launcher": "python"})
+    alone.dvc("repro", "train_bce")
+    assert (processes_of(alone), processes_of(joint.after)) == (1, 3)
+    curves = [read_csv(project.folder / "plots/bce.csv") for project in (alone, joint.after)]
     for one, other in zip(*curves, strict=True):
         for name in one:
             limit = 1e-3 if name.endswith("loss") else 2e-3
@@ -109,20 +135,10 @@ def test_curves_do_not_depend_on_the_number_of_processes(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_run_whose_worker_dies_ends_by_itself_with_the_same_bytes(tmp_path: Path) -> None:
-    settings = {
-        "epochs": 4,
-        "launcher": "torchrun --standalone --nproc-per-node=3 --max-restarts=1",
-    }
-    results = ("u2net_segmentation.pth", "plots/bce.csv")
-    # Else torchrun's workers may look for the dead one's address when they come back.
-    calm = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    whole = Project(tmp_path / "whole", **calm)
-    write_pairs(whole.folder / "Image", whole.folder / "Mask", 6)
-    whole.set(settings)
-    whole.dvc("repro", "split", "weights")
-    cut = whole.copy(tmp_path / "cut", **calm)
-    whole.dvc("repro", "train_bce")
+def test_a_run_whose_worker_dies_ends_by_itself_with_the_same_bytes(
+    joint: Joint, tmp_path: Path
+) -> None:
+    cut = joint.before.copy(tmp_path / "cut", **CALM)
     with (tmp_path / "said").open("w+") as output:
         started = cut.start(sys.executable, "-m", "dvc", "repro", "train_bce", output=output)
         while not list(cut.folder.glob(".checkpoints/bce-*.pt")):
@@ -137,4 +153,4 @@ def test_a_run_whose_worker_dies_ends_by_itself_with_the_same_bytes(tmp_path: Pa
         workers[1].send_signal(signal.SIGKILL)
         assert started.wait(timeout=300) == 0
     assert "goes on after epoch" in (tmp_path / "said").read_text()
-    assert cut.bytes_of(*results) == whole.bytes_of(*results)
+    assert cut.bytes_of(*RESULTS) == joint.after.bytes_of(*RESULTS)
