@@ -115,12 +115,13 @@ def changed(settings: str, overrides: Sequence[str]) -> Params:
     with TemporaryDirectory() as folder, chdir(folder):
         path = Path("params.yaml")
         path.write_text(settings, encoding="utf-8")
-        names = [
-            value if ":" not in value.split("=")[0] else value.partition(":")[2]
-            for value in overrides
+        # Without the file's name, which DVC takes before a colon.
+        bare = [
+            change.partition(":")[2] if ":" in change.split("=")[0] else change
+            for change in overrides
         ]
         try:
-            apply_overrides(path, names)
+            apply_overrides(path, bare)
         except InvalidArgumentError as error:
             fault = error.__cause__ or error
             raise CarsegError(f"--set-param: {str(fault).splitlines()[0]}") from error
