@@ -152,7 +152,7 @@ def our_loop(
     """Give a training step in our way: from files, prepared once, to changed weights."""
     criterion = BCELoss()
     squares = Squares(pairs, size, folder)
-    net = device.place_net(U2Net(model), learning=True)
+    net = device.place_net(U2Net(model))
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-4, fused=True)
     epochs = iter(range(10**6))
 

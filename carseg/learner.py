@@ -49,7 +49,7 @@ class Learner:
             device: what is computed on.
             processes: who trains; each has a learner, and all of them stay alike.
         """
-        device.place_net(net, learning=True)
+        device.place_net(net)
         self._criterion = criterion
         self._device = device
         self._net = net
@@ -106,7 +106,7 @@ def step(
     net.train()
     optimizer.zero_grad(set_to_none=True)  # before activations need the memory
     with device.autocast():
-        logits = net(device.place(photos, learning=True))  # (N, 7, H, W)
+        logits = net(device.place(photos))  # (N, 7, H, W)
     if len(photos):
         loss: Tensor = share * criterion(logits.float(), device.place(masks))
     else:

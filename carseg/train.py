@@ -151,7 +151,7 @@ def train(
         net, criterion, params.learning_rate, params.epochs * len(loader), device, processes
     )
     if remembered is not None:
-        device.place_net(remembered, learning=True)
+        device.place_net(remembered)
     kept = copy.deepcopy(net)
 
     starts = [net] if remembered is None else [net, remembered]

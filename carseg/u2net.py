@@ -6,15 +6,18 @@ with `strict=True` and a walk over the convolutions follows the order in which t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
+from carseg.convolution import Convolution
 from carseg.resize import resize
 
 LIMIT = 128.0  # of what a layer adds to its products; from here on bfloat16 is off by 0.5 and more
@@ -84,7 +87,7 @@ class ConvBNReLU(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, dilation: int = 1) -> None:
         super().__init__()
-        self.conv_s1 = nn.Conv2d(in_channels, out_channels, 3, padding=dilation, dilation=dilation)
+        self.conv_s1 = Convolution(in_channels, out_channels, dilation)
         self.bn_s1 = nn.BatchNorm2d(out_channels)
         self.exact = self.large = False
 
@@ -99,15 +102,12 @@ class ConvBNReLU(nn.Module):
         return self._compute(*parts)
 
     def _compute(self, *parts: Tensor) -> Tensor:
-        # To keep parts twice, apart and joined, takes 0.4 GB.
-        x = anew(self._convolve, *parts) if len(parts) > 1 else self._convolve(*parts)
+        x = join(*parts)
+        with keep_apart(x, parts):
+            x = self.conv_s1(x)
         x = self.bn_s1(x)
         # bfloat16 is changed in place at a third of the speed; in float32 that saves memory.
         return F.relu(x, inplace=x.dtype == torch.float32)
-
-    def _convolve(self, *parts: Tensor) -> Tensor:
-        found: Tensor = self.conv_s1(join(*parts))
-        return found
 
     def constants(self) -> Tensor:
         """Give what eval mode adds to each channel's sums of products, (out,), float32."""
@@ -119,19 +119,34 @@ class ConvBNReLU(nn.Module):
         return (norm.bias + (conv.bias - norm.running_mean) * scale).detach()
 
 
-def anew(compute: Callable[..., Tensor], *parts: Tensor) -> Tensor:
-    """Compute, and in float32 once more for the gradient, up to what that needs.
+def keep_apart(joined: Tensor, parts: Sequence[Tensor]) -> AbstractContextManager[object]:
+    """Let what is computed here keep parts for its gradient, to join anew, instead of joined ones.
 
-    It saves memory that training in bfloat16 does not miss.
+    To keep both takes 0.4 GB in float32, which training in bfloat16 does not miss.
     """
-    if parts[0].dtype == torch.float32 and torch.is_grad_enabled():
-        again: Tensor = checkpoint(compute, *parts, use_reentrant=False, preserve_rng_state=False)
-        return again
-    return compute(*parts)
+    if len(parts) == 1 or joined.dtype != torch.float32 or not joined.requires_grad:
+        return nullcontext()
+    place = joined.data_ptr()  # the hooks outlive this call, and `joined` must not
+
+    def pack(kept: Tensor) -> Tensor | tuple[Tensor, ...]:
+        return tuple(parts) if kept.data_ptr() == place else kept
+
+    def unpack(kept: Tensor | tuple[Tensor, ...]) -> Tensor:
+        return kept if isinstance(kept, Tensor) else join(*kept)
+
+    return saved_tensors_hooks(pack, unpack)
 
 
 def halve(x: Tensor) -> Tensor:
     """Keep the largest of every four neighbours: (N, C, H, W) to (N, C, ⌈H/2⌉, ⌈W/2⌉)."""
+    if x.dtype == torch.float32 and torch.is_grad_enabled():
+        # To keep which of four were largest takes 0.1 GB, more than to find that out again.
+        again: Tensor = checkpoint(_halve, x, use_reentrant=False, preserve_rng_state=False)
+        return again
+    return _halve(x)
+
+
+def _halve(x: Tensor) -> Tensor:
     return F.max_pool2d(x, 2, ceil_mode=True)
 
 
@@ -156,7 +171,7 @@ def u_shape(
     skips: list[Tensor] = []
     for encode, pool in zip(encoders, pooled, strict=True):
         if pool:
-            x = anew(halve, x)  # to keep which of four were largest takes 0.1 GB
+            x = halve(x)
         x = encode(x)
         skips.append(x)
     features = [skips.pop()]
@@ -220,7 +235,7 @@ class U2Net(nn.Module):
             channels = level.out
             widths.append(channels)
         for i, width in enumerate(reversed(widths), start=1):
-            self.add_module(f"side{i}", nn.Conv2d(width, 1, 3, padding=1))
+            self.add_module(f"side{i}", Convolution(width, 1))
         self.outconv = nn.Conv2d(self.depth, 1, 1)
         self.variant = variant
         self.pooled = [i > 1 for i in range(1, self.depth + 1)]
@@ -238,6 +253,7 @@ class U2Net(nn.Module):
                 layers = [layer for layer in block.modules() if isinstance(layer, ConvBNReLU)]
                 for layer in layers:
                     layer.exact = bool(layer.constants().abs().max() > LIMIT)
+                    layer.conv_s1.may_tile = not layer.exact
                     layer.large = False
                 # Each layer of a block is read by the next. A constant above 0 may make up for
                 # products below it; only where the next takes away what is left was it large.

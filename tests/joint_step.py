@@ -27,7 +27,7 @@ def after_a_step(
     photos = noise(size, 3, 64, 64, dtype=torch.float64)
     masks = (noise(size, 1, 64, 64, seed=1) > 0).double()
     torch.manual_seed(0)
-    net = CPU.place_net(U2Net("u2netp").double(), learning=True)
+    net = CPU.place_net(U2Net("u2netp").double())
     joint = processes.join(net)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
     mine = photos[processes.mine]

@@ -538,10 +538,10 @@ def test_the_second_task_remembers_earlier_and_given_weights_but_from_scratch_no
 class Elsewhere(Device):
     """Stands in for a GPU: torch's meta device, which computes shapes alone."""
 
-    def place(self, x: Tensor, learning: bool = False) -> Tensor:
+    def place(self, x: Tensor) -> Tensor:
         return x.to("meta")
 
-    def place_net(self, net: nn.Module, learning: bool = False) -> nn.Module:
+    def place_net(self, net: nn.Module) -> nn.Module:
         return net.to("meta")
 
 
@@ -577,30 +577,3 @@ def test_a_missing_manifest_is_named() -> None:
     Path("split/val.csv").unlink()
     with pytest.raises(CarsegError, match=r"split/val\.csv"):
         run()
-
-
-def test_what_learns_is_laid_out_for_gradients_and_what_is_measured_for_looks(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """In float32 on a processor; channels last, steps take half as long again with AVX2."""
-    learnt: list[Tensor] = []
-    looked: list[Tensor] = []
-
-    def stepped(net: U2Net, *arguments: object) -> float:
-        learnt.extend(p for p in net.parameters() if p.dim() == 4)
-        return 0.0
-
-    def measured(probe: Probe, net: U2Net, *arguments: object) -> Score:
-        looked.extend(p for p in net.parameters() if p.dim() == 4)
-        return Score(0.0, 0.0, 0.0)
-
-    monkeypatch.setattr(learner, "step", stepped)
-    monkeypatch.setattr(Probe, "measure", measured)
-    monkeypatch.setattr(
-        torch.optim.lr_scheduler.LambdaLR, "step", lambda _: None
-    )  # no step to follow
-    run(tiny(epochs=1))
-    assert learnt
-    assert looked
-    assert all(p.is_contiguous() for p in learnt)
-    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in looked)

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,10 @@ import torch
 from conftest import noise, uneven
 from numpy.typing import NDArray
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from carseg import u2net
 from carseg.fold import fold
 from carseg.u2net import U2Net
 
@@ -305,33 +308,52 @@ class Convolutions(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def learn(net: U2Net) -> tuple[list[torch.Tensor], list[str], int]:
-    """Give gradients of one look, what operations made or numbers are kept, and convolutions."""
-    kept = []
+Layout = torch.memory_format
+
+
+def learn(
+    net: U2Net, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[torch.Tensor], list[str], int, int]:
+    """Give gradients of one look, what numbers are kept, convolutions, and joined parts kept."""
+    numbers: list[str] = []
+    joined: list[StorageWeakRef] = []
+    join = u2net.join
 
     def note(x: torch.Tensor) -> torch.Tensor:
-        kept.append(x.grad_fn.name() if x.grad_fn is not None else str(x.dtype))
+        numbers.append(str(x.dtype))
         return x
 
-    net = copy.deepcopy(net).train()
-    with Convolutions() as convolutions:
+    def watched(*parts: torch.Tensor) -> torch.Tensor:
+        whole = join(*parts)
+        if len(parts) > 1:
+            joined.append(StorageWeakRef(whole.untyped_storage()))
+        return whole
+
+    net = copy.deepcopy(net).train().to(memory_format=layout)  # type: ignore[call-overload]
+    photos = noise(2, 3, 64, 96).contiguous(memory_format=layout)
+    with Convolutions() as convolutions, monkeypatch.context() as patch:
+        patch.setattr(u2net, "join", watched)
         with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
-            logits = net(noise(2, 3, 64, 96))
+            logits = net(photos)
+        kept = sum(not reference.expired() for reference in joined)
         logits.square().mean().backward()
-    return [p.grad for p in net.parameters() if p.grad is not None], kept, convolutions.count
+    gradients = [p.grad for p in net.parameters() if p.grad is not None]
+    return gradients, numbers, convolutions.count, kept
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_what_is_joined_or_pooled_is_so_again_for_the_gradient_and_no_convolution_is(
-    monkeypatch: pytest.MonkeyPatch,
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net = uneven(U2Net("u2netp"))
-    gradients, kept, convolutions = learn(net)
-    assert kept.count("CatBackward0") == 1  # the side outputs, which the fused one is made of
-    assert "torch.int64" not in kept  # which of four neighbours were largest
+    gradients, numbers, convolutions, kept = learn(net, layout, monkeypatch)
+    assert kept == 0
+    assert "torch.int64" not in numbers  # which of four neighbours were largest
     assert convolutions >= 112 + 7
-    monkeypatch.setattr("carseg.u2net.checkpoint", lambda compute, *given, **_: compute(*given))
-    wanted, whole, same = learn(net)
-    assert whole.count("CatBackward0") == 51
+    monkeypatch.setattr(u2net, "checkpoint", lambda compute, *given, **_: compute(*given))
+    monkeypatch.setattr(u2net, "keep_apart", lambda *_: nullcontext())
+    wanted, whole, same, all_kept = learn(net, layout, monkeypatch)
+    assert all_kept == 50
     assert whole.count("torch.int64") == 5 + 2 * (5 + 4 + 3 + 2)
     assert same == convolutions
     assert len(gradients) == len(list(net.parameters()))

@@ -1,0 +1,151 @@
+"""3×3 convolutions, in float32 on processors faster than torch's: a third of a training step."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from carseg import winograd
+
+# From here on transforming costs less than the products that it saves.
+SMALLEST, PAIRS, AREA = 64, 64 * 128, 400  # channels; pairs of channels; pixels
+NARROW = 16  # with fewer channels matrix products are slow
+
+
+class Convolution(nn.Conv2d):
+    """3×3 convolution with zeros around: (N, in, H, W) to (N, out, H, W).
+
+    In float32, on processors, of pictures with channels last, it does not compute as torch does:
+    see `Quick`. Results differ by rounding.
+
+    Attributes:
+        may_tile: compute by tiles where that pays, and be off by more in the last digits.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, dilation: int = 1) -> None:
+        super().__init__(in_channels, out_channels, 3, padding=dilation, dilation=dilation)
+        self.may_tile = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve (N, in, H, W)."""
+        learns = self.weight.requires_grad and torch.is_grad_enabled()
+        dilation = self.dilation[0]
+        by_tiles = self.may_tile and _is_for_tiles(x, self.weight, dilation)
+        if not (learns or by_tiles) or not _is_for_quick(x):
+            return super().forward(x)
+        found: Tensor = Quick.apply(  # type: ignore[no-untyped-call]
+            x, self.weight, self.bias, dilation, by_tiles
+        )
+        return found
+
+
+def _is_for_quick(x: Tensor) -> bool:
+    """Tell whether `Quick` knows x; exports are traced with channels apart, to be torch's alone."""
+    return (
+        x.dtype == torch.float32
+        and x.device.type == "cpu"
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+class Quick(torch.autograd.Function):
+    """Convolve by tiles, as Winograd does, where there are many channels; elsewhere as torch does.
+
+    But for the gradient of the weights, which torch computes slowly with channels last.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor, dilation: int, by_tiles: bool
+    ) -> Tensor:
+        """Give (N, out, H, W)."""
+        ctx.save_for_backward(x, weight)
+        ctx.way = dilation, by_tiles  # type: ignore[attr-defined]
+        if not by_tiles:
+            return F.conv2d(x, weight, bias, padding=dilation, dilation=dilation)
+        found = winograd.convolve(_last(x), _last(weight).contiguous())
+        return _first(found.add_(bias))
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: FunctionCtx, gradient: Tensor
+    ) -> tuple[Tensor | None, Tensor, Tensor, None, None]:
+        """Give the gradients of the picture, the weights and the bias."""
+        x, weight = ctx.saved_tensors  # type: ignore[attr-defined]
+        dilation, by_tiles = ctx.way  # type: ignore[attr-defined]
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        of_bias = gradient.sum((0, 2, 3))
+        if by_tiles:
+            found = winograd.gradients(_last(x), _last(weight).contiguous(), _last(gradient))
+            return _first(found[0]), _first(found[1]), of_bias, None, None
+        wide = x.shape[1] >= NARROW
+        of_x, of_weight, _ = torch.ops.aten.convolution_backward(
+            gradient,
+            x,
+            weight,
+            None,
+            [1, 1],
+            [dilation, dilation],
+            [dilation, dilation],
+            False,
+            [0, 0],
+            1,
+            [ctx.needs_input_grad[0], not wide, False],  # type: ignore[attr-defined]
+        )
+        if wide:
+            of_weight = _first(gradient_of_weight(_last(x), _last(gradient), dilation))
+        return of_x, of_weight, of_bias, None, None
+
+
+def _is_for_tiles(x: Tensor, weight: Tensor, dilation: int) -> bool:
+    """Tell whether Winograd's way is the faster one, in either direction."""
+    outs, ins, _, _ = weight.shape
+    height, width = x.shape[-2:]
+    return (
+        dilation == 1
+        and min(ins, outs) >= SMALLEST
+        and ins * outs >= PAIRS
+        and height * width >= AREA
+        and height % winograd.TILE == width % winograd.TILE == 0
+    )
+
+
+def gradient_of_weight(x: Tensor, gradient: Tensor, dilation: int) -> Tensor:
+    """Give the gradient of a 3×3 convolution's weights, a matrix product for each of their places.
+
+    Args:
+        x: what was convolved, (N, H, W, in).
+        gradient: of what that gave, (N, H, W, out).
+        dilation: how many pixels the kernel's places are apart.
+
+    Returns:
+        The gradient, (out, 3, 3, in).
+    """
+    ins, outs, ends = x.shape[-1], gradient.shape[-1], 2 * dilation
+    found = x.new_zeros(outs, 3, 3, ins)
+    for photo, given in zip(x, gradient, strict=True):
+        # With as many zeros beside both, each place reads the photo as one matrix, from a row on.
+        padded = F.pad(photo, (0, 0, dilation, dilation, dilation, dilation))
+        width = padded.shape[1]
+        pixels = padded.view(-1, ins)
+        results = F.pad(given, (0, 0, 0, ends, 0, ends)).view(-1, outs)
+        for row, column in product(range(3), range(3)):
+            start = dilation * (row * width + column)
+            found[:, row, column].addmm_(results[: len(pixels) - start].T, pixels[start:])
+    return found
+
+
+def _last(x: Tensor) -> Tensor:
+    """Name the channels last: (N, C, H, W) as (N, H, W, C)."""
+    return x.permute(0, 2, 3, 1)
+
+
+def _first(x: Tensor) -> Tensor:
+    """Name the channels first: (N, H, W, C) as (N, C, H, W)."""
+    return x.permute(0, 3, 1, 2)

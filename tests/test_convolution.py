@@ -1,0 +1,133 @@
+"""Convolutions give what torch gives, whichever way they are computed, and gradients, too."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import noise
+from torch import Tensor, nn
+
+from carseg import convolution, winograd
+from carseg.convolution import Convolution, gradient_of_weight
+
+LAST, APART = torch.channels_last, torch.contiguous_format
+
+LAYERS = [  # channels in and out, dilation, height, width, by tiles
+    (3, 16, 1, 20, 20, False),
+    (16, 1, 1, 20, 20, False),
+    (64, 64, 1, 20, 20, False),
+    (64, 128, 1, 20, 20, True),
+    (128, 64, 1, 12, 36, True),
+    (128, 64, 1, 16, 20, False),
+    (64, 128, 1, 22, 20, False),
+    (64, 128, 1, 20, 21, False),
+    (128, 64, 2, 20, 20, False),
+    (16, 24, 4, 9, 7, False),
+]
+
+
+def layer_of(ins: int, outs: int, dilation: int = 1) -> Convolution:
+    torch.manual_seed(0)
+    return Convolution(ins, outs, dilation).to(memory_format=LAST)  # type: ignore[call-overload, no-any-return]
+
+
+@contextmanager
+def counting(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Note what is computed by tiles."""
+    met: list[str] = []
+    with monkeypatch.context() as patch:
+        for name in ("convolve", "gradients"):
+            whole = getattr(winograd, name)
+
+            def noted(*args: Tensor, name: str = name, whole: object = whole) -> object:
+                met.append(name)
+                return whole(*args)  # type: ignore[operator]
+
+            patch.setattr(winograd, name, noted)
+        yield met
+
+
+@pytest.mark.parametrize("may_tile", [True, False])
+@pytest.mark.parametrize(("ins", "outs", "dilation", "height", "width", "by_tiles"), LAYERS)
+def test_results_and_gradients_are_torchs(
+    ins: int,
+    outs: int,
+    dilation: int,
+    height: int,
+    width: int,
+    by_tiles: bool,
+    may_tile: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    layer = layer_of(ins, outs, dilation)
+    layer.may_tile = may_tile
+    x = noise(2, ins, height, width).contiguous(memory_format=LAST).requires_grad_()
+    with counting(monkeypatch) as met:
+        found = layer(x)
+        given = noise(*found.shape, seed=1)
+        learnt = (x, layer.weight, layer.bias)
+        gradients = torch.autograd.grad(found, learnt, given)
+    assert met == (["convolve", "gradients"] if by_tiles and may_tile else [])
+    double = [t.detach().double().requires_grad_() for t in learnt if t is not None]
+    wanted = F.conv2d(*double, padding=dilation, dilation=dilation)
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-4)
+    for one, other in zip(
+        gradients, torch.autograd.grad(wanted, double, given.double()), strict=True
+    ):
+        scale = float(other.std()) if other.numel() > 1 else 1.0
+        torch.testing.assert_close(one.double() / scale, other / scale, rtol=1e-3, atol=1e-3)
+        assert one.dim() < 4 or one.is_contiguous(memory_format=LAST)
+    assert found.is_contiguous(memory_format=LAST)
+    with torch.no_grad():
+        assert torch.equal(layer(x), found)  # who only looks sees the same
+
+
+@pytest.mark.parametrize("dilation", [1, 2, 4, 8])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 5), (20, 20)])
+def test_the_gradient_of_weights(height: int, width: int, dilation: int) -> None:
+    x = noise(2, 3, height, width, dtype=torch.float64)
+    weight = noise(4, 3, 3, 3, seed=1, dtype=torch.float64).requires_grad_()
+    y = F.conv2d(x, weight, padding=dilation, dilation=dilation)
+    given = noise(*y.shape, seed=2, dtype=torch.float64)
+    (wanted,) = torch.autograd.grad(y, weight, given)
+    last = [t.permute(0, 2, 3, 1).contiguous() for t in (x, given)]
+    found = gradient_of_weight(*last, dilation)
+    torch.testing.assert_close(found.permute(0, 3, 1, 2), wanted)
+
+
+@pytest.mark.parametrize("layout", [LAST, APART])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_it_is_torchs_own_bytes_but_in_float32_with_channels_last(
+    dtype: torch.dtype, layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = layer_of(64, 128).to(dtype)
+    x = noise(1, 64, 20, 20).to(dtype, memory_format=layout)
+    monkeypatch.setattr(
+        convolution.Quick,
+        "apply",
+        lambda x, weight, bias, *_: F.conv2d(x, weight, bias, padding=1) + 1,
+    )
+    quick = dtype == torch.float32 and layout == LAST
+    assert torch.equal(layer(x), nn.Conv2d.forward(layer, x) + int(quick))
+
+
+def test_autocast_has_its_own_way() -> None:
+    layer, x = layer_of(64, 128), noise(1, 64, 20, 20).contiguous(memory_format=LAST)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layer(x)
+    assert found.dtype == torch.bfloat16
+    assert "Quick" not in type(found.grad_fn).__name__
+
+
+def test_a_frozen_layer_with_few_channels_needs_no_way_of_its_own() -> None:
+    layer = layer_of(16, 16).requires_grad_(False)
+    x = noise(1, 16, 8, 8).contiguous(memory_format=LAST).requires_grad_()
+    assert "Quick" not in type(layer(x).grad_fn).__name__
+
+
+def test_photos_need_no_gradient() -> None:
+    layer = layer_of(3, 16)
+    layer(noise(1, 3, 8, 8).contiguous(memory_format=LAST)).sum().backward()
+    assert layer.weight.grad is not None
