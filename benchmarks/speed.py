@@ -12,7 +12,8 @@ its own, as it would without carseg, which changes how a process gets its memory
 of a matrix product, which convolutions are made of, in the number format that training computes in.
 Results go to `bench.json`, too.
 
-Our prediction is that of `carseg export --format openvino` where OpenVINO is installed, else torch.
+Our prediction is that of `carseg export --format openvino` where OpenVINO is installed and computes
+in bfloat16, else torch.
 With trained weights and photos, *agreement* is the IoU of our masks with those of ONNX Runtime.
 """
 
@@ -190,7 +191,7 @@ def plain_item(pair: Pair, size: int) -> tuple[Tensor, Tensor]:
 
 def our_prediction(net: U2Net, size: int, folder: Path, device: Device) -> Find:
     """Give what finds the mask of a photo in our way."""
-    if find_spec("openvino") and device.torch.type == "cpu":
+    if find_spec("openvino") and device.dtype == torch.bfloat16:
         write_openvino(Probability(net.eval()), folder, size, None, {"image_size": str(size)})
         model = Model(*load_exported(folder / "model.xml", "cpu"))
     else:

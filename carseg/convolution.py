@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import product
 
 import torch
@@ -108,12 +109,24 @@ def _is_for_tiles(x: Tensor, weight: Tensor, dilation: int) -> bool:
     outs, ins, _, _ = weight.shape
     height, width = x.shape[-2:]
     return (
-        dilation == 1
+        _multiplies_slowly()
+        and dilation == 1
         and min(ins, outs) >= SMALLEST
         and ins * outs >= PAIRS
         and height * width >= AREA
         and height % winograd.TILE == width % winograd.TILE == 0
     )
+
+
+@cache
+def _multiplies_slowly() -> bool:
+    """Tell whether this processor multiplies so slowly that saving products pays.
+
+    That was measured with AVX2. AVX-512 has twice its products for the same memory to transform in,
+    and without MKL small matrix products are slow.
+    """
+    has_mkl: bool = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
+    return has_mkl and torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
 def gradient_of_weight(x: Tensor, gradient: Tensor, dilation: int) -> Tensor:

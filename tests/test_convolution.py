@@ -6,12 +6,17 @@ from contextlib import contextmanager
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import noise
+from conftest import noise, uneven
 from torch import Tensor, nn
 
 from carseg import convolution, winograd
 from carseg.convolution import Convolution, gradient_of_weight
+from carseg.device import Device
+from carseg.learner import step
+from carseg.losses import BCELoss
+from carseg.u2net import U2Net
 
+MULTIPLIES_SLOWLY = convolution._multiplies_slowly
 LAST, APART = torch.channels_last, torch.contiguous_format
 
 LAYERS = [  # channels in and out, dilation, height, width, by tiles
@@ -26,6 +31,12 @@ LAYERS = [  # channels in and out, dilation, height, width, by tiles
     (128, 64, 2, 20, 20, False),
     (16, 24, 4, 9, 7, False),
 ]
+
+
+@pytest.fixture(autouse=True)
+def _slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute as on a processor where tiles pay, whichever this is."""
+    monkeypatch.setattr(convolution, "_multiplies_slowly", lambda: True)
 
 
 def layer_of(ins: int, outs: int, dilation: int = 1) -> Convolution:
@@ -111,6 +122,45 @@ def test_it_is_torchs_own_bytes_but_in_float32_with_channels_last(
     )
     quick = dtype == torch.float32 and layout == LAST
     assert torch.equal(layer(x), nn.Conv2d.forward(layer, x) + int(quick))
+
+
+def test_a_training_step_in_float32_takes_tiles_and_a_look_at_what_is_exported_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    device, net = Device("float32", "cpu"), U2Net("u2netp")
+    photos, masks = noise(1, 3, 64, 64), noise(1, 1, 64, 64).gt(0).float()
+    with counting(monkeypatch) as met:
+        net(photos)
+        assert met == []
+        net = device.place_net(net)
+        step(net, BCELoss(), torch.optim.SGD(net.parameters()), device, photos, masks)
+    # The two layers of the lite net that read 128 channels of pictures large enough.
+    assert met == ["convolve"] * 2 + ["gradients"] * 2
+
+
+def test_a_net_gives_the_same_by_tiles() -> None:
+    net, photo = uneven(U2Net("u2netp")), noise(1, 3, 64, 64)
+    with torch.no_grad():
+        plain = net(photo)
+        tiled = Device("float32", "cpu").place_net(net)(photo.contiguous(memory_format=LAST))
+    assert not torch.equal(tiled, plain)
+    assert float((tiled - plain).norm()) < 1e-4 * float(plain.norm())
+
+
+@pytest.mark.parametrize(
+    ("capability", "mkl", "pays"),
+    [("AVX2", True, True), ("AVX2", False, False), ("AVX512", True, False), ("SVE", False, False)],
+)
+def test_tiles_are_taken_where_they_were_measured(
+    capability: str, mkl: bool, pays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(convolution, "_multiplies_slowly", MULTIPLIES_SLOWLY.__wrapped__)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: mkl)
+    layer, x = layer_of(64, 128), noise(1, 64, 20, 20).contiguous(memory_format=LAST)
+    with counting(monkeypatch) as met, torch.no_grad():
+        layer(x)
+    assert bool(met) == pays
 
 
 def test_autocast_has_its_own_way() -> None:
