@@ -138,13 +138,50 @@ def test_a_training_step_in_float32_takes_tiles_and_a_look_at_what_is_exported_d
     assert met == ["convolve"] * 2 + ["gradients"] * 2
 
 
-def test_a_net_gives_the_same_by_tiles() -> None:
-    net, photo = uneven(U2Net("u2netp")), noise(1, 3, 64, 64)
+def test_a_net_gives_the_same_by_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Device("float32", "cpu").place_net(uneven(U2Net("u2netp")))
+    photo = noise(1, 3, 64, 64).contiguous(memory_format=LAST)
     with torch.no_grad():
+        tiled = net(photo)
+        monkeypatch.setattr(convolution, "_multiplies_slowly", lambda: False)
         plain = net(photo)
-        tiled = Device("float32", "cpu").place_net(net)(photo.contiguous(memory_format=LAST))
     assert not torch.equal(tiled, plain)
     assert float((tiled - plain).norm()) < 1e-4 * float(plain.norm())
+
+
+def test_what_is_given_may_be_changed_in_place() -> None:
+    """As ReLU does, in a folded net right after."""
+    layer, x = layer_of(64, 128), noise(1, 64, 20, 20).contiguous(memory_format=LAST)
+    F.relu(layer(x), inplace=True).sum().backward()
+    assert layer.weight.grad is not None
+
+
+def test_no_photo_at_all_has_gradients_of_nothing() -> None:
+    """As a process has whose share of a batch is empty."""
+    layer, x = layer_of(64, 128), noise(1, 64, 20, 20).contiguous(memory_format=LAST)[:0]
+    layer(x).sum().backward()
+    assert layer.weight.grad is not None
+    assert float(layer.weight.grad.abs().max()) == 0
+
+
+def test_gradients_under_autocast_are_those_without() -> None:
+    layer, x = layer_of(64, 128), noise(1, 64, 20, 20).contiguous(memory_format=LAST)
+    (wanted,) = torch.autograd.grad(layer(x).sum(), layer.weight)
+    found = layer(x).sum()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(torch.autograd.grad(found, layer.weight)[0], wanted)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.jit is old, OpenVINO needs it
+def test_what_is_traced_or_exported_is_torchs_own_in_any_layout() -> None:
+    layer, x = layer_of(64, 128), noise(2, 64, 20, 20).contiguous(memory_format=LAST)
+    wanted = nn.Conv2d.forward(layer, x)
+    with torch.no_grad():
+        assert torch.equal(torch.jit.trace(layer, x, check_trace=False)(x), wanted)
+    sizes = ({0: torch.export.Dim("batch")},)
+    exported = torch.export.export(layer, (x,), dynamic_shapes=sizes)
+    assert torch.equal(exported.module()(x), wanted)
+    assert "conv2d" in str(exported.graph)
 
 
 @pytest.mark.parametrize(

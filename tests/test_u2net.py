@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from carseg import u2net
 from carseg.fold import fold
-from carseg.u2net import U2Net
+from carseg.u2net import ConvBNReLU, U2Net
 
 Array = NDArray[np.float64]
 Values = dict[str, Array]
@@ -249,6 +249,8 @@ def test_layers_that_add_large_constants_compute_in_float32_under_autocast() -> 
             kept = net(photo)
     chosen = [name for name, module in net.named_modules() if getattr(module, "exact", False)]
     assert chosen == ["stage2d.rebnconv1d"]
+    layers = [module for module in net.modules() if isinstance(module, ConvBNReLU)]
+    assert all(layer.conv_s1.may_tile != layer.exact for layer in layers)
     assert kept.dtype == torch.bfloat16
     assert float((kept.float() - exact).norm()) < 0.5 * float((rough - exact).norm())
     # Learning goes through these layers, too.
@@ -359,3 +361,11 @@ def test_what_is_joined_or_pooled_is_so_again_for_the_gradient_and_no_convolutio
     assert len(gradients) == len(list(net.parameters()))
     for gradient, expected in zip(gradients, wanted, strict=True):
         assert torch.equal(gradient, expected)
+
+
+def test_it_learns_on_the_meta_device_and_is_exported_with_gradients_too() -> None:
+    net = on_meta("u2netp")
+    net(torch.empty(2, 3, 64, 64, device="meta")).sum().backward()
+    assert all(p.grad is not None and p.grad.shape == p.shape for p in net.parameters())
+    exported = torch.export.export(U2Net("u2netp").eval(), (noise(2, 3, 64, 64),))
+    assert str(exported.graph).count("torch.ops.aten.conv2d.default") == 112 + 7
