@@ -57,6 +57,12 @@ def test_the_peak_is_that_of_formats_the_device_computes_in(
     assert list(speed.products(Device(precision, "cpu"))) == formats
 
 
+def test_operations_are_those_of_plain_convolutions() -> None:
+    # As pnnx counts them for a look at one photo.
+    look = 117.6e9
+    assert speed.flops_of("u2net", 320, 4) == pytest.approx(3 * 4 * look, rel=0.02)
+
+
 def test_turns_are_taken_and_the_first_does_not_count() -> None:
     order: list[str] = []
     timed = {name: lambda name=name: order.append(name) for name in ("a", "b")}
