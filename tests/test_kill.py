@@ -13,8 +13,11 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import PAIRS, Run, write_pairs
+from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 from project import Project
+from voluptuous import Error as VoluptuousError
 
 RESULTS = (
     "dvc.lock",
@@ -54,12 +57,36 @@ class Undisturbed:
             said = output.read()
         assert ended or code != 0, f"went on after {after:.2f} s: {said}"
         assert project.user_files() == self.files
+        if is_half_written(project.folder / "dvc.lock"):
+            (project.folder / "dvc.lock").unlink()  # as README's troubleshooting says
         project.run(*REPRO)
         assert project.bytes_of(*RESULTS) == self.results, f"cut off after {after:.2f} s: {said}"
         assert project.user_files() == self.files
         assert "Data and pipelines are up to date." in project.run(*REPRO)
         shutil.rmtree(folder)
         return said
+
+
+def is_half_written(lock: Path) -> bool:
+    """Tell whether DVC was killed while it wrote its lock file, which it does not do atomically."""
+    if not lock.exists():
+        return False
+    try:
+        COMPILED_LOCKFILE_SCHEMA(yaml.safe_load(lock.read_text()))
+    except (yaml.YAMLError, VoluptuousError):
+        return True
+    return False
+
+
+def test_a_lock_that_was_cut_off_anywhere_is_told_from_a_whole_one(
+    undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    whole = undisturbed.results["dvc.lock"]
+    lock = tmp_path / "dvc.lock"
+    lock.write_bytes(whole)
+    assert not is_half_written(lock)
+    lock.write_bytes(whole[: whole.index(b"hash: md5") + len(b"hash:")])
+    assert is_half_written(lock)
 
 
 @pytest.fixture(scope="module")
