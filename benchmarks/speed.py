@@ -46,8 +46,8 @@ from carseg.data import Squares
 from carseg.device import Device
 from carseg.engine import load_exported
 from carseg.errors import run
-from carseg.export import Probability, write_onnx, write_openvino
 from carseg.files import write_json
+from carseg.formats import Probability, write_onnx, write_openvino
 from carseg.losses import BCELoss
 from carseg.metrics import count, iou
 from carseg.model import Model

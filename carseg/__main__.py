@@ -114,7 +114,8 @@ def main() -> None:
         description="Write trained weights as other programs read them, checked against torch.",
         epilog="examples:\n"
         "  carseg export                                        all formats, into exported/\n"
-        "  carseg export --format onnx --batch 1 --out models   one photo at a time, ONNX alone",
+        "  carseg export --format onnx --batch 1 --out models   one photo at a time, ONNX alone\n"
+        "  carseg export --int8 Image --out small               a quarter of the size, and faster",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_weights(command, "what a training saved")
@@ -129,6 +130,12 @@ def main() -> None:
         help="may be given more than once [all]",
     )
     command.add_argument("--batch", type=int, metavar="N", help="photos at once [any number]")
+    command.add_argument(
+        "--int8",
+        metavar="DIR",
+        help="networks that compute in 8-bit integers, with the ranges that photos in this folder "
+        "give; half of them are to check masks on",
+    )
     command.add_argument("--force", action="store_true", help="replace files that exist")
     command.set_defaults(start=_export)
 
@@ -281,9 +288,12 @@ def _export(arguments: argparse.Namespace) -> None:
         check("--batch", arguments.batch, 1, 64)  # checking takes memory for each of them
     check_weights(arguments.weights)
     with hold_interrupts():
-        from carseg.export import WRITERS, export
+        from carseg.batch import find
+        from carseg.export import export
+        from carseg.formats import WRITERS
 
     formats = arguments.formats or list(WRITERS)
+    photos = find([arguments.int8], recursive=False) if arguments.int8 else []
     written = export(
         arguments.weights,
         arguments.out,
@@ -291,6 +301,7 @@ def _export(arguments: argparse.Namespace) -> None:
         arguments.image_size,
         arguments.batch,
         arguments.force,
+        [path for path, _ in photos],
     )
     print("\n".join(str(path) for path in written))
 

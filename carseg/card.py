@@ -24,6 +24,10 @@ NETWORK = {"u2net": "U²-Net, 44.0 M parameters", "u2netp": "U²-Net†, 1.1 M p
 WEIGHTS_ALONE = (
     "The safetensors file holds the weights alone, under the key names of the authors' code."
 )
+INTEGERS = (
+    "The networks compute in 8-bit integers. The scores below are those of the weights, with whose "
+    "masks theirs agree at IoU {:.3f}, in the mean of photos that they were not quantized with."
+)
 SCORES = {"dice": "Dice", "iou": "IoU", "boundary_iou": "boundary IoU", "hd95": "HD95, pixels"}
 
 Content = TypeVar("Content")
@@ -101,16 +105,21 @@ class Card(NamedTuple):
         }
 
 
-def card(about: Card, files: Sequence[str], batch: int | None) -> str:
+def card(
+    about: Card, files: Sequence[str], batch: int | None, agreement: float | None = None
+) -> str:
     """Write the model card in Markdown.
 
     Args:
         about: what is known of the model.
         files: names of those that the card goes with.
         batch: how many photos the network takes at once; None: any number.
+        agreement: mean IoU of the masks of networks in 8-bit integers with those of the weights;
+            None: there are no such networks.
     """
     count = "any number of" if batch is None else str(batch)
     listed = ", ".join(f"`{name}`" for name in files)
+    integers = [INTEGERS.format(agreement), ""] if agreement is not None else []
     alone = [WEIGHTS_ALONE, ""] if "model.safetensors" in files else []
     lines = [
         "# Car segmentation",
@@ -127,6 +136,7 @@ def card(about: Card, files: Sequence[str], batch: int | None) -> str:
         " 0 to 1, no sigmoid needed. Scale it back to the photo's size, then cut at "
         f"{about.params.threshold if about.params else 0.5}.",
         "",
+        *integers,
         *alone,
         "## Scores",
         "",

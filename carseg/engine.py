@@ -76,7 +76,9 @@ def _open_openvino(path: Path, device: str, precision: str) -> tuple[Look, int]:
     size = int(model.get_rt_info(["carseg", "image_size"]).astype(str))
     batch = model.input(0).partial_shape[0]
     _take_one(path, batch.get_length() if batch.is_static else None)
-    fast = Device(precision, "cpu").dtype == torch.bfloat16
+    # What an integer network computes in float32 is too coarse for bfloat16.
+    whole = model.has_rt_info(["carseg", "precision"])
+    fast = not whole and Device(precision, "cpu").dtype == torch.bfloat16
     hint = {"INFERENCE_PRECISION_HINT": "bf16" if fast else "f32"}
     compiled = core.compile_model(model, "CPU", hint)
 

@@ -20,8 +20,8 @@ from safetensors import safe_open
 from carseg import __main__, export, weights
 from carseg.card import Card, card
 from carseg.errors import CarsegError, needed
-from carseg.export import TOLERANCE, WRITERS, Probability, compare
 from carseg.files import write_csv, write_json
+from carseg.formats import TOLERANCE, WRITERS, Probability, compare, quiet
 from carseg.model import load
 from carseg.tensors import photo_tensor
 from carseg.u2net import U2Net
@@ -310,6 +310,6 @@ def test_openvino_on_a_full_disk_is_a_line(
 def test_loggers_speak_again_after_an_error() -> None:
     logger = logging.getLogger("torch.onnx.tested")
     logger.setLevel(logging.INFO)
-    with pytest.raises(ZeroDivisionError), export.quiet("torch.onnx"):
+    with pytest.raises(ZeroDivisionError), quiet("torch.onnx"):
         1 / (logger.level - logging.ERROR)
     assert logger.level == logging.INFO
