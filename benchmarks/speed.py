@@ -3,6 +3,7 @@
     python -m benchmarks.speed                    the full net, 320×320, batches of 4
     python -m benchmarks.speed --model u2netp     the small net
     python -m benchmarks.speed --weights FILE --images DIR     the masks, too, are compared
+    ... --int8 DIR                                our prediction in 8-bit integers
 
 Ours and theirs take turns in one run, so that what else the machine does hits both; read the
 ratios, not the seconds. *Theirs* is, for training, the plain loop: float32, photos decoded and
@@ -14,7 +15,7 @@ The share of it is counted in products of plain convolutions, also where ours ta
 to `bench.json`, too.
 
 Our prediction is that of `carseg export --format openvino` where OpenVINO is installed and computes
-in bfloat16, else torch.
+in bfloat16, else torch; or of `carseg export --int8`, calibrated on other photos than `--images`.
 With trained weights and photos, *agreement* is the IoU of our masks with those of ONNX Runtime.
 """
 
@@ -42,17 +43,18 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from carseg import learner, weights
+from carseg.batch import find
 from carseg.data import Squares
 from carseg.device import Device
-from carseg.engine import load_exported
-from carseg.errors import run
+from carseg.errors import needed, run
 from carseg.files import write_json
 from carseg.formats import Probability, write_onnx, write_openvino
 from carseg.losses import BCELoss
 from carseg.metrics import count, iou
-from carseg.model import Model
+from carseg.model import load
 from carseg.pairs import PHOTOS, Pair
 from carseg.provenance import provenance
+from carseg.quantize import Calibration, write_int8
 from carseg.tensors import mask_tensor, photo_tensor
 from carseg.u2net import VARIANTS, U2Net
 
@@ -81,6 +83,7 @@ def bench(arguments: Sequence[str] | None) -> dict[str, object]:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--weights", type=Path, metavar="FILE", help="trained [random ones]")
     parser.add_argument("--images", type=Path, metavar="DIR", help="photos [one of noise]")
+    parser.add_argument("--int8", metavar="DIR", help="photos to calibrate with [no integers]")
     parser.add_argument("--rounds", type=int, default=7, help="times that each is timed [7]")
     parser.add_argument("--out", type=Path, default=Path("bench.json"))
     chosen = parser.parse_args(arguments)
@@ -90,6 +93,10 @@ def bench(arguments: Sequence[str] | None) -> dict[str, object]:
         parser.error(f"--images {chosen.images}: holds no .jpg file")
     device = Device(name="cpu")  # as the plain loop and ONNX Runtime
     size = chosen.image_size
+    calibration = None
+    if chosen.int8:
+        needed("openvino", "--int8")
+        calibration = Calibration.of([path for path, _ in find([chosen.int8], True)], size)
     seconds: dict[str, Mapping[str, list[float]]] = {"product": products(device)}  # before others
     with tempfile.TemporaryDirectory() as name, ExitStack() as others:
         pairs = write_photos(Path(name), chosen.batch)
@@ -99,16 +106,17 @@ def bench(arguments: Sequence[str] | None) -> dict[str, object]:
         others.close()
         net = weights.load(chosen.model, chosen.weights) if chosen.weights else U2Net(chosen.model)
         photos = photos or [pairs[0].photo]
+        ours = write_ours(net, size, Path(name) / "ours", calibration, device)
         ways = {
-            "carseg": others.enter_context(apart(our_prediction, net, size, Path(name), device)),
+            "carseg": others.enter_context(apart(our_prediction, ours, size)),
             "ONNX Runtime": others.enter_context(
                 apart(onnx_runtime, write_onnx_file(net, size, Path(name)), size)
             ),
         }
         seconds["prediction"] = alternate(
-            {way: partial(find, photos[0]) for way, find in ways.items()}, chosen.rounds
+            {way: partial(find_car, photos[0]) for way, find_car in ways.items()}, chosen.rounds
         )
-        agreement = [iou(count(*(find(path) for find in ways.values()))) for path in photos]
+        agreement = [iou(count(*(find_car(path) for find_car in ways.values()))) for path in photos]
     result = summary(seconds, flops_of(chosen.model, size, chosen.batch))
     if chosen.weights:
         result["agreement"] = {"mean": mean(agreement), "least": min(agreement)}
@@ -196,13 +204,25 @@ def plain_item(pair: Pair, size: int) -> tuple[Tensor, Tensor]:
     return photo_tensor(np.asarray(small)), mask_tensor(np.asarray(shape))
 
 
-def our_prediction(net: U2Net, size: int, folder: Path, device: Device) -> Find:
-    """Give what finds the mask of a photo in our way."""
-    if find_spec("openvino") and device.dtype == torch.bfloat16:
-        write_openvino(Probability(net.eval()), folder, size, None, {"image_size": str(size)})
-        model = Model(*load_exported(folder / "model.xml", "cpu"))
+def write_ours(
+    net: U2Net, size: int, folder: Path, calibration: Calibration | None, device: Device
+) -> Path:
+    """Write the network in the way that is the fastest, in integers where it can be calibrated."""
+    folder.mkdir()
+    metadata = {"image_size": str(size)}
+    if calibration:
+        both = ["onnx", "openvino"]
+        write_int8(Probability(net.eval()), folder, both, size, None, metadata, calibration)
+    elif find_spec("openvino") and device.dtype == torch.bfloat16:
+        write_openvino(Probability(net.eval()), folder, size, None, metadata)
     else:
-        model = Model.of(net, size, device)
+        weights.save(net, folder / "net.pth")
+    return next(path for path in folder.iterdir() if path.suffix in (".xml", ".pth"))
+
+
+def our_prediction(file: Path, size: int) -> Find:
+    """Give what finds the mask of a photo in our way."""
+    model = load(file, size, device="cpu")
     return lambda path: model.predict(path) >= 0.5
 
 

@@ -115,7 +115,7 @@ def main() -> None:
         epilog="examples:\n"
         "  carseg export                                        all formats, into exported/\n"
         "  carseg export --format onnx --batch 1 --out models   one photo at a time, ONNX alone\n"
-        "  carseg export --int8 Image --out small               a quarter of the size, and faster",
+        "  carseg export --int8 Image --out small               in 8-bit integers",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_weights(command, "what a training saved")
@@ -133,8 +133,8 @@ def main() -> None:
     command.add_argument(
         "--int8",
         metavar="DIR",
-        help="networks that compute in 8-bit integers, with the ranges that photos in this folder "
-        "give; half of them are to check masks on",
+        help="networks in 8-bit integers, smaller and faster, calibrated on photos in this folder; "
+        "half of them are held out to compare masks on",
     )
     command.add_argument("--force", action="store_true", help="replace files that exist")
     command.set_defaults(start=_export)
@@ -293,7 +293,9 @@ def _export(arguments: argparse.Namespace) -> None:
         from carseg.formats import WRITERS
 
     formats = arguments.formats or list(WRITERS)
-    photos = find([arguments.int8], recursive=False) if arguments.int8 else []
+    if arguments.int8 == "":
+        raise CarsegError("--int8: names nothing; give a folder of photos")
+    photos = find([arguments.int8], recursive=True) if arguments.int8 else []
     written = export(
         arguments.weights,
         arguments.out,

@@ -25,8 +25,9 @@ WEIGHTS_ALONE = (
     "The safetensors file holds the weights alone, under the key names of the authors' code."
 )
 INTEGERS = (
-    "The networks compute in 8-bit integers. The scores below are those of the weights, with whose "
-    "masks theirs agree at IoU {:.3f}, in the mean of photos that they were not quantized with."
+    "The networks compute in 8-bit integers, for processors. Their masks agree with those of the "
+    "weights, which scores are of, at IoU {:.3f}, in the mean of photos that they were not "
+    "calibrated with."
 )
 SCORES = {"dice": "Dice", "iou": "IoU", "boundary_iou": "boundary IoU", "hd95": "HD95, pixels"}
 

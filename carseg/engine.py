@@ -10,6 +10,7 @@ from torch import Tensor
 
 from carseg.device import Device
 from carseg.errors import CarsegError, needed
+from carseg.formats import INT8
 from carseg.predict import Look
 
 PROVIDERS = {  # of ONNX Runtime; with TF32, a GPU's convolutions round to 10 bits
@@ -24,7 +25,8 @@ def load_exported(path: Path, device: str, precision: str = "auto") -> tuple[Loo
     Args:
         path: model.onnx or model.xml.
         device: auto, cpu or cuda.
-        precision: auto, float32 or bfloat16; of OpenVINO. ONNX Runtime computes in float32.
+        precision: auto, float32 or bfloat16; of OpenVINO's files in float32. ONNX Runtime computes
+            in float32, and files in 8-bit integers as they say.
 
     Raises:
         CarsegError: the file is missing, broken, not one of `carseg export`, or takes several
@@ -76,9 +78,10 @@ def _open_openvino(path: Path, device: str, precision: str) -> tuple[Look, int]:
     size = int(model.get_rt_info(["carseg", "image_size"]).astype(str))
     batch = model.input(0).partial_shape[0]
     _take_one(path, batch.get_length() if batch.is_static else None)
-    # What an integer network computes in float32 is too coarse for bfloat16.
-    whole = model.has_rt_info(["carseg", "precision"])
-    fast = not whole and Device(precision, "cpu").dtype == torch.bfloat16
+    told = ["carseg", "precision"]
+    # What such a network computes in float32 needs that.
+    integers = model.has_rt_info(told) and model.get_rt_info(told).astype(str) == INT8
+    fast = not integers and Device(precision, "cpu").dtype == torch.bfloat16
     hint = {"INFERENCE_PRECISION_HINT": "bf16" if fast else "f32"}
     compiled = core.compile_model(model, "CPU", hint)
 

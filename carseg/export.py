@@ -12,7 +12,7 @@ from carseg.card import Card, card
 from carseg.errors import CarsegError
 from carseg.files import write_bytes
 from carseg.formats import FILES, NETWORKS, WRITERS, Probability
-from carseg.quantize import Samples, write_int8
+from carseg.quantize import Calibration, write_int8
 from carseg.u2net import U2Net
 
 
@@ -59,14 +59,15 @@ def export(
     net = U2Net(variant)
     net.load_state_dict(state)
     about = Card.of(source, variant, size)
-    samples = Samples.of(photos, size, batch) if photos else None
+    threshold = about.params.threshold if about.params else 0.5
+    calibration = Calibration.of(photos, size, threshold) if photos else None
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".export.") as folder:
         fresh = Path(folder)
         agreement = None
-        if samples:
+        if calibration:
             agreement = write_int8(
-                Probability(net).eval(), fresh, formats, size, batch, about.metadata(), samples
+                Probability(net).eval(), fresh, formats, size, batch, about.metadata(), calibration
             )
             formats = [format for format in formats if format not in NETWORKS]
         for format in formats:

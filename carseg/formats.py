@@ -21,8 +21,10 @@ from carseg.tensors import MEAN, STD
 from carseg.u2net import U2Net
 
 TOLERANCE = 1e-3  # of a probability
+INT8 = "int8"  # the precision that metadata tell of, where it is not float32
 CHECKED = 2  # photos that torch and an exported file must agree on
 
+# Normalised photos (N, 3, S, S) to probabilities (N, 1, S, S).
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
@@ -98,7 +100,11 @@ def write_openvino(
 
 
 def save_openvino(model: Any, path: Path, metadata: Mapping[str, str]) -> None:
-    """Write a model of OpenVINO, with metadata and the names that ONNX has."""
+    """Write a model of OpenVINO, with metadata and the names that ONNX has.
+
+    Raises:
+        CarsegError: the package is missing, or the file cannot be written.
+    """
     model.inputs[0].set_names({"photo"})
     model.outputs[0].set_names({"probability"})
     for name, value in metadata.items():
@@ -140,14 +146,22 @@ WRITERS = {"onnx": write_onnx, "openvino": write_openvino, "safetensors": write_
 
 
 def run_onnx(path: Path) -> Run:
-    """Open an ONNX file as a function."""
+    """Open an ONNX file as a function.
+
+    Raises:
+        CarsegError: the package is missing.
+    """
     runtime = needed("onnxruntime", "onnx")
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return lambda photos: session.run(None, {"photo": photos})[0]
 
 
 def run_openvino(path: Path) -> Run:
-    """Open an OpenVINO file as a function that leaves float32 as it is."""
+    """Open an OpenVINO file as a function that leaves float32 as it is.
+
+    Raises:
+        CarsegError: the package is missing.
+    """
     openvino = needed("openvino", "openvino")
     compiled = openvino.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda photos: np.asarray(compiled(photos)[0])
@@ -173,9 +187,8 @@ def compare(net: Probability, run: Run, size: int, batch: int | None, name: str)
 
 @contextmanager
 def quiet(name: str) -> Iterator[None]:
-    """Let the loggers of a package, or the root, "", tell of errors alone: exporters say a lot."""
-    known = ("", *logging.root.manager.loggerDict)
-    loggers = [logging.getLogger(n) for n in known if n == name or n.startswith(f"{name}.")]
+    """Let a package's loggers tell of errors alone; torch's exporter has much to say."""
+    loggers = [logging.getLogger(n) for n in logging.root.manager.loggerDict if n.startswith(name)]
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

@@ -118,7 +118,8 @@ def load(path: str | Path, size: int = 320, precision: str = "auto", device: str
     Args:
         path: a .pth file; or an .onnx or .xml file, which runs on the engine of its format.
         size: the `image_size` of its training, 32 to 4096; exported files know it themselves.
-        precision: auto, float32 or bfloat16; .onnx files always run in float32.
+        precision: auto, float32 or bfloat16; .onnx files always run in float32, and files in 8-bit
+            integers (`carseg export --int8`) in those, with the rest in float32.
         device: auto, cpu or cuda.
 
     Raises:

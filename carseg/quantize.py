@@ -1,14 +1,15 @@
-"""Exported networks in 8-bit integers, a quarter of the size and faster on most processors.
+"""Exported networks in 8-bit integers, which most processors compute faster than float32.
 
-Static quantization (Jacob et al. 2018, arXiv:1712.05877): photos tell the range of the numbers that
-each layer gives, and weights have a scale for each channel (Krishnamoorthi 2018, arXiv:1806.08342).
-What 8 bits are too few for stays in float32: layers that must be exact (`U2Net.keep_exact`), and
-all from the features that side outputs read to the end.
+Post-training static quantization (Krishnamoorthi 2018, arXiv:1806.08342; Jacob et al. 2018,
+arXiv:1712.05877): photos show the range of the numbers that each layer gives, and weights have a
+scale for each channel. What 8 bits are too few for stays in float32: layers that must be exact
+(`U2Net.keep_exact`) with what they read, and all from the features that side outputs read to the
+end.
 """
 
 from __future__ import annotations
 
-import math
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
@@ -18,54 +19,59 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from carseg.batch import read
 from carseg.errors import CarsegError, needed
 from carseg.formats import (
     FILES,
+    INT8,
     Probability,
     Run,
-    quiet,
     run_onnx,
     run_openvino,
     save_openvino,
     write_onnx,
 )
 from carseg.metrics import count, iou
-from carseg.photos import read_photo, squared_photo
+from carseg.photos import squared_photo
 from carseg.tensors import photo_tensor
 from carseg.u2net import ConvBNReLU, U2Net
 
 OPERATORS = ("Conv", "Relu", "Concat", "MaxPool", "Resize", "Add")  # in integers
 MOST = 32  # photos, as each takes seconds
 AGREEMENT = 0.98  # IoU of masks with those of torch, mean over photos, at least
+PREPARED = "onnx.quant.pre_process"  # ONNX Runtime warns of files without, but export did the same
 
-Looks = Sequence[NDArray[np.float32]]  # normalised photos, (N, 3, S, S) each
+Looks = Sequence[NDArray[np.float32]]  # normalised photos, (1, 3, S, S) each
 
 
-class Samples(NamedTuple):
-    """Photos to quantize a network with."""
+class Calibration(NamedTuple):
+    """What a network is quantized with."""
 
-    ranges: Looks  # to find the ranges of numbers with
-    checked: Looks  # others, to compare masks on
+    looks: Looks  # to find the ranges of numbers with
+    held_out: Looks  # others, to compare masks on
+    threshold: float = 0.5  # probability from which a pixel is car
 
     @classmethod
-    def of(cls, photos: Sequence[Path], size: int, batch: int | None) -> Samples:
-        """Read photos, every other one to compare masks on, and at most `MOST` of them.
+    def of(cls, photos: Sequence[Path], size: int, threshold: float = 0.5) -> Calibration:
+        """Read photos, `MOST` at most from all over, and hold every other one out.
 
         Args:
             photos: their files.
-            size: S, in pixels.
-            batch: N, how often each photo is in a look; None: once.
+            size: side of the square that the net sees, in pixels.
+            threshold: probability from which a pixel is car.
 
         Raises:
             CarsegError: a photo cannot be read, or there is but one.
         """
         if len(photos) < 2:
             raise CarsegError("--int8: one photo is too few; name ten, or two at least")
-        looks = [
-            photo_tensor(squared_photo(read_photo(path), size)).repeat(batch or 1, 1, 1, 1).numpy()
-            for path in photos[:: math.ceil(len(photos) / MOST)]
-        ]
-        return cls(looks[::2], looks[1::2])
+        taken = min(len(photos), MOST)
+        looks = []
+        for i in range(taken):
+            path = photos[i * len(photos) // taken]
+            photo = read(path.read_bytes(), path)
+            looks.append(photo_tensor(squared_photo(photo, size))[None].numpy())
+        return cls(looks[::2], looks[1::2], threshold)
 
 
 def write_int8(
@@ -75,41 +81,50 @@ def write_int8(
     size: int,
     batch: int | None,
     metadata: Mapping[str, str],
-    samples: Samples,
+    calibration: Calibration,
 ) -> float:
-    """Write networks that compute in 8-bit integers, in those of `formats` that hold networks.
+    """Write networks that compute in 8-bit integers, always `model.onnx`, of which others are made.
 
     Returns:
-        The mean IoU of their masks with those of torch.
+        The mean IoU of masks with those of torch, of the network that agrees least.
 
     Raises:
-        CarsegError: masks agree less than `AGREEMENT`, or a file cannot be written.
+        CarsegError: as `agreement`, `write_onnx` and `save_openvino`.
     """
-    metadata = {**metadata, "precision": "int8"}
-    write_onnx(net, folder, size, batch, metadata)
+    # Scores are those of the weights.
+    metadata = {f"float32_{k}" if k == "metrics" else k: v for k, v in metadata.items()}
+    metadata["precision"] = INT8
     path = folder / FILES["onnx"][0]
-    with quiet(""):  # it recommends passes over the file that change nothing in it
-        quantize(path, path, net.net, samples.ranges)
-    found = [agreement(net, run_onnx(path), samples.checked, path.name)]
+    write_onnx(net, folder, size, None, metadata)
+    quantize(path, net.net, calibration.looks)
+    found = [agreement(net, run_onnx(path), calibration, path.name)]
     if "openvino" in formats:
         model = needed("openvino", "openvino").convert_model(path)
-        path = folder / FILES["openvino"][0]
-        save_openvino(model, path, metadata)
-        found.append(agreement(net, run_openvino(path), samples.checked, path.name))
+        whole = folder / FILES["openvino"][0]
+        save_openvino(model, whole, metadata)
+        found.append(agreement(net, run_openvino(whole), calibration, whole.name))
+        if batch:
+            model.reshape([batch, 3, size, size])
+            save_openvino(model, whole, metadata)
+    if batch:
+        _fix_batch(path, batch)
     return min(found)
 
 
-def agreement(net: Probability, run: Run, looks: Looks, name: str) -> float:
-    """Give the mean IoU of an exported file's masks with those of torch.
+def agreement(net: Probability, run: Run, calibration: Calibration, name: str) -> float:
+    """Give the mean IoU of an exported file's masks with those of torch, where there is a car.
 
     Raises:
-        CarsegError: it is less than `AGREEMENT`.
+        CarsegError: it is less than `AGREEMENT`, or there is no car.
     """
     found = []
-    for look in looks:
+    for look in calibration.held_out:
         with torch.inference_mode():
-            expected = net(torch.from_numpy(look)).numpy() >= 0.5
-        found.append(iou(count(run(look) >= 0.5, expected)))
+            expected = net(torch.from_numpy(look)).numpy() >= calibration.threshold
+        if expected.any():
+            found.append(iou(count(run(look) >= calibration.threshold, expected)))
+    if not found:
+        raise CarsegError("--int8: no car was found in these photos; name photos of cars")
     if mean(found) < AGREEMENT:
         raise CarsegError(
             f"{name}: in 8-bit integers its masks agree with torch's at IoU {mean(found):.3f}, "
@@ -118,13 +133,12 @@ def agreement(net: Probability, run: Run, looks: Looks, name: str) -> float:
     return mean(found)
 
 
-def quantize(source: Path, target: Path, net: U2Net, looks: Looks) -> None:
-    """Write an exported network in 8-bit integers, with its metadata.
+def quantize(path: Path, net: U2Net, looks: Looks) -> None:
+    """Quantize an ONNX file that holds a network in float32, where it lies.
 
     Args:
-        source: an ONNX file that `carseg export` wrote in float32.
-        target: the ONNX file to write.
-        net: what was exported.
+        path: what `write_onnx` wrote.
+        net: what it wrote.
         looks: what to find the ranges with.
 
     Raises:
@@ -132,10 +146,12 @@ def quantize(source: Path, target: Path, net: U2Net, looks: Looks) -> None:
     """
     onnx = needed("onnx", "--int8")
     quantization = needed("onnxruntime.quantization", "--int8")
-    model = onnx.load(str(source))
+    model = onnx.load(str(path))
+    told = [*model.metadata_props]
+    model.metadata_props.add(key=PREPARED, value="onnxruntime.quant")
     quantization.quantize_static(
         model,
-        target,
+        path,
         _reader(quantization, looks),
         activation_type=quantization.QuantType.QUInt8,
         weight_type=quantization.QuantType.QInt8,
@@ -145,6 +161,10 @@ def quantize(source: Path, target: Path, net: U2Net, looks: Looks) -> None:
         op_types_to_quantize=OPERATORS,
         nodes_to_exclude=_in_float32(model.graph, net),
     )
+    model = onnx.load(str(path))
+    del model.metadata_props[:]
+    model.metadata_props.extend(told)
+    onnx.save(model, str(path))
 
 
 def _reader(quantization: Any, looks: Looks) -> Any:
@@ -161,24 +181,40 @@ def _reader(quantization: Any, looks: Looks) -> Any:
     return Reader()
 
 
+def _fix_batch(path: Path, batch: int) -> None:
+    """Let an ONNX file take so many photos at once, and no other number."""
+    onnx = needed("onnx", "--int8")
+    tools = needed("onnxruntime.tools.onnx_model_utils", "--int8")
+    model = onnx.load(str(path))
+    (number,) = {
+        value.type.tensor_type.shape.dim[0].dim_param
+        for value in (*model.graph.input, *model.graph.output)
+    }
+    tools.make_dim_param_fixed(model.graph, number, batch)
+    onnx.save(model, str(path))
+
+
 def _in_float32(graph: Any, net: U2Net) -> list[str]:
     """Name the nodes of an ONNX graph that are to stay in float32."""
     exact = {f"net.{name}.conv_s1.weight" for name in exact_layers(net)}
     sides = {f"net.side{i}.weight" for i in range(1, net.depth + 1)}
-    kept = [node for node in graph.node if exact.intersection(node.input)]
+    makers = {name: node for node in graph.node for name in node.output}
+    kept = []
     given: set[str] = set()  # what the sides give, and all that is made of it
     for node in graph.node:  # in the order in which they run
-        if sides.intersection(node.input):
-            kept += [maker for maker in graph.node if node.input[0] in maker.output]
-        elif not given.intersection(node.input):
-            continue
-        given.update(node.output)
-        kept.append(node)
+        if not given.isdisjoint(node.input):
+            given.update(node.output)
+            kept.append(node)
+        elif not exact.union(sides).isdisjoint(node.input):
+            kept += [node, makers[node.input[0]]]
+            if not sides.isdisjoint(node.input):
+                given.update(node.output)
     return [node.name for node in kept]
 
 
 def exact_layers(net: U2Net) -> Iterator[str]:
-    """Name the layers that bfloat16 is too coarse for, or 8 bits."""
+    """Name the layers that must be exact, or give to those that must be."""
+    net = copy.deepcopy(net)
     net.keep_exact()
     for name, layer in net.named_modules():
         if isinstance(layer, ConvBNReLU) and (layer.exact or layer.large):

@@ -1,6 +1,7 @@
 """Exported networks in 8-bit integers find what the weights find, or are not kept."""
 
 import copy
+import json
 import logging
 import re
 import sys
@@ -12,6 +13,7 @@ from unittest.mock import MagicMock
 
 import numpy as np
 import onnx
+import onnxruntime
 import openvino
 import pytest
 import torch
@@ -23,14 +25,19 @@ from carseg import __main__, quantize, weights
 from carseg.card import Card, card
 from carseg.device import Device
 from carseg.errors import CarsegError
-from carseg.formats import Probability
+from carseg.export import export
+from carseg.files import write_json
+from carseg.formats import Probability, run_onnx, run_openvino
 from carseg.metrics import count, iou
 from carseg.model import load
-from carseg.quantize import MOST, Samples, agreement
+from carseg.quantize import MOST, PREPARED, Calibration, agreement
+from carseg.sample import render_sample
+from carseg.tensors import MEAN, STD
 from carseg.u2net import LIMIT, U2Net
 
 SIZE = 64
 WEIGHTS = Path("u2net_segmentation_dice_loss.pth")
+METRICS = {"dice": {"plain": {"dice": 0.9, "iou": 0.8, "boundary_iou": 0.7, "hd95": 3.0}}}
 EXACT = "stage2d.rebnconv2d", "stage2d.rebnconv1d"  # the one gives what the other takes away
 
 
@@ -39,7 +46,7 @@ class Made(NamedTuple):
 
     root: Path
     net: U2Net
-    samples: Samples
+    calibration: Calibration
     told: list[str]  # what was logged for people to read
 
 
@@ -75,13 +82,14 @@ def half_car(looks: Sequence[NDArray[np.float32]]) -> U2Net:
 
 
 @contextmanager
-def heard(words: list[str]) -> Iterator[None]:
+def heard() -> Iterator[list[str]]:
     """Collect warnings that are logged, which would be printed where no test runs."""
+    words: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: words.append(record.getMessage())  # type: ignore[method-assign]
     logging.root.addHandler(handler)
     try:
-        yield
+        yield words
     finally:
         logging.root.removeHandler(handler)
 
@@ -90,17 +98,17 @@ def heard(words: list[str]) -> Iterator[None]:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """What `carseg export --int8 Image` makes of such a net."""
     root = tmp_path_factory.mktemp("project")
-    samples = Samples.of(write_photos(root / "Image", 6), SIZE, None)
-    net = half_car([*samples.ranges, *samples.checked])
+    calibration = Calibration.of(write_photos(root / "Image", 6), SIZE)
+    net = half_car([*calibration.looks, *calibration.held_out])
     weights.save(net, root / WEIGHTS)
     (root / "params.yaml").write_text(f"image_size: {SIZE}\nmodel: u2netp\n")
-    told: list[str] = []
-    with pytest.MonkeyPatch.context() as patch, heard(told):
+    write_json(root / "metrics.json", METRICS)
+    with pytest.MonkeyPatch.context() as patch, heard() as told:
         patch.chdir(root)
         patch.setattr(quantize, "AGREEMENT", 0.9)  # where all is near the edge of the car
         patch.setattr(sys, "argv", ["carseg", "export", "--int8", "Image", "--out", "int8"])
         __main__.main()
-    return Made(root, net, samples, told)
+    return Made(root, net, calibration, told)
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.xml"])
@@ -116,17 +124,19 @@ def test_masks_are_those_of_the_weights(name: str, made: Made) -> None:
 
 def test_files_are_smaller_and_say_what_they_are(made: Made) -> None:
     whole = (made.root / WEIGHTS).stat().st_size
+    # The rest of it is the graph, which is nothing beside the weights of the full net.
     assert (made.root / "int8/model.onnx").stat().st_size < whole / 2.5
-    assert (made.root / "int8/model.bin").stat().st_size < whole / 3
+    assert (made.root / "int8/model.bin").stat().st_size < whole / 3.5
     model = onnx.load(str(made.root / "int8/model.onnx"), load_external_data=False)
     onnx.checker.check_model(model)
     told = {entry.key: entry.value for entry in model.metadata_props}
     assert (told["precision"], told["image_size"]) == ("int8", str(SIZE))
+    assert json.loads(told["float32_metrics"]) == METRICS["dice"]
+    assert not {"metrics", PREPARED, "onnx.infer"}.intersection(told)
     model = openvino.Core().read_model(made.root / "int8/model.xml")
     assert model.get_rt_info(["carseg", "precision"]).astype(str) == "int8"
     text = (made.root / "int8/MODEL_CARD.md").read_text()
-    agreed = re.search(r"8-bit integers.* at IoU 0\.9\d\d,", text)
-    assert agreed, text
+    assert re.search(r"in 8-bit integers.* at IoU (0\.9\d\d|1\.000),", text), text
     assert "8-bit" not in card(Card.of(made.root / WEIGHTS, "u2netp", SIZE), ["model.onnx"], None)
 
 
@@ -134,19 +144,22 @@ def test_nothing_is_logged(made: Made) -> None:
     assert made.told == []
 
 
-def test_sides_and_exact_layers_stay_in_float32(made: Made) -> None:
+def test_what_8_bits_are_too_few_for_stays_in_float32(made: Made) -> None:
     graph = onnx.load(str(made.root / "int8/model.onnx")).graph
     makers = {name: node for node in graph.node for name in node.output}
-    whole = {
-        node.input[1].removeprefix("net.").removesuffix(".weight")
-        for node in graph.node
-        if node.op_type == "Conv" and makers.get(node.input[1]) is None
-    }
+    whole = [n for n in graph.node if n.op_type == "Conv" and n.input[1] not in makers]
     sides = {f"side{i}" for i in range(1, 7)}
-    assert whole == {f"{name}.conv_s1" for name in EXACT} | sides | {"outconv"}
-    for node in graph.node:  # what they read was not rounded, either
-        if node.op_type == "Conv" and node.input[1].startswith("net.side"):
-            assert makers[node.input[0]].op_type == "Add"
+    names = {node.input[1].removeprefix("net.").removesuffix(".weight") for node in whole}
+    assert names == {f"{name}.conv_s1" for name in EXACT} | sides | {"outconv"}
+    for node in whole:  # what they read was not rounded, either
+        assert makers[node.input[0]].op_type in ("Add", "Concat")
+    (reader,) = (node for node in whole if EXACT[1] in node.input[1])
+    below, _ = makers[reader.input[0]].input  # the rest is the skip
+    while makers[below].op_type == "Resize":
+        below = makers[below].input[0]
+    giver = makers[makers[below].input[0]]
+    assert makers[below].op_type == "Relu"
+    assert EXACT[0] in giver.input[1]
 
 
 def test_openvino_keeps_float32_where_bfloat16_would_do(
@@ -162,27 +175,87 @@ def test_openvino_keeps_float32_where_bfloat16_would_do(
     assert asked == [{"INFERENCE_PRECISION_HINT": "f32"}]
 
 
-def test_masks_that_disagree_are_not_kept(made: Made) -> None:
+def test_masks_that_disagree_are_told_of(made: Made) -> None:
     net = Probability(copy.deepcopy(made.net)).eval()
 
-    def inside_out(photos: NDArray[np.float32]) -> NDArray[np.float32]:
+    def found(photos: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            return 1 - net(torch.from_numpy(photos)).numpy()
+            return net(torch.from_numpy(photos)).numpy()  # type: ignore[no-any-return]
 
+    assert agreement(net, found, made.calibration, "it") == 1
     line = r"^it: in 8-bit integers its masks agree with torch's at IoU 0\.\d+, less than 0\.98; "
-    with pytest.raises(CarsegError, match=line):
-        agreement(net, inside_out, made.samples.checked, "it")
-    same = agreement(net, lambda photos: 1 - inside_out(photos), made.samples.checked, "it")
-    assert same == pytest.approx(1, abs=1e-3)
+    for run in (lambda photos: 1 - found(photos), lambda photos: found(photos) * np.float32("nan")):
+        with pytest.raises(CarsegError, match=line):
+            agreement(net, run, made.calibration, "it")
+    with pytest.raises(
+        CarsegError, match=r"^--int8: no car was found in these photos; name photos"
+    ):
+        agreement(net, found, made.calibration._replace(threshold=1.1), "it")
+
+
+def test_nothing_is_left_of_what_disagrees(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> float:
+        raise CarsegError("they disagree")
+
+    monkeypatch.setattr(quantize, "write_onnx", lambda net, folder, *_: (folder / "x").touch())
+    monkeypatch.setattr(quantize, "quantize", lambda *_: None)
+    monkeypatch.setattr(quantize, "run_onnx", lambda _: None)
+    monkeypatch.setattr(quantize, "agreement", refuse)
+    photos = sorted((made.root / "Image").iterdir())
+    (tmp_path / "model.onnx").write_text("mine")
+    with pytest.raises(CarsegError, match="they disagree"):
+        export(made.root / WEIGHTS, tmp_path, ["onnx"], SIZE, None, True, photos)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.slow
+def test_masks_of_the_official_weights_stay_the_same_for_several_photos_at_once(
+    official: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "Image").mkdir()
+    (tmp_path / "Mask").mkdir()
+    render_sample(tmp_path / "Image", tmp_path / "Mask", count=6)
+    photos = sorted((tmp_path / "Image").iterdir())
+    weights.save(weights.start("u2netp", official, 0), tmp_path / "net.pth")
+    out = tmp_path / "out"
+    written = export(tmp_path / "net.pth", out, ["openvino"], 320, 3, False, photos)
+    assert sorted(out.iterdir()) == sorted(written), "the ONNX file was not asked for"
+    run = run_openvino(out / "model.xml")
+    look = np.concatenate(Calibration.of(photos, 320).held_out)  # (3, 3, 320, 320)
+    with torch.inference_mode():
+        net = Probability(weights.start("u2netp", official, 0)).eval()
+        expected = net(torch.from_numpy(look)).numpy() >= 0.5
+    for mask, there in zip(run(look) >= 0.5, expected, strict=True):
+        assert 0.02 < there.mean() < 0.9, "there is a car, or agreement would prove nothing"
+        assert iou(count(mask, there)) > 0.97
+    with pytest.raises(CarsegError, match="takes 3 photos at once"):
+        load(out / "model.xml")
+
+
+def test_an_onnx_file_takes_as_many_photos_as_it_is_to(made: Made, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes((made.root / "int8/model.onnx").read_bytes())
+    quantize._fix_batch(path, 2)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].shape == [2, 3, SIZE, SIZE]
+    assert session.get_outputs()[0].shape == [2, 1, SIZE, SIZE]
+    look = np.concatenate(made.calibration.looks[:2])
+    (found,) = session.run(None, {"photo": look})
+    one = run_onnx(made.root / "int8/model.onnx")(look[1:])
+    np.testing.assert_allclose(found[1:], one, atol=1e-4)
 
 
 @pytest.mark.parametrize(
     ("words", "line"),
     [
         ("--int8 one", "--int8: one photo is too few; name ten, or two at least"),
-        ("--int8 none", "none: holds no photo; name another folder, or add --recursive"),
+        ("--int8 none", "none: holds no photo; name another folder"),
         ("--int8 nowhere", "nowhere: there is no such file; check the path"),
-        ("--int8 broken", r"broken/1\.jpg: cannot be read as an image, it is empty; save it anew"),
+        ("--int8 broken", r"broken/1\.jpg: is empty; save it anew"),
+        ("--int8 raw", r"raw/1\.nef: is a camera's raw file, of which .* or leave it out"),
+        ("--int8=", "--int8: names nothing; give a folder of photos"),
         (
             "--int8 Image --format safetensors",
             "--int8: safetensors hold float32 weights alone; add --format onnx or openvino",
@@ -196,6 +269,8 @@ def test_what_cannot_be_quantized_is_a_line(
     (tmp_path / "none").mkdir()
     write_photos(tmp_path / "broken", 1)
     (tmp_path / "broken/1.jpg").touch()
+    write_photos(tmp_path / "raw", 1)
+    (tmp_path / "raw/1.nef").write_bytes((tmp_path / "raw/00.png").read_bytes())
     write_photos(tmp_path / "Image", 2)
     monkeypatch.chdir(tmp_path)
     more = ["--weights", str(made.root / WEIGHTS), "--image-size", str(SIZE)]
@@ -206,18 +281,25 @@ def test_what_cannot_be_quantized_is_a_line(
 
 
 @pytest.mark.parametrize(
-    ("number", "ranges", "checked"), [(2, 1, 1), (5, 3, 2), (MOST, MOST // 2, MOST // 2)]
+    ("number", "calibrating", "held_out"),
+    [(2, [0], [1]), (5, [0, 2, 4], [1, 3]), (48, range(0, 48, 3), range(1, 48, 3))],
 )
-def test_photos_set_ranges_and_check_masks_in_turn(
-    number: int, ranges: int, checked: int, tmp_path: Path
+def test_photos_from_all_over_are_taken_and_every_other_one_is_held_out(
+    number: int,
+    calibrating: Sequence[int],
+    held_out: Sequence[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    samples = Samples.of(write_photos(tmp_path / "photos", number), 32, None)
-    assert (len(samples.ranges), len(samples.checked)) == (ranges, checked)
-    assert not any(np.array_equal(a, b) for a in samples.ranges for b in samples.checked)
+    def read(_: bytes, path: Path) -> Image.Image:
+        return Image.new("RGB", (9, 9), (255, int(path.stem), 0))
 
-
-def test_of_many_photos_some_all_over_are_taken_as_often_as_a_look_has(tmp_path: Path) -> None:
-    photos = write_photos(tmp_path / "photos", 3) * MOST
-    samples = Samples.of(photos, 32, 2)
-    assert len(samples.ranges) + len(samples.checked) == MOST
-    assert samples.ranges[0].shape == (2, 3, 32, 32)
+    monkeypatch.setattr(quantize, "read", read)
+    photos = [tmp_path / f"{i:02}.png" for i in range(number)]
+    for path in photos:
+        path.touch()
+    found = Calibration.of(photos, 32)
+    assert len(found.looks) + len(found.held_out) == min(number, MOST)
+    for looks, expected in ((found.looks, calibrating), (found.held_out, held_out)):
+        greens = [look[0, 1] * STD[1].item() + MEAN[1].item() for look in looks]
+        assert [round(float(green.mean() * 255)) for green in greens] == [*expected]
