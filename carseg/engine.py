@@ -83,6 +83,7 @@ def _open_openvino(path: Path, device: str, precision: str) -> tuple[Look, int]:
     integers = model.has_rt_info(told) and model.get_rt_info(told).astype(str) == INT8
     fast = not integers and Device(precision, "cpu").dtype == torch.bfloat16
     hint = {"INFERENCE_PRECISION_HINT": "bf16" if fast else "f32"}
+    model.reshape([1, 3, size, size])  # photos come one by one, and known sizes are faster
     compiled = core.compile_model(model, "CPU", hint)
 
     def look(photos: Tensor) -> Tensor:
