@@ -213,11 +213,12 @@ def write_ours(
     if calibration:
         both = ["onnx", "openvino"]
         write_int8(Probability(net.eval()), folder, both, size, None, metadata, calibration)
-    elif find_spec("openvino") and device.dtype == torch.bfloat16:
+        return folder / "model.xml"
+    if find_spec("openvino") and device.dtype == torch.bfloat16:
         write_openvino(Probability(net.eval()), folder, size, None, metadata)
-    else:
-        weights.save(net, folder / "net.pth")
-    return next(path for path in folder.iterdir() if path.suffix in (".xml", ".pth"))
+        return folder / "model.xml"
+    weights.save(net, folder / "net.pth")
+    return folder / "net.pth"
 
 
 def our_prediction(file: Path, size: int) -> Find:

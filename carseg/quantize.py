@@ -100,12 +100,12 @@ def write_int8(
     found = [agreement(net, run_onnx(path), calibration, path.name)]
     if "openvino" in formats:
         model = needed("openvino", "openvino").convert_model(path)
-        whole = folder / FILES["openvino"][0]
-        save_openvino(model, whole, metadata)
-        found.append(agreement(net, run_openvino(whole), calibration, whole.name))
+        xml = folder / FILES["openvino"][0]
+        save_openvino(model, xml, metadata)
+        found.append(agreement(net, run_openvino(xml), calibration, xml.name))
         if batch:
             model.reshape([batch, 3, size, size])
-            save_openvino(model, whole, metadata)
+            save_openvino(model, xml, metadata)
     if batch:
         _fix_batch(path, batch)
     return min(found)
