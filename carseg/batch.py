@@ -7,19 +7,19 @@ import io
 import os
 import sys
 import unicodedata
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageOps
 from tqdm import tqdm
 
+from carseg.ahead import ahead
 from carseg.errors import CarsegError, is_lack_of_memory
 from carseg.files import write_bytes
 from carseg.model import Model, as_photo, upright
@@ -33,9 +33,6 @@ HEIC = {".heic", ".heif"}  # Pillow reads it with a plugin
 EXIF_MARK = b"Exif\0\0"
 EXIF_MOST = 65533  # bytes of it that a JPEG holds
 TINT = 0.45  # strength of an overlay's colour
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 class Job(NamedTuple):
@@ -368,25 +365,6 @@ def _identity(path: Path) -> tuple[int, int]:
     """Give what is the same for all names of a file."""
     status = path.stat()
     return status.st_dev, status.st_ino
-
-
-def ahead(
-    function: Callable[[Item], Result], items: Iterable[Item], jobs: int
-) -> Generator[tuple[Item, Future[Result]], None, None]:
-    """Map in threads, in order; at most `jobs` results wait, so that memory stays flat.
-
-    Closed before its end, it lets go of what has not begun, and waits for nothing.
-    """
-    pool = ThreadPoolExecutor(jobs)
-    waiting: deque[tuple[Item, Future[Result]]] = deque()
-    try:
-        for item in items:
-            waiting.append((item, pool.submit(function, item)))
-            if len(waiting) > jobs:
-                yield waiting.popleft()
-        yield from waiting
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
 
 
 @contextmanager

@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from carseg.predict import CAR
+from carseg.views import TURNED, View, extent, standing
+
 MARGIN = 0.1  # around a car, against its width and height
 
-CAR = 0.5  # probability from which a pixel is taken for car in the first look
-
-Find = Callable[[Image.Image], NDArray[np.float32]]  # W×H to each pixel's probability, (H, W)
+# Photo, W×H, and views of it to each pixel's probability of being car, (H, W).
+Find = Callable[[Image.Image, Sequence[View]], NDArray[np.float32]]
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels, as of PIL
 
 
-def look_closer(find: Find, photo: Image.Image, found: NDArray[np.float32]) -> NDArray[np.float32]:
+def look_closer(
+    find: Find, photo: Image.Image, found: NDArray[np.float32], views: Sequence[View] = TURNED
+) -> NDArray[np.float32]:
     """Find the car again, in the box around what was found; nothing outside of it is car.
 
     A square of the whole photo is half street. The box is stretched to a square of the same size,
-    so edges are met more finely, and what stands about is seen no more.
+    so edges are met more finely, and what stands about is seen no more. What was found also tells
+    how the car lies, so that it is not looked at on its side.
 
     Args:
         find: what looks at photos.
         photo: RGB, W×H.
         found: (H, W), what a look at the whole photo gave, 0…1.
+        views: how the box may be laid.
     """
-    left, top, right, bottom = box = box_around(found >= CAR)
+    car = found >= CAR
+    left, top, right, bottom = box = box_around(car)
     closer = np.zeros_like(found)
-    closer[top:bottom, left:right] = find(photo.crop(box))
+    closer[top:bottom, left:right] = find(photo.crop(box), standing(extent(car), views))
     return closer
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from carseg.ahead import on_cores
 from carseg.augment import Augment, camouflage, put_behind, put_elsewhere
 from carseg.pairs import Pair
 from carseg.photos import read_mask, read_photo, squared_mask, squared_photo
@@ -55,7 +57,8 @@ class Squares(Dataset[tuple[Tensor, Tensor]]):
             CarsegError: a file cannot be read.
         """
         share = pairs[processes.here :: processes.beside]
-        stores = processes.gather([Store(folder, (squared(pair, size) for pair in share))])
+        rows = on_cores(partial(squared, size=size), share, processes.beside)
+        stores = processes.gather([Store(folder, rows)])
         self._stores = stores[processes.machine]
         self._length = len(pairs)
         self._augment = Augment()

@@ -6,14 +6,16 @@ import hashlib
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from carseg.ahead import on_cores
 from carseg.duplicates import same_pictures, thumbnail
 from carseg.errors import CarsegError
 from carseg.files import new_directory
@@ -43,8 +45,16 @@ def snapshot(root: Path, dataset: Path) -> list[Pair]:
     before = _state(root)
     pairs, faults = match(root / "Image", root / "Mask")
     inverted: list[Path] = []  # as it seems
-    checked = (_check(pair, faults, inverted) for pair in pairs)
-    same = same_pictures(photo for photo in checked if photo is not None)
+
+    def thumbnails() -> Iterator[NDArray[np.uint8]]:
+        for pair, checked in zip(pairs, on_cores(_check, pairs), strict=True):
+            faults.extend(checked.faults)
+            if checked.inverted:
+                inverted.append(pair.mask)
+            if checked.thumbnail is not None:
+                yield checked.thumbnail
+
+    same = same_pictures(thumbnails())
     told, more = list(islice(same, TOLD)), sum(1 for _ in same)
     if faults:
         raise CarsegError("\n".join(faults))
@@ -75,11 +85,27 @@ def _warn(line: str) -> None:
     print(f"carseg: warning: {line}", file=sys.stderr)
 
 
-def _check(pair: Pair, faults: list[str], inverted: list[Path]) -> NDArray[np.uint8] | None:
-    """Read a pair whole and add a line for what is wrong with it; give its photo's thumbnail."""
+class Checked(NamedTuple):
+    """What is found in a pair.
+
+    Attributes:
+        faults: a line each.
+        inverted: its mask seems to be.
+        thumbnail: of the photo, (8, 8, 3), where the pair can be read.
+    """
+
+    faults: list[str]
+    inverted: bool = False
+    thumbnail: NDArray[np.uint8] | None = None
+
+
+def _check(pair: Pair) -> Checked:
+    """Read a pair whole."""
+    faults: list[str] = []
     photo, mask = _read(read_photo, pair.photo, faults), _read(read_levels, pair.mask, faults)
     if photo is None or mask is None:
-        return None
+        return Checked(faults)
+    inverted = False
     levels = np.asarray(mask)
     height, width = levels.shape
     if photo.size == (height, width) != (width, height):
@@ -110,8 +136,8 @@ def _check(pair: Pair, faults: list[str], inverted: list[Path]) -> NDArray[np.ui
             "white car on black"
         )
     elif np.mean(_rim(levels) >= 128) > 0.5:
-        inverted.append(pair.mask)
-    return thumbnail(photo)
+        inverted = True
+    return Checked(faults, inverted, thumbnail(photo))
 
 
 def _rim(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -22,12 +22,13 @@ from carseg.overlay import overlay
 from carseg.pairs import Pair, read_manifest
 from carseg.params import Params
 from carseg.photos import read_photo, read_truth, squared_photo
-from carseg.predict import D4, TURNED, View, at_size, combine, find, from_sides, probability
+from carseg.predict import at_size, combine, find, from_sides, probability
 from carseg.provenance import provenance, record
 from carseg.report import SHOWN, show, write_report
 from carseg.spread import WORST, Spread, spread
 from carseg.tensors import photo_tensor
 from carseg.u2net import U2Net
+from carseg.views import AS_HELD, D4, TURNED, View, extent
 
 Mask = NDArray[np.bool_]
 
@@ -119,15 +120,16 @@ def look(net: U2Net, pair: Pair, params: Params, device: Device) -> dict[str, Ma
     """Look at a photo from all sides: a mask (H, W) for each of `VIEWS` and `TURNS`."""
     photo, size = read_photo(pair.photo), params.image_size
     eye = partial(probability, net, device=device)
-    views = from_sides(eye, photo_tensor(squared_photo(photo, size)))  # (8, 1, S, S)
-    whole = [at_size(view, (photo.height, photo.width)) for view in (*views[:4], combine(views))]
+    shape = (photo.height, photo.width)
+    seen = from_sides(eye, photo_tensor(squared_photo(photo, size)))  # (8, 1, S, S)
+    whole = [at_size(view, shape) for view in (*seen[:4], combine(seen, D4, shape))]
 
-    def again(found: NDArray[np.float32], *sides: View) -> NDArray[np.float32]:
-        return look_closer(partial(find, eye, size=size, views=sides), photo, found)
+    def again(found: NDArray[np.float32], views: Sequence[View]) -> NDArray[np.float32]:
+        return look_closer(partial(find, eye, size=size), photo, found, views)
 
     plain, *turned, d4 = whole
-    closer, *closer_turned = (again(found, *TURNED) for found in (plain, *turned))
-    found = dict(zip(VIEWS, (plain, closer, d4, again(d4, *D4)), strict=True))
+    closer, *closer_turned = (again(found, TURNED) for found in (plain, *turned))
+    found = dict(zip(VIEWS, (plain, closer, d4, again(d4, D4)), strict=True))
     found |= dict(zip(TURNS, (*turned, *closer_turned), strict=True))
     masks = {name: values >= params.threshold for name, values in found.items()}
     return {name: clean(mask) for name, mask in masks.items()} if params.cleanup else masks
@@ -136,7 +138,7 @@ def look(net: U2Net, pair: Pair, params: Params, device: Device) -> dict[str, Ma
 def probability_at(net: U2Net, pair: Pair, params: Params, device: Device) -> NDArray[np.float32]:
     """Look at a photo once: each pixel's probability of being car, (H, W), float32, 0…1."""
     eye = partial(probability, net, device=device)
-    return find(eye, read_photo(pair.photo), params.image_size)
+    return find(eye, read_photo(pair.photo), AS_HELD, params.image_size)
 
 
 def judge(masks: Mapping[str, Mask], truth: Mask) -> Judged:
@@ -159,8 +161,8 @@ def lies(truth: Mask) -> bool:
 
     Rows and columns within its outermost pixels count; a mask without a car stands.
     """
-    rows, columns = (np.flatnonzero(truth.any(axis=axis)) for axis in (1, 0))
-    return bool(truth.any() and np.ptp(rows) > np.ptp(columns))
+    rows, columns = extent(truth)
+    return rows > columns
 
 
 def _means(photos: Sequence[Judged], view: str) -> dict[str, float]:

@@ -15,16 +15,17 @@ from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from carseg import weights
+from carseg.ahead import MOST
 from carseg.closer import look_closer
 from carseg.device import Device
 from carseg.engine import load_exported
 from carseg.errors import CarsegError
 from carseg.fold import fold
 from carseg.photos import eight_bits, read_photo
-from carseg.predict import AS_HELD, D4, TURNED, Look, find, probability
+from carseg.predict import Look, find, probability
 from carseg.u2net import U2Net
+from carseg.views import AS_HELD, D4, TURNED
 
-MOST = 8  # photos in work at once, as each of them takes memory
 IN_TURN = 3  # the same where looks take turns: one is looked at, one read, one written
 
 PRECISIONS, DEVICES = ("auto", "float32", "bfloat16"), ("auto", "cpu", "cuda")
@@ -71,10 +72,11 @@ class Model:
         Args:
             picture: a file, a PIL image of any mode, or an array (H, W, 3), uint8, RGB. Files and
                 PIL images are turned upright where their EXIF tag says how the camera was held.
-            d4: look at all eight right-angle turns and flips, and average: better, eight times
-                the work.
-            closer: look a second time, at the car's box alone, from four sides (from eight with
-                `d4`): much better, five times the work (sixteen times).
+            d4: look at all eight right-angle turns and flips, and average those in which the car
+                stands: better, eight times the work.
+            closer: look a second time, at the car's box alone, in the two turns in which the car
+                stands (with `d4`, flipped, too): much better, three times the work (twelve times).
+                Where it is about as long as high, in all turns: five times (sixteen).
 
         Raises:
             CarsegError: the file cannot be read as an image.
@@ -82,10 +84,8 @@ class Model:
         """
         photo = as_photo(picture)
         look = partial(find, self._look_alone, size=self.size)
-        found = look(photo, views=D4 if d4 else AS_HELD)
-        if not closer:
-            return found
-        return look_closer(partial(look, views=D4 if d4 else TURNED), photo, found)
+        found = look(photo, D4 if d4 else AS_HELD)
+        return look_closer(look, photo, found, D4 if d4 else TURNED) if closer else found
 
     @contextmanager
     def among(self, jobs: int) -> Iterator[None]:

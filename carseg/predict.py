@@ -15,16 +15,13 @@ from carseg.device import Device
 from carseg.photos import squared_photo
 from carseg.tensors import photo_tensor
 from carseg.u2net import U2Net
+from carseg.views import D4, View, extent, standing, turn, turn_back
 
 Look = Callable[[Tensor], Tensor]  # photos (N, 3, S, S) to probabilities (N, 1, S, S), float32
 
-View = tuple[int, bool]  # quarter turns, and whether it is flipped then
-
 SHARPNESS = 100.0  # one view surer by 0.01 than another weighs e times as much
 
-# The group D4: every way to lay a photo on a table.
-D4: tuple[View, ...] = tuple((turns, flip) for flip in (False, True) for turns in range(4))
-AS_HELD, TURNED = D4[:1], D4[:4]  # as the photo is, and in all its quarter turns
+CAR = 0.5  # probability from which a pixel is taken for car to see how the car lies
 
 
 def probability(net: U2Net, photos: Tensor, device: Device) -> Tensor:
@@ -40,19 +37,18 @@ def probability(net: U2Net, photos: Tensor, device: Device) -> Tensor:
     return torch.sigmoid(logits.float()).cpu()
 
 
-def find(
-    look: Look, photo: Image.Image, size: int, views: Sequence[View] = AS_HELD
-) -> NDArray[np.float32]:
+def find(look: Look, photo: Image.Image, views: Sequence[View], size: int) -> NDArray[np.float32]:
     """Give each pixel's probability of being car, (H, W), float32, 0…1, averaged over views.
 
     Args:
         look: at squares.
         photo: RGB, W×H.
-        size: side of those squares, in pixels.
         views: how the photo is laid.
+        size: side of those squares, in pixels.
     """
     square = photo_tensor(squared_photo(photo, size))  # (3, S, S)
-    return at_size(combine(from_sides(look, square, views)), (photo.height, photo.width))
+    shape = (photo.height, photo.width)
+    return at_size(combine(from_sides(look, square, views), views, shape), shape)
 
 
 def from_sides(look: Look, square: Tensor, views: Sequence[View] = D4) -> Tensor:
@@ -60,28 +56,30 @@ def from_sides(look: Look, square: Tensor, views: Sequence[View] = D4) -> Tensor
     return torch.cat([turn_back(look(turn(square[None], view)), view) for view in views])
 
 
-def combine(views: Tensor) -> Tensor:
-    """Average the probabilities (V, 1, S, S) of one photo's views to (1, S, S).
+def combine(seen: Tensor, views: Sequence[View], size: tuple[int, int]) -> Tensor:
+    """Average what views show of one photo, but not those in which its car lies on its side.
 
-    A view weighs the more the surer the net is of it: one of a car lying on its roof, say, is
-    blurred all over, and should not blur the others.
+    Args:
+        seen: (V, 1, S, S), probabilities, 0…1, laid as the photo is.
+        views: the V views.
+        size: the photo's own (height, width), as squares have lost its shape.
+
+    Returns:
+        (1, S, S), probabilities, 0…1.
     """
-    certainty = (2 * views - 1).abs().mean(dim=(1, 2, 3))  # (V,), 0…1
+    rows, columns = extent(np.asarray(_average(seen)[0] >= CAR))
+    upright = standing((rows * size[0], columns * size[1]), views)
+    return _average(seen[[view in upright for view in views]])
+
+
+def _average(seen: Tensor) -> Tensor:
+    """Average probabilities (V, 1, S, S) to (1, S, S), each as the net is sure of it.
+
+    One of a car lying on its roof, say, is blurred all over, and should not blur the others.
+    """
+    certainty = (2 * seen - 1).abs().mean(dim=(1, 2, 3))  # (V,), 0…1
     weight = torch.softmax(SHARPNESS * certainty, dim=0)
-    return (weight.view(-1, 1, 1, 1) * views).sum(dim=0)
-
-
-def turn(x: Tensor, view: View) -> Tensor:
-    """Lay (…, H, W) the way `view` says."""
-    turns, flip = view
-    x = torch.rot90(x, turns, (-2, -1))
-    return x.flip(-1) if flip else x
-
-
-def turn_back(x: Tensor, view: View) -> Tensor:
-    """Undo `turn`."""
-    turns, flip = view
-    return torch.rot90(x.flip(-1) if flip else x, -turns, (-2, -1))
+    return (weight.view(-1, 1, 1, 1) * seen).sum(dim=0)
 
 
 def at_size(probabilities: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:

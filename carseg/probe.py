@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from carseg.ahead import on_cores
 from carseg.data import Squares
 from carseg.device import Device
 from carseg.metrics import Counts, count, summarise
@@ -55,12 +56,12 @@ class Probe:
         pairs = pairs[processes.mine]
         self._squares = Squares(pairs, params.image_size, folder)
         self._sizes: list[tuple[int, int]] = []
-        self._truths = Store(folder, map(self._packed, pairs))
+        truths = on_cores(lambda pair: read_truth(pair.mask), pairs, processes.beside)
+        self._truths = Store(folder, map(self._packed, truths))
         self._threshold = params.threshold
 
-    def _packed(self, pair: Pair) -> NDArray[np.uint8]:
-        """Read a mask as bits, at its own size, which is noted."""
-        truth = read_truth(pair.mask)
+    def _packed(self, truth: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        """Give a mask (H, W) as bits, and note its size."""
         height, width = truth.shape
         self._sizes.append((height, width))
         return np.packbits(truth)

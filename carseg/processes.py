@@ -13,6 +13,7 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from carseg.ahead import cores
 from carseg.errors import CarsegError
 from carseg.sync_bn import synchronise
 
@@ -118,10 +119,3 @@ def together() -> Iterator[Processes]:
         yield Processes(distributed.get_rank(), distributed.get_world_size(), here, beside)
     finally:
         distributed.destroy_process_group()
-
-
-def cores() -> int:
-    """Count the cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # Linux
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -25,13 +25,13 @@ from carseg.losses import BCELoss, DiceLoss
 from carseg.pairs import read_manifest
 from carseg.params import Params
 from carseg.photos import read_photo, squared_photo
-from carseg.predict import D4, turn
 from carseg.probe import Probe, Score
 from carseg.processes import ALONE, Processes, together
 from carseg.provenance import record
 from carseg.store import room
 from carseg.tensors import photo_tensor
 from carseg.u2net import U2Net
+from carseg.views import D4, turn
 
 CURVE = ("epoch", "train_loss", "val_loss", "train_dice", "val_dice", "train_iou", "val_iou")
 DIGITS = 6  # of what the curve tells

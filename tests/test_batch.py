@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import unicodedata
-from collections.abc import Iterator
 from pathlib import Path
 from threading import Barrier
 
@@ -20,7 +19,7 @@ from project import heed_interruptions
 from torch import Tensor
 
 from carseg import __main__, weights
-from carseg.batch import Kinds, ahead, find, plan, predict
+from carseg.batch import Kinds, find, plan, predict
 from carseg.errors import CarsegError
 from carseg.model import Model, Picture, as_photo
 from carseg.u2net import U2Net
@@ -460,21 +459,6 @@ def test_a_stream_that_is_closed_is_told_of(
     monkeypatch.setattr(sys, closed, None)
     with pytest.raises(CarsegError, match=f"^-: there is no standard {name}; name files"):
         do("-")
-
-
-def test_reading_ahead_keeps_order_and_bounds() -> None:
-    taken: list[int] = []
-
-    def items() -> Iterator[int]:
-        for i in range(10):
-            taken.append(i)
-            yield i
-
-    results = ahead(lambda i: i * i, items(), jobs=2)
-    first = next(results)
-    assert (first[0], first[1].result()) == (0, 0)
-    assert len(taken) == 3, "one done, two waiting"
-    assert [done.result() for _, done in results] == [i * i for i in range(1, 10)]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals to one process alone are POSIX")

@@ -21,9 +21,10 @@ from carseg.device import Device
 from carseg.errors import CarsegError
 from carseg.model import IN_TURN, MOST, Model, as_photo
 from carseg.photos import squared_photo
-from carseg.predict import D4, View, at_size, combine, from_sides, mask_at, probability
+from carseg.predict import at_size, combine, from_sides, mask_at, probability
 from carseg.tensors import photo_tensor
 from carseg.u2net import U2Net
+from carseg.views import D4, TURNED, View, extent, standing
 
 CPU = Device("float32")
 
@@ -53,21 +54,24 @@ def test_predictions_have_the_pictures_size_and_agree_with_the_pipeline(
     expected = mask_at(probability(net, square[None], CPU)[0], (60, 90), 0.5)
     assert np.array_equal(found >= 0.5, expected)
     sides = from_sides(lambda photos: probability(net, photos, CPU), square)
-    views = mask_at(combine(sides), (60, 90), 0.5)
+    views = mask_at(combine(sides, D4, (60, 90)), (60, 90), 0.5)
     assert np.array_equal(model.predict(photo(), d4=True) >= 0.5, views)
     assert not np.array_equal(views, expected)
 
 
-@pytest.mark.parametrize(("d4", "sides"), [(False, D4[:4]), (True, D4)])
-def test_a_closer_look_is_at_the_box_of_the_first_from_all_sides(
+@pytest.mark.parametrize(("d4", "sides"), [(False, TURNED), (True, D4)])
+def test_a_closer_look_is_at_the_box_of_the_first_in_turns_that_a_car_can_have(
     model: Model, net: U2Net, d4: bool, sides: Sequence[View]
 ) -> None:
-    box = left, top, right, bottom = box_around(model.predict(photo(), d4) >= 0.5)
+    car = model.predict(photo(), d4) >= 0.5
+    box = left, top, right, bottom = box_around(car)
     assert box != (0, 0, 90, 60), "else there is nothing closer"
     found = model.predict(photo(), d4, closer=True)
     square = photo_tensor(squared_photo(photo().crop(box), 64))
+    sides = standing(extent(car), sides)
+    size = (bottom - top, right - left)
     views = from_sides(lambda photos: probability(net, photos, CPU), square, sides)
-    expected = at_size(combine(views), (bottom - top, right - left))
+    expected = at_size(combine(views, sides, size), size)
     np.testing.assert_allclose(found[top:bottom, left:right], expected, atol=1e-4)
     found[top:bottom, left:right] = 0
     assert not found.any()

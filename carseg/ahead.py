@@ -1,0 +1,56 @@
+"""Mapping in threads, only as far ahead as keeps memory flat."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from typing import TypeVar
+
+MOST = 8  # photos in work at once, as each of them takes memory
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def ahead(
+    function: Callable[[Item], Result], items: Iterable[Item], jobs: int
+) -> Generator[tuple[Item, Future[Result]], None, None]:
+    """Map in threads, in order; at most `jobs` results wait, so that memory stays flat.
+
+    Closed before its end, it lets go of what has not begun, and waits for nothing.
+    """
+    pool = ThreadPoolExecutor(jobs)
+    waiting: deque[tuple[Item, Future[Result]]] = deque()
+    try:
+        for item in items:
+            waiting.append((item, pool.submit(function, item)))
+            if len(waiting) > jobs:
+                yield waiting.popleft()
+        yield from waiting
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def on_cores(
+    function: Callable[[Item], Result], items: Iterable[Item], beside: int = 1
+) -> Iterator[Result]:
+    """Map on all cores, in order: Pillow lets other threads go on while it reads and scales.
+
+    Args:
+        function: what to do with each item; what it raises is raised when its turn has come.
+        items: taken as they are needed.
+        beside: how many processes do so at once on this machine, and so divide its cores.
+    """
+    with closing(ahead(function, items, min(MOST, max(1, cores() // beside)))) as found:
+        for _, result in found:
+            yield result.result()
+
+
+def cores() -> int:
+    """Count the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

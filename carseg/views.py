@@ -1,0 +1,58 @@
+"""The ways a photo can be laid, and which of them show a car as cars stand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+View = tuple[int, bool]  # quarter turns, and whether it is flipped then
+
+# The group D4: every way to lay a photo on a table.
+D4: tuple[View, ...] = tuple((turns, flip) for flip in (False, True) for turns in range(4))
+AS_HELD, TURNED = D4[:1], D4[:4]  # as the photo is, and in all its quarter turns
+
+# How many times as long as high a car must be for that to tell how it lies. Cars are, from all
+# sides; vans and buses seen from the front may be higher than wide, but hardly by a quarter.
+CLEARLY = 1.25
+
+
+def turn(x: Tensor, view: View) -> Tensor:
+    """Lay (…, H, W) the way `view` says."""
+    turns, flip = view
+    x = torch.rot90(x, turns, (-2, -1))
+    return x.flip(-1) if flip else x
+
+
+def turn_back(x: Tensor, view: View) -> Tensor:
+    """Undo `turn`."""
+    turns, flip = view
+    return torch.rot90(x.flip(-1) if flip else x, -turns, (-2, -1))
+
+
+def standing(car: tuple[float, float], views: Sequence[View]) -> Sequence[View]:
+    """Give those of `views` in which a car stands, be it on its roof, not on its side.
+
+    A car lies where it is higher than wide. All views are given where that is not clear, as without
+    a car, and if it would lie in every one.
+
+    Args:
+        car: its height and width in the photo as held, both in the same unit.
+        views: how the photo may be laid.
+    """
+    height, width = car
+    if max(height, width) < CLEARLY * min(height, width) or not height:
+        return views
+    odd = height > width
+    return [view for view in views if view[0] % 2 == odd] or views
+
+
+def extent(car: NDArray[np.bool_]) -> tuple[int, int]:
+    """Give how many rows and columns a car (H, W) reaches over; 0 and 0 without a car."""
+    if not car.any():
+        return 0, 0
+    rows, columns = (np.flatnonzero(car.any(axis=axis)) for axis in (1, 0))
+    return int(np.ptp(rows)) + 1, int(np.ptp(columns)) + 1
