@@ -73,12 +73,16 @@ def main() -> None:
         "--background", metavar="COLOUR|IMAGE", help="the car before a colour or picture, JPEG"
     )
     command.add_argument(
-        "--d4", action="store_true", help="average over all turns and flips: better, 8 times slower"
+        "--d4",
+        action="store_true",
+        help="look at all turns and flips, average those with the car standing: better, 8 times "
+        "slower",
     )
     command.add_argument(
         "--closer",
         action="store_true",
-        help="look again, at the car's box alone, from four sides: much better, 5 times slower",
+        help="look again, at the car's box alone, turned so that the car stands: much better, "
+        "3 times slower",
     )
     command.add_argument(
         "--threshold",
