@@ -34,16 +34,16 @@ def ahead(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def on_cores(
-    function: Callable[[Item], Result], items: Iterable[Item], beside: int = 1
-) -> Iterator[Result]:
+def on_cores(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """Map on all cores, in order: Pillow lets other threads go on while it reads and scales.
+
+    Processes that torchrun started on this machine divide its cores, as all of them do the same.
 
     Args:
         function: what to do with each item; what it raises is raised when its turn has come.
         items: taken as they are needed.
-        beside: how many processes do so at once on this machine, and so divide its cores.
     """
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     with closing(ahead(function, items, min(MOST, max(1, cores() // beside)))) as found:
         for _, result in found:
             yield result.result()

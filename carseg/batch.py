@@ -68,7 +68,7 @@ class Kinds:
         Raises:
             CarsegError: the background is neither.
         """
-        wanted = [*names, *(["background"] if background else [])] or ["mask"]
+        wanted = [*names, *(["background"] if background is not None else [])] or ["mask"]
         self.names = list(dict.fromkeys(wanted))
         self._threshold = threshold
         self._cleanup = cleanup
@@ -77,7 +77,7 @@ class Kinds:
         if background and Path(background).is_file():
             self.scenery = Path(background)
             self._scene = as_photo(background)
-        elif background:
+        elif background is not None:
             try:
                 self._scene = ImageColor.getrgb(background)[:3]
             except ValueError as error:
@@ -152,8 +152,8 @@ def predict(
         out: the folder to write to.
         model: what to predict with.
         kinds: what to make of each photo.
-        d4: average over turns and flips.
-        closer: look a second time, at the car's box alone, from all sides.
+        d4: as in `Model.predict`.
+        closer: likewise.
         recursive: look into folders in folders, too.
         force: replace files that exist, but none that lie where photos do.
         jobs: photos in work at once, each in a thread; None: as many as suit the model.

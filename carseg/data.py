@@ -57,7 +57,7 @@ class Squares(Dataset[tuple[Tensor, Tensor]]):
             CarsegError: a file cannot be read.
         """
         share = pairs[processes.here :: processes.beside]
-        rows = on_cores(partial(squared, size=size), share, processes.beside)
+        rows = on_cores(partial(squared, size=size), share)
         stores = processes.gather([Store(folder, rows)])
         self._stores = stores[processes.machine]
         self._length = len(pairs)

@@ -28,7 +28,7 @@ from carseg.report import SHOWN, show, write_report
 from carseg.spread import WORST, Spread, spread
 from carseg.tensors import photo_tensor
 from carseg.u2net import U2Net
-from carseg.views import AS_HELD, D4, TURNED, View, extent
+from carseg.views import AS_HELD, D4, TURNED, View
 
 Mask = NDArray[np.bool_]
 
@@ -161,8 +161,8 @@ def lies(truth: Mask) -> bool:
 
     Rows and columns within its outermost pixels count; a mask without a car stands.
     """
-    rows, columns = extent(truth)
-    return rows > columns
+    rows, columns = (np.flatnonzero(truth.any(axis=axis)) for axis in (1, 0))
+    return bool(truth.any() and np.ptp(rows) > np.ptp(columns))
 
 
 def _means(photos: Sequence[Judged], view: str) -> dict[str, float]:

@@ -76,7 +76,8 @@ class Model:
                 stands: better, eight times the work.
             closer: look a second time, at the car's box alone, in the two turns in which the car
                 stands (with `d4`, flipped, too): much better, three times the work (twelve times).
-                Where it is about as long as high, in all turns: five times (sixteen).
+                Where it is about as long as high, or none is found, in all turns: five times
+                (sixteen).
 
         Raises:
             CarsegError: the file cannot be read as an image.
@@ -165,7 +166,9 @@ def as_photo(picture: Picture) -> Image.Image:
     try:
         picture.load()  # PIL reads pixels only now
         photo = eight_bits(upright(picture))
-    except OSError as error:
+    except MemoryError:  # of which the picture is not to blame
+        raise
+    except Exception as error:  # Pillow has no common base for what a broken file may raise
         raise CarsegError(f"the picture cannot be read ({error}); save it anew") from error
     return photo if photo.mode == "RGB" else photo.convert("RGB")
 

@@ -70,6 +70,8 @@ def _open(path: Path) -> Image.Image:
             return ImageOps.exif_transpose(image)
     except FileNotFoundError as error:
         raise CarsegError(f"{path}: there is no such file; put it back") from error
+    except MemoryError as error:
+        raise CarsegError(f"{path}: takes more memory than there is; scale it down") from error
     except UnidentifiedImageError as error:
         why = "of no known format" if path.stat().st_size else "empty"
         raise CarsegError(

@@ -67,8 +67,8 @@ def combine(seen: Tensor, views: Sequence[View], size: tuple[int, int]) -> Tenso
     Returns:
         (1, S, S), probabilities, 0…1.
     """
-    rows, columns = extent(np.asarray(_average(seen)[0] >= CAR))
-    upright = standing((rows * size[0], columns * size[1]), views)
+    height, width = extent(np.asarray(_average(seen)[0] >= CAR))  # of a photo that is a square
+    upright = standing((height * size[0], width * size[1]), views)
     return _average(seen[[view in upright for view in views]])
 
 

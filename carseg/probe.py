@@ -56,7 +56,7 @@ class Probe:
         pairs = pairs[processes.mine]
         self._squares = Squares(pairs, params.image_size, folder)
         self._sizes: list[tuple[int, int]] = []
-        truths = on_cores(lambda pair: read_truth(pair.mask), pairs, processes.beside)
+        truths = on_cores(lambda pair: read_truth(pair.mask), pairs)
         self._truths = Store(folder, map(self._packed, truths))
         self._threshold = params.threshold
 

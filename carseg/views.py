@@ -40,19 +40,28 @@ def standing(car: tuple[float, float], views: Sequence[View]) -> Sequence[View]:
     a car, and if it would lie in every one.
 
     Args:
-        car: its height and width in the photo as held, both in the same unit.
+        car: its height and width in the photo as held, in any unit.
         views: how the photo may be laid.
     """
     height, width = car
-    if max(height, width) < CLEARLY * min(height, width) or not height:
+    if max(height, width) <= CLEARLY * min(height, width):
         return views
     odd = height > width
     return [view for view in views if view[0] % 2 == odd] or views
 
 
-def extent(car: NDArray[np.bool_]) -> tuple[int, int]:
-    """Give how many rows and columns a car (H, W) reaches over; 0 and 0 without a car."""
-    if not car.any():
-        return 0, 0
-    rows, columns = (np.flatnonzero(car.any(axis=axis)) for axis in (1, 0))
-    return int(np.ptp(rows)) + 1, int(np.ptp(columns)) + 1
+def extent(car: NDArray[np.bool_]) -> tuple[float, float]:
+    """Tell how far a car (H, W) extends up and across: deviations of its rows and its columns.
+
+    Its outermost pixels would not do, as a speck taken for car moves those. Without a car, 0 and 0.
+    """
+    return _deviation(car.sum(axis=1)), _deviation(car.sum(axis=0))
+
+
+def _deviation(counts: NDArray[np.int_]) -> float:
+    """Give the standard deviation of positions, each counted so many times."""
+    if not (total := counts.sum()):
+        return 0.0
+    at = np.arange(len(counts))
+    mean = (counts * at).sum() / total
+    return float(((counts * (at - mean) ** 2).sum() / total) ** 0.5)

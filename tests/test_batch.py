@@ -424,9 +424,10 @@ def test_what_names_no_photo_is_told(path: str, message: str) -> None:
     assert not Path("out").exists()
 
 
-def test_a_background_that_is_none_is_told() -> None:
-    with pytest.raises(CarsegError, match="--background greenish: neither a colour nor a file"):
-        do("photos", background="greenish")
+@pytest.mark.parametrize("background", ["greenish", ""])
+def test_a_background_that_is_none_is_told(background: str) -> None:
+    with pytest.raises(CarsegError, match=f"--background {background}: neither a colour nor a"):
+        do("photos", background=background)
 
 
 class Standard:

@@ -102,8 +102,10 @@ def predicted(
     with Image.open(f"dataset/Image/{name}.jpg") as photo:
         share = seen(net, photo, quarters, flips)
         if closer:
-            places = np.argwhere(share >= 0.5)
-            if not len(places):
+            places, quarters = np.argwhere(share >= 0.5), range(4)
+            if len(places):
+                quarters = upright(places.std(axis=0), range(4))
+            else:
                 places = np.argwhere(np.ones_like(share))
             (top, left), (bottom, right) = places.min(axis=0), places.max(axis=0) + 1
             down, across = round((bottom - top) / 10), round((right - left) / 10)
@@ -111,8 +113,16 @@ def predicted(
             bottom, right = min(photo.height, bottom + down), min(photo.width, right + across)
             share = np.zeros_like(share)
             box = photo.crop((left, top, right, bottom))
-            share[top:bottom, left:right] = seen(net, box, range(4), flips)
+            share[top:bottom, left:right] = seen(net, box, quarters, flips)
     return np.asarray(share >= 0.45)
+
+
+def upright(car: np.ndarray, quarters: Sequence[int]) -> list[int]:
+    """Those quarter turns in which a car of this height and width is wider than high."""
+    height, width = car
+    clear = max(height, width) > 1.25 * min(height, width)
+    left = [quarter for quarter in quarters if (height > width) == (quarter % 2 == 1)]
+    return left if clear and left else list(quarters)
 
 
 def seen(net: U2Net, photo: Image.Image, quarters: Sequence[int], flips: int) -> np.ndarray:
@@ -127,10 +137,14 @@ def seen(net: U2Net, photo: Image.Image, quarters: Sequence[int], flips: int) ->
             with torch.inference_mode():
                 share = torch.sigmoid(net(tensor[None])[0, 0]).numpy()
             found.append(np.rot90(share[:, :: -1 if flip else 1], -quarter))
+    laid = [quarter for quarter in quarters for _ in range(flips)]
     sure = np.array([np.abs(2 * share - 1).mean() for share in found])
     weights = np.exp(100 * (sure - sure.max()))
-    share = torch.from_numpy(np.average(found, axis=0, weights=weights))[None, None]
     size = (photo.height, photo.width)
+    car = np.argwhere(np.average(found, axis=0, weights=weights) >= 0.5)
+    if len(car):
+        weights *= np.isin(laid, upright(car.std(axis=0) * size, quarters))
+    share = torch.from_numpy(np.average(found, axis=0, weights=weights))[None, None]
     return torch.nn.functional.interpolate(share, size, mode="bilinear")[0, 0].numpy()
 
 

@@ -180,14 +180,17 @@ def test_what_is_no_image_is_named(model: Model, tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("not an image")
     with pytest.raises(CarsegError, match=r"text\.jpg: cannot be read as an image"):
         model.predict(tmp_path / "text.jpg")
-    photo().save(tmp_path / "cut.png")
+    noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "cut.png")  # in several chunks
     content = (tmp_path / "cut.png").read_bytes()
-    (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
-    with (
-        Image.open(tmp_path / "cut.png") as image,
-        pytest.raises(CarsegError, match="the picture cannot be read"),
-    ):
-        model.predict(image)
+    at = content.rindex(b"IDAT")
+    for broken in (content[: len(content) // 2], content[:at] + b"\1\2\3\4" + content[at + 4 :]):
+        (tmp_path / "cut.png").write_bytes(broken)
+        with (
+            Image.open(tmp_path / "cut.png") as image,
+            pytest.raises(CarsegError, match="the picture cannot be read"),
+        ):
+            model.predict(image)
 
 
 @pytest.mark.parametrize("variant", ["u2netp", "u2net"])

@@ -257,3 +257,16 @@ def test_a_squared_mask_keeps_the_cars_area(size: int) -> None:
     square = squared_mask(grey(CAR), size)
     assert square.shape == (size, size)
     assert square.mean() / 255 == pytest.approx(CAR.mean(), abs=0.004)
+
+
+def test_lack_of_memory_is_not_taken_for_a_broken_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+
+    def fail(image: Image.Image) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", fail)
+    with pytest.raises(CarsegError, match=r"a\.png: takes more memory than there is; scale it"):
+        read_photo(tmp_path / "a.png")

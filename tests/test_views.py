@@ -36,10 +36,10 @@ EVEN, ODD = [D4[i] for i in (0, 2, 4, 6)], [D4[i] for i in (1, 3, 5, 7)]
     [
         ((10, 30), EVEN),
         ((30, 10), ODD),
-        ((10, 12.5), EVEN),
-        ((12.5, 10), ODD),
-        ((10, 12.4), list(D4)),
-        ((12.4, 10), list(D4)),
+        ((10, 12.6), EVEN),
+        ((12.6, 10), ODD),
+        ((10, 12.5), list(D4)),
+        ((12.5, 10), list(D4)),
         ((0, 0), list(D4)),  # no car
     ],
 )
@@ -60,14 +60,20 @@ def test_turning_the_photo_turns_the_views(view: View) -> None:
     car = torch.zeros(20, 20, dtype=torch.bool)
     car[3:8, 2:17] = True
     laid = np.asarray(turn(car, view))
-    assert extent(laid) == ((5, 15) if view[0] % 2 == 0 else (15, 5))
     assert list(standing(extent(laid), D4)) == (EVEN if view[0] % 2 == 0 else ODD)
 
 
-def test_the_extent_reaches_from_the_first_pixel_to_the_last() -> None:
-    car = np.zeros((9, 7), bool)
-    assert extent(car) == (0, 0)
+def test_specks_far_from_the_car_do_not_turn_it() -> None:
+    car = np.zeros((1200, 900), bool)
+    car[800:1000, 100:700] = True
+    car[150:153, 300:303] = True  # from the first row to the last more than it is wide
+    assert list(standing(extent(car), D4)) == EVEN
+
+
+def test_the_extent_is_the_deviation_of_rows_and_columns() -> None:
+    car = np.random.default_rng(0).random((9, 7)) < 0.3
+    assert extent(car) == pytest.approx(tuple(np.argwhere(car).std(axis=0)))
+    assert extent(np.zeros((9, 7), bool)) == (0, 0)
+    car[:] = False
     car[4, 3] = True
-    assert extent(car) == (1, 1)
-    car[8, 1] = True
-    assert extent(car) == (5, 3)
+    assert extent(car) == (0, 0)
