@@ -75,8 +75,7 @@ def main() -> None:
     command.add_argument(
         "--d4",
         action="store_true",
-        help="look at all turns and flips, average those with the car standing: better, 8 times "
-        "slower",
+        help="average over all turns and flips: better, 8 times slower",
     )
     command.add_argument(
         "--closer",

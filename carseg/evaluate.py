@@ -122,7 +122,7 @@ def look(net: U2Net, pair: Pair, params: Params, device: Device) -> dict[str, Ma
     eye = partial(probability, net, device=device)
     shape = (photo.height, photo.width)
     seen = from_sides(eye, photo_tensor(squared_photo(photo, size)))  # (8, 1, S, S)
-    whole = [at_size(view, shape) for view in (*seen[:4], combine(seen, D4, shape))]
+    whole = [at_size(view, shape) for view in (*seen[:4], combine(seen))]
 
     def again(found: NDArray[np.float32], views: Sequence[View]) -> NDArray[np.float32]:
         return look_closer(partial(find, eye, size=size), photo, found, views)

@@ -72,8 +72,8 @@ class Model:
         Args:
             picture: a file, a PIL image of any mode, or an array (H, W, 3), uint8, RGB. Files and
                 PIL images are turned upright where their EXIF tag says how the camera was held.
-            d4: look at all eight right-angle turns and flips, and average those in which the car
-                stands: better, eight times the work.
+            d4: look at all eight right-angle turns and flips, and average: better, eight times
+                the work.
             closer: look a second time, at the car's box alone, in the two turns in which the car
                 stands (with `d4`, flipped, too): much better, three times the work (twelve times).
                 Where it is about as long as high, or none is found, in all turns: five times

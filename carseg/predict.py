@@ -15,13 +15,11 @@ from carseg.device import Device
 from carseg.photos import squared_photo
 from carseg.tensors import photo_tensor
 from carseg.u2net import U2Net
-from carseg.views import D4, View, extent, standing, turn, turn_back
+from carseg.views import D4, View, turn, turn_back
 
 Look = Callable[[Tensor], Tensor]  # photos (N, 3, S, S) to probabilities (N, 1, S, S), float32
 
 SHARPNESS = 100.0  # one view surer by 0.01 than another weighs e times as much
-
-CAR = 0.5  # probability from which a pixel is taken for car to see how the car lies
 
 
 def probability(net: U2Net, photos: Tensor, device: Device) -> Tensor:
@@ -47,8 +45,7 @@ def find(look: Look, photo: Image.Image, views: Sequence[View], size: int) -> ND
         size: side of those squares, in pixels.
     """
     square = photo_tensor(squared_photo(photo, size))  # (3, S, S)
-    shape = (photo.height, photo.width)
-    return at_size(combine(from_sides(look, square, views), views, shape), shape)
+    return at_size(combine(from_sides(look, square, views)), (photo.height, photo.width))
 
 
 def from_sides(look: Look, square: Tensor, views: Sequence[View] = D4) -> Tensor:
@@ -56,30 +53,15 @@ def from_sides(look: Look, square: Tensor, views: Sequence[View] = D4) -> Tensor
     return torch.cat([turn_back(look(turn(square[None], view)), view) for view in views])
 
 
-def combine(seen: Tensor, views: Sequence[View], size: tuple[int, int]) -> Tensor:
-    """Average what views show of one photo, but not those in which its car lies on its side.
+def combine(views: Tensor) -> Tensor:
+    """Average the probabilities (V, 1, S, S) of one photo's views to (1, S, S).
 
-    Args:
-        seen: (V, 1, S, S), probabilities, 0…1, laid as the photo is.
-        views: the V views.
-        size: the photo's own (height, width), as squares have lost its shape.
-
-    Returns:
-        (1, S, S), probabilities, 0…1.
+    A view weighs the more the surer the net is of it: one of a car lying on its roof, say, is
+    blurred all over, and should not blur the others.
     """
-    height, width = extent(np.asarray(_average(seen)[0] >= CAR))  # of a photo that is a square
-    upright = standing((height * size[0], width * size[1]), views)
-    return _average(seen[[view in upright for view in views]])
-
-
-def _average(seen: Tensor) -> Tensor:
-    """Average probabilities (V, 1, S, S) to (1, S, S), each as the net is sure of it.
-
-    One of a car lying on its roof, say, is blurred all over, and should not blur the others.
-    """
-    certainty = (2 * seen - 1).abs().mean(dim=(1, 2, 3))  # (V,), 0…1
+    certainty = (2 * views - 1).abs().mean(dim=(1, 2, 3))  # (V,), 0…1
     weight = torch.softmax(SHARPNESS * certainty, dim=0)
-    return (weight.view(-1, 1, 1, 1) * seen).sum(dim=0)
+    return (weight.view(-1, 1, 1, 1) * views).sum(dim=0)
 
 
 def at_size(probabilities: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:

@@ -7,8 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from carseg.closer import MARGIN, Box, box_around, look_closer
-from carseg.predict import CAR
+from carseg.closer import CAR, MARGIN, Box, box_around, look_closer
 from carseg.views import D4, TURNED, View
 
 

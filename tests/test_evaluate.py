@@ -137,13 +137,9 @@ def seen(net: U2Net, photo: Image.Image, quarters: Sequence[int], flips: int) ->
             with torch.inference_mode():
                 share = torch.sigmoid(net(tensor[None])[0, 0]).numpy()
             found.append(np.rot90(share[:, :: -1 if flip else 1], -quarter))
-    laid = [quarter for quarter in quarters for _ in range(flips)]
     sure = np.array([np.abs(2 * share - 1).mean() for share in found])
     weights = np.exp(100 * (sure - sure.max()))
     size = (photo.height, photo.width)
-    car = np.argwhere(np.average(found, axis=0, weights=weights) >= 0.5)
-    if len(car):
-        weights *= np.isin(laid, upright(car.std(axis=0) * size, quarters))
     share = torch.from_numpy(np.average(found, axis=0, weights=weights))[None, None]
     return torch.nn.functional.interpolate(share, size, mode="bilinear")[0, 0].numpy()
 

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from carseg.device import Device
-from carseg.predict import CAR, combine, find, from_sides, mask_at, probability
+from carseg.predict import combine, find, from_sides, mask_at, probability
 from carseg.tensors import photo_tensor
 from carseg.views import D4, View, turn
 
@@ -70,7 +70,7 @@ def test_alike_views_are_averaged() -> None:
     views = torch.stack(
         [torch.full((1, 4, 4), 0.2).index_fill(1, torch.tensor(i), 0.8) for i in (0, 2)]
     )
-    torch.testing.assert_close(combine(views, D4[:4:2], (4, 4)), views.mean(dim=0))
+    torch.testing.assert_close(combine(views), views.mean(dim=0))
 
 
 def test_a_surer_view_weighs_more_as_documented() -> None:
@@ -78,63 +78,16 @@ def test_a_surer_view_weighs_more_as_documented() -> None:
     expected = (0.9 * np.exp(100 * 0.8) + 0.11 * np.exp(100 * 0.78)) / (
         np.exp(100 * 0.8) + np.exp(100 * 0.78)
     )
-    found = combine(torch.stack([unsure, sure]), D4[:2], (4, 4))
+    found = combine(torch.stack([unsure, sure]))
     torch.testing.assert_close(found, torch.full((1, 4, 4), float(expected)), rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize("view", D4)
 def test_the_average_of_views_turns_with_the_photo(view: View) -> None:
     net, photo = Corner(), noise(3, 8, 8)
-    straight = combine(probability_of_views(net, photo), D4, (8, 8))
-    turned = combine(probability_of_views(net, turn(photo, view)), D4, (8, 8))
+    straight = combine(probability_of_views(net, photo))
+    turned = combine(probability_of_views(net, turn(photo, view)))
     torch.testing.assert_close(turned, turn(straight, view))
-
-
-def views_of(car: tuple[slice, slice]) -> Tensor:
-    """Eight views of a car at `car`, none as sure as another, told apart by what is beside it."""
-    seen = torch.full((8, 1, 16, 16), 0.1)
-    seen[:, :, car[0], car[1]] = 0.9
-    for i, view in enumerate(seen):
-        view[0, 15, 2 * i] = 0.4
-    return seen
-
-
-WIDE, TALL = (slice(4, 8), slice(2, 14)), (slice(2, 14), slice(4, 8))
-
-
-@pytest.mark.parametrize(
-    ("car", "size", "counted"),
-    [
-        (WIDE, (16, 16), [0, 2, 4, 6]),
-        (TALL, (16, 16), [1, 3, 5, 7]),
-        (WIDE, (56, 16), list(range(8))),  # 14 by 12 of the photo's own pixels: not clear
-        (WIDE, (80, 16), [1, 3, 5, 7]),  # 20 by 12
-    ],
-)
-def test_views_with_the_car_on_its_side_do_not_count(
-    car: tuple[slice, slice], size: tuple[int, int], counted: list[int]
-) -> None:
-    seen = views_of(car)
-    found = combine(seen, D4, size)
-    torch.testing.assert_close(found, seen[counted].mean(dim=0))
-    # Told by the view's turn, not by its place.
-    order = [3, 0, 6, 1, 7, 4, 2, 5]
-    again = combine(seen[order], [D4[i] for i in order], size)
-    torch.testing.assert_close(again, found)
-
-
-def test_how_the_car_lies_is_what_all_views_say() -> None:
-    # One view, less sure than the others, has the car standing.
-    seen = torch.full((8, 1, 16, 16), 0.1)
-    seen[:, :, TALL[0], TALL[1]] = 0.9
-    seen[0] = 0.2
-    seen[0, :, WIDE[0], WIDE[1]] = CAR
-    torch.testing.assert_close(combine(seen, D4, (16, 16)), seen[1])
-
-
-def test_a_view_alone_always_counts() -> None:
-    seen = views_of(TALL)[:1]
-    assert torch.equal(combine(seen, D4[:1], (16, 16)), seen[0])
 
 
 def test_finding_is_squaring_looking_and_scaling_back() -> None:
@@ -147,7 +100,7 @@ def test_finding_is_squaring_looking_and_scaling_back() -> None:
 
     square = photo_tensor(np.asarray(photo.resize((8, 8), Image.Resampling.LANCZOS)))
     views = from_sides(look, square)
-    for chosen, expected in ((D4[:1], views[0]), (D4, combine(views, D4, (6, 12)))):
+    for chosen, expected in ((D4[:1], views[0]), (D4, combine(views))):
         found = find(look, photo, chosen, 8)
         assert (found.shape, found.dtype) == ((6, 12), np.float32)
         scaled = torch.nn.functional.interpolate(expected[None], (6, 12), mode="bilinear")
