@@ -169,7 +169,7 @@ def in_training(folder: Path, epochs: int) -> tuple[Project, Popen[str]]:
 
 
 def test_a_killed_repro_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
-    project, killed = in_training(tmp_path / "killed", epochs=4)
+    project, killed = in_training(tmp_path / "killed", epochs=3)
     files = project.user_files()
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
@@ -184,7 +184,7 @@ def test_a_killed_repro_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> 
 
 
 def test_a_second_run_at_the_same_time_is_refused_and_harms_nothing(tmp_path: Path) -> None:
-    project, first = in_training(tmp_path / "twice", epochs=20)
+    project, first = in_training(tmp_path / "twice", epochs=10)
     files = project.user_files()
     message = project.dvc("repro", "train_bce", expect=255)
     assert "busy" in message or "lock" in message.lower()

@@ -214,7 +214,7 @@ def test_masks_of_the_official_weights_stay_the_same_for_several_photos_at_once(
 ) -> None:
     (tmp_path / "Image").mkdir()
     (tmp_path / "Mask").mkdir()
-    render_sample(tmp_path / "Image", tmp_path / "Mask", count=4)
+    render_sample(tmp_path / "Image", tmp_path / "Mask", count=4, long_side=480)
     photos = sorted((tmp_path / "Image").iterdir())
     weights.save(weights.start("u2netp", official, 0), tmp_path / "net.pth")
     out = tmp_path / "out"

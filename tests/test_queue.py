@@ -8,12 +8,12 @@ import pytest
 from conftest import write_pairs
 from project import Project
 
-SEEDS = (1, 2, 3)
+SEEDS = (1, 2)
 SHOWN = ("metrics.json", "plots/bce.csv", "plots/dice.csv", "plots/scores.csv")
 
 
 @pytest.mark.slow
-def test_of_three_experiments_in_a_queue_two_are_as_run_alone_and_no_two_are_alike(
+def test_of_two_experiments_side_by_side_one_is_as_run_alone_and_the_other_another(
     tmp_path: Path,
 ) -> None:
     queued = Project(tmp_path / "queue", OMP_NUM_THREADS="1")
@@ -24,7 +24,7 @@ def test_of_three_experiments_in_a_queue_two_are_as_run_alone_and_no_two_are_ali
     alone = queued.copy(tmp_path / "alone", OMP_NUM_THREADS="1")
     seeds = ",".join(map(str, SEEDS))
     queued.dvc("exp", "run", "--queue", "--set-param", f"seed={seeds}")
-    queued.dvc("queue", "start", "--jobs", "3")
+    queued.dvc("queue", "start", "--jobs", "2")
     end = time.monotonic() + 400
     # An experiment that is done has a ref; to ask DVC takes as long as an epoch, on the same cores.
     done: list[str] = []
@@ -46,7 +46,6 @@ def test_of_three_experiments_in_a_queue_two_are_as_run_alone_and_no_two_are_ali
         seed = revision["data"]["params"]["params.yaml"]["data"]["seed"]
         found[seed] = [queued.git("show", f"{revision['rev']}:{name}") for name in SHOWN]
     assert sorted(found) == list(SEEDS)
-    for seed in SEEDS[:2]:
-        alone.dvc("exp", "run", "--set-param", f"seed={seed}")
-        assert found[seed] == [(alone.folder / name).read_text() for name in SHOWN]
-    assert len({json.dumps(scores) for scores in found.values()}) == len(SEEDS)
+    alone.dvc("exp", "run", "--set-param", f"seed={SEEDS[0]}")
+    assert found[SEEDS[0]] == [(alone.folder / name).read_text() for name in SHOWN]
+    assert found[SEEDS[0]] != found[SEEDS[1]]

@@ -25,7 +25,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("sample")
     for name in ("Image", "Mask"):
         (folder / name).mkdir()
-    render_sample(folder / "Image", folder / "Mask", count=3)
+    render_sample(folder / "Image", folder / "Mask", count=3, long_side=480)
     return sorted((folder / "Image").iterdir())
 
 
