@@ -85,12 +85,16 @@ def compare(arguments: argparse.Namespace) -> None:
     def ours(d4: bool, closer: bool, photo: Image.Image) -> Mask:
         return model.predict(photo, d4, closer) >= params.threshold
 
+    def once(photo: Image.Image) -> Mask:
+        return model.look(photo) >= params.threshold
+
     ways: dict[str, Callable[[Image.Image], Mask]] = {
         "U2-Netp untrained, as rembg": lambda photo: remover(photo, 1),
         "  averaged over 4 rotations": lambda photo: remover(photo, 4),
+        "trained here, one look": once,
     }
     for name, d4, closer in (
-        ("trained here", False, False),
+        ("  upright", False, False),
         ("  looking closer", False, True),
         ("  averaged over D4", True, False),
         ("  averaged over D4, closer", True, True),

@@ -25,10 +25,13 @@ DVC = (sys.executable, "-m", "dvc")
 NAME = "crossval-fold-{}"
 SCORES = "plots/scores.csv"
 NETS = ("untrained", "bce", "dice")
-VIEWS = ("plain", "closer", "d4", "d4_closer")
+VIEWS = ("plain", "upright", "closer", "d4", "d4_closer")
 TURNS = {
     "plain": ("plain_iou", "turn90_iou", "turn180_iou", "turn270_iou"),
-    "closer": tuple(f"closer_{name}iou" for name in ("", "turn90_", "turn180_", "turn270_")),
+    **{
+        view: tuple(f"{view}_{name}iou" for name in ("", "turn90_", "turn180_", "turn270_"))
+        for view in ("upright", "closer")
+    },
 }
 FIXED = {
     "keep": "is always last here, so that no photo chooses the weights that it judges",

@@ -28,7 +28,8 @@ from carseg.report import SHOWN, show, write_report
 from carseg.spread import WORST, Spread, spread
 from carseg.tensors import photo_tensor
 from carseg.u2net import U2Net
-from carseg.views import AS_HELD, D4, TURNED, View
+from carseg.upright import CLOCKWISE, find_upright, on_its_side
+from carseg.views import D4, TURNED, View, turn
 
 Mask = NDArray[np.bool_]
 
@@ -37,9 +38,11 @@ NETS: Mapping[str, Callable[[Params], U2Net]] = {
     "bce": lambda p: weights.load(p.model, Path("u2net_segmentation.pth")),
     "dice": lambda p: weights.load(p.model, Path("u2net_segmentation_dice_loss.pth")),
 }
-VIEWS = ("plain", "closer", "d4", "d4_closer")
-# The first two views of the photo turned so far.
-TURNS = ("turn90", "turn180", "turn270", "closer_turn90", "closer_turn180", "closer_turn270")
+VIEWS = ("plain", "upright", "closer", "d4", "d4_closer")
+# The first three views of the photo turned so far.
+TURNS = tuple(
+    f"{view}turn{degrees}" for view in ("", "upright_", "closer_") for degrees in (90, 180, 270)
+)
 
 
 class Scores(NamedTuple):
@@ -62,7 +65,7 @@ class Judged(NamedTuple):
 def evaluate(params: Params) -> None:
     """Score every net on `split/val.csv`, at each photo's own resolution.
 
-    Writes `metrics.json` (net → view → score), `plots/scores.csv` (a row a photo), the plain
+    Writes `metrics.json` (net → view → score), `plots/scores.csv` (a row a photo), the upright
     predictions of both tasks into `plots/overlays`, and `report.html`, where all of it is to see.
 
     Raises:
@@ -79,18 +82,18 @@ def evaluate(params: Params) -> None:
                 masks = look(net, pair, params, device)
                 found[name].append(judge(masks, read_truth(pair.mask)))
                 if name != "untrained":
-                    plain = masks["plain"]
-                    picture = overlay(read_photo(pair.photo), plain, read_truth(pair.mask))
+                    car = masks["upright"]
+                    picture = overlay(read_photo(pair.photo), car, read_truth(pair.mask))
                     picture.save(overlays / f"{pair.name}_{name}.jpg", quality=85)
         net = device.place_net(NETS["dice"](params)).eval()
-        by_iou = sorted(range(len(pairs)), key=lambda i: found["dice"][i].scores["plain"].iou)
+        by_iou = sorted(range(len(pairs)), key=lambda i: found["dice"][i].scores["upright"].iou)
         shown = [
             show(
                 pairs[i],
                 (overlays / f"{pairs[i].name}_dice.jpg").read_bytes(),
                 probability_at(net, pairs[i], params, device),
-                found["dice"][i].scores["plain"].iou,
-                found["untrained"][i].scores["plain"].iou,
+                found["dice"][i].scores["upright"].iou,
+                found["untrained"][i].scores["upright"].iou,
             )
             for i in by_iou[:SHOWN]
         ]
@@ -124,21 +127,29 @@ def look(net: U2Net, pair: Pair, params: Params, device: Device) -> dict[str, Ma
     seen = from_sides(eye, photo_tensor(squared_photo(photo, size)))  # (8, 1, S, S)
     whole = [at_size(view, shape) for view in (*seen[:4], combine(seen))]
 
+    def stood(quarters: int) -> NDArray[np.float32]:
+        """Give what `find_upright` sees in the photo turned so far, out of looks there are."""
+        held = turn(seen[quarters], (quarters, False))
+        lies = on_its_side(held, shape if quarters % 2 == 0 else shape[::-1])
+        looks = [quarters, (quarters + CLOCKWISE[0]) % 4] if lies else [quarters]
+        return at_size(combine(seen[looks]), shape)
+
     def again(found: NDArray[np.float32], views: Sequence[View]) -> NDArray[np.float32]:
         return look_closer(partial(find, eye, size=size), photo, found, views)
 
     plain, *turned, d4 = whole
+    upright, *upright_turned = (stood(quarters) for quarters in range(4))
     closer, *closer_turned = (again(found, TURNED) for found in (plain, *turned))
-    found = dict(zip(VIEWS, (plain, closer, d4, again(d4, D4)), strict=True))
-    found |= dict(zip(TURNS, (*turned, *closer_turned), strict=True))
+    found = dict(zip(VIEWS, (plain, upright, closer, d4, again(d4, D4)), strict=True))
+    found |= dict(zip(TURNS, (*turned, *upright_turned, *closer_turned), strict=True))
     masks = {name: values >= params.threshold for name, values in found.items()}
     return {name: clean(mask) for name, mask in masks.items()} if params.cleanup else masks
 
 
 def probability_at(net: U2Net, pair: Pair, params: Params, device: Device) -> NDArray[np.float32]:
-    """Look at a photo once: each pixel's probability of being car, (H, W), float32, 0…1."""
+    """Give each pixel's probability of being car in the upright view, (H, W), float32, 0…1."""
     eye = partial(probability, net, device=device)
-    return find(eye, read_photo(pair.photo), AS_HELD, params.image_size)
+    return find_upright(eye, read_photo(pair.photo), params.image_size)
 
 
 def judge(masks: Mapping[str, Mask], truth: Mask) -> Judged:
@@ -146,7 +157,7 @@ def judge(masks: Mapping[str, Mask], truth: Mask) -> Judged:
     return Judged(
         {view: count(masks[view], truth) for view in VIEWS},
         {view: score(masks[view], truth) for view in VIEWS},
-        {turn: iou(count(masks[turn], truth)) for turn in TURNS},
+        {name: iou(count(masks[name], truth)) for name in TURNS},
     )
 
 
@@ -187,8 +198,8 @@ def _columns(net: str, photos: Sequence[Judged]) -> dict[str, list[object]]:
             columns[f"{net}_{view}_{name}"] = [
                 round(getattr(judged.scores[view], name), 6) for judged in photos
             ]
-    for turn in TURNS:
-        columns[f"{net}_{turn}_iou"] = [round(judged.turned[turn], 6) for judged in photos]
+    for name in TURNS:
+        columns[f"{net}_{name}_iou"] = [round(judged.turned[name], 6) for judged in photos]
     return columns
 
 

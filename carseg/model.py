@@ -24,6 +24,7 @@ from carseg.fold import fold
 from carseg.photos import eight_bits, read_photo
 from carseg.predict import Look, find, probability
 from carseg.u2net import U2Net
+from carseg.upright import find_upright
 from carseg.views import AS_HELD, D4, TURNED
 
 IN_TURN = 3  # the same where looks take turns: one is looked at, one read, one written
@@ -69,6 +70,8 @@ class Model:
     ) -> NDArray[np.float32]:
         """Give each pixel's probability of being car, (H, W), float32, 0…1, at the picture's size.
 
+        A car that lies on its side is looked at once more, in the picture turned by a quarter.
+
         Args:
             picture: a file, a PIL image of any mode, or an array (H, W, 3), uint8, RGB. Files and
                 PIL images are turned upright where their EXIF tag says how the camera was held.
@@ -84,9 +87,15 @@ class Model:
             ValueError: an array of another shape or type.
         """
         photo = as_photo(picture)
+        if not (d4 or closer):
+            return find_upright(self._look_alone, photo, self.size)
         look = partial(find, self._look_alone, size=self.size)
         found = look(photo, D4 if d4 else AS_HELD)
         return look_closer(look, photo, found, D4 if d4 else TURNED) if closer else found
+
+    def look(self, picture: Picture) -> NDArray[np.float32]:
+        """Give what one look at the picture as it is held finds, as `predict` gives it."""
+        return find(self._look_alone, as_photo(picture), AS_HELD, self.size)
 
     @contextmanager
     def among(self, jobs: int) -> Iterator[None]:

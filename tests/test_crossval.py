@@ -26,7 +26,7 @@ def rows(ious: dict[str, list[float]], lying: list[int]) -> list[Row]:
         {"photo": photo, "lying": str(lies), **{name: str(values[0]) for name in names}}
         | {
             f"dice_{turn}_iou": str(value + added)
-            for turns, added in zip(TURNS.values(), (0, 1), strict=True)
+            for turns, added in zip(TURNS.values(), (0, 1, 2), strict=True)
             for turn, value in zip(turns, values, strict=True)
         }
         for (photo, values), lies in zip(ious.items(), lying, strict=True)
@@ -35,13 +35,14 @@ def rows(ious: dict[str, list[float]], lying: list[int]) -> list[Row]:
 
 TURNS = {
     "plain": ("plain", "turn90", "turn180", "turn270"),
+    "upright": ("upright", "upright_turn90", "upright_turn180", "upright_turn270"),
     "closer": ("closer", "closer_turn90", "closer_turn180", "closer_turn270"),
 }
 
 
 def test_a_standing_car_lies_when_its_photo_is_turned_and_the_reverse() -> None:
     table = rows({"a": [0.9, 0.5, 0.8, 0.6], "b": [0.4, 1.0, 0.2, 0.9]}, [0, 1])
-    for view, added in (("plain", 0), ("closer", 1)):
+    for view, added in (("plain", 0), ("upright", 1), ("closer", 2)):
         found = sides(table, "dice", view)
         assert found["standing"] == pytest.approx((0.9 + 0.8 + 1.0 + 0.9) / 4 + added)
         assert found["lying"] == pytest.approx((0.5 + 0.6 + 0.4 + 0.2) / 4 + added)

@@ -54,7 +54,7 @@ def test_the_table_has_a_row_a_way(
     compare(arguments)
     header, *rows = capsys.readouterr().out.splitlines()
     assert header.split() == ["2", "photos", *Scores._fields]
-    assert len(rows) == 6
+    assert len(rows) == 7
     for row in rows:
         numbers = [float(word) for word in row.split()[-4:]]
         assert all(0 <= number <= 1 for number in numbers[:3])

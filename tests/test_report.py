@@ -42,7 +42,11 @@ CURVE = [
 IOU = Spread(mean=0.8768, std=0.1, low=0.812, high=0.934, worst=0.7123)
 SCORES = {
     net: {view: dict.fromkeys(("iou", "dice", "boundary_iou", "hd95"), IOU) for view in views}
-    for net, views in (("untrained", ("plain", "d4")), ("bce", ("plain",)), ("dice", ("plain",)))
+    for net, views in (
+        ("untrained", ("upright", "d4")),
+        ("bce", ("upright",)),
+        ("dice", ("upright",)),
+    )
 }
 
 
