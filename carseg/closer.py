@@ -8,11 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from carseg.views import TURNED, View, extent, standing
+from carseg.views import CAR, TURNED, View, extent, standing
 
 MARGIN = 0.1  # around a car, against its width and height
-
-CAR = 0.5  # probability from which a pixel is taken for car in the first look
 
 # Photo, W×H, and views of it to each pixel's probability of being car, (H, W).
 Find = Callable[[Image.Image, Sequence[View]], NDArray[np.float32]]

@@ -9,12 +9,11 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from carseg.device import Device
 from carseg.photos import squared_photo
 from carseg.tensors import photo_tensor
-from carseg.u2net import U2Net
 from carseg.views import D4, View, turn, turn_back
 
 Look = Callable[[Tensor], Tensor]  # photos (N, 3, S, S) to probabilities (N, 1, S, S), float32
@@ -22,7 +21,7 @@ Look = Callable[[Tensor], Tensor]  # photos (N, 3, S, S) to probabilities (N, 1,
 SHARPNESS = 100.0  # one view surer by 0.01 than another weighs e times as much
 
 
-def probability(net: U2Net, photos: Tensor, device: Device) -> Tensor:
+def probability(net: nn.Module, photos: Tensor, device: Device) -> Tensor:
     """Give each pixel's probability of being car, (N, 1, H, W), float32, 0…1, on the CPU.
 
     Args:

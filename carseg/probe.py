@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,9 +19,10 @@ from carseg.metrics import Counts, count, summarise
 from carseg.pairs import Pair
 from carseg.params import Params
 from carseg.photos import read_truth
-from carseg.predict import mask_at
+from carseg.predict import mask_at, probability
 from carseg.processes import ALONE, Processes
 from carseg.store import Store
+from carseg.upright import stand_up
 
 
 class Score(NamedTuple):
@@ -73,8 +75,9 @@ class Probe:
         return bits.reshape(height, width).astype(np.bool_)
 
     def measure(self, net: nn.Module, criterion: nn.Module, device: Device) -> Score:
-        """Give the means over photos; Dice and IoU at each photo's own resolution."""
+        """Give the means over photos; Dice and IoU at each one's own resolution, cars stood up."""
         net.eval()
+        look = partial(probability, net, device=device)
         found: list[tuple[float, Counts]] = []
         for i, (photo, mask) in enumerate(self._squares.plain()):
             truth = self._truth(i)
@@ -83,7 +86,8 @@ class Probe:
                     logits = net(device.place(photo[None]))
                 logits = logits.float().cpu()
                 loss = criterion(logits, mask[None]).item()
-                predicted = mask_at(torch.sigmoid(logits[0, :1]), truth.shape, self._threshold)
+            seen = stand_up(look, photo, torch.sigmoid(logits[:, :1]), truth.shape)
+            predicted = mask_at(seen, truth.shape, self._threshold)
             found.append((loss, count(predicted, truth)))
         losses, counts = zip(*self._processes.gather(found), strict=True)
         scores = summarise(counts)

@@ -8,11 +8,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from carseg.closer import CAR
 from carseg.photos import squared_photo
 from carseg.predict import Look, at_size, combine, from_sides
 from carseg.tensors import photo_tensor
-from carseg.views import AS_HELD, View, extent, standing
+from carseg.views import AS_HELD, CAR, View, extent, standing
 
 # Where cameras lay photos on their side and say so, their tag mostly wants this turn (EXIF, 6).
 CLOCKWISE: View = (3, False)
@@ -21,8 +20,7 @@ CLOCKWISE: View = (3, False)
 def find_upright(look: Look, photo: Image.Image, size: int) -> NDArray[np.float32]:
     """Give each pixel's probability of being car, (H, W), float32, 0…1, the car seen as it stands.
 
-    One look at a car that stands, two at one that lies on its side. Both are averaged, so that what
-    is high and no lying car, as a lorry from the front, is seen best by the first and stays so.
+    One look at a car that stands, two at one that lies on its side.
 
     Args:
         look: at squares.
@@ -31,10 +29,24 @@ def find_upright(look: Look, photo: Image.Image, size: int) -> NDArray[np.float3
     """
     square = photo_tensor(squared_photo(photo, size))  # (3, S, S)
     shape = (photo.height, photo.width)
-    seen = from_sides(look, square, AS_HELD)  # (1, 1, S, S)
-    if on_its_side(seen[0], shape):
-        seen = torch.cat([seen, from_sides(look, square, (CLOCKWISE,))])
-    return at_size(combine(seen), shape)
+    return at_size(stand_up(look, square, look(square[None]), shape), shape)
+
+
+def stand_up(look: Look, square: Tensor, first: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Look again at a square photo in which the car lies: (1, S, S), laid as the photo is.
+
+    The two looks are averaged by certainty, so that what is high without lying, as a lorry is from
+    the front, stays as the first has seen it. A car that stands stays so, too.
+
+    Args:
+        look: at squares.
+        square: (3, S, S), the photo.
+        first: (1, 1, S, S), what a look at it gave.
+        shape: the photo's own height and width.
+    """
+    if not on_its_side(first[0], shape):
+        return first[0]
+    return combine(torch.cat([first, from_sides(look, square, (CLOCKWISE,))]))
 
 
 def on_its_side(found: Tensor, shape: tuple[int, int]) -> bool:

@@ -15,6 +15,9 @@ View = tuple[int, bool]  # quarter turns, and whether it is flipped then
 D4: tuple[View, ...] = tuple((turns, flip) for flip in (False, True) for turns in range(4))
 AS_HELD, TURNED = D4[:1], D4[:4]  # as the photo is, and in all its quarter turns
 
+# Probability from which a pixel is taken for car where a look is to tell how and where it is.
+CAR = 0.5
+
 # How many times as long as high a car must be for that to tell how it lies. Cars are, from all
 # sides; vans and buses seen from the front may be higher than wide, but hardly by a quarter.
 CLEARLY = 1.25

@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from carseg.closer import CAR, MARGIN, Box, box_around, look_closer
-from carseg.views import D4, TURNED, View
+from carseg.closer import MARGIN, Box, box_around, look_closer
+from carseg.views import CAR, D4, TURNED, View
 
 
 def car(box: Box, shape: tuple[int, int] = (50, 80)) -> NDArray[np.bool_]:

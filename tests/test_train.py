@@ -39,6 +39,7 @@ from carseg.train import (
     train_dice,
 )
 from carseg.u2net import U2Net
+from carseg.upright import on_its_side, stand_up
 
 CPU = Device("float32")
 OUTPUT, PLOT = Path("net.pth"), Path("plots/bce.csv")
@@ -403,24 +404,31 @@ def same_looks(one: Squares, epoch: int, other: Squares, other_epoch: int) -> bo
     return all(torch.equal(one[epoch, i][0], other[other_epoch, i][0]) for i in range(len(one)))
 
 
-def test_a_probe_measures_at_each_photos_own_size() -> None:
+def test_a_probe_measures_at_each_photos_own_size_and_cars_as_they_stand() -> None:
     pairs = read_manifest(Path("split/val.csv"))
     net = uneven(fresh_net())
     score = Probe(pairs, tiny(threshold=0.4), Path()).measure(net.train(), DiceLoss(), CPU)
-    losses, dices, ious = [], [], []
+    losses, dices, ious, lying = [], [], [], []
     plain = Squares(pairs, 64, Path()).plain()
     for pair, (photo, mask) in zip(pairs, plain, strict=True):
+
+        def look(square: Tensor) -> Tensor:
+            with torch.inference_mode():
+                return torch.sigmoid(net(square)[:, :1])
+
         with torch.inference_mode():
             logits = net.eval()(photo[None])
         losses.append(DiceLoss()(logits, mask[None]).item())
         truth = np.asarray(Image.open(pair.mask)) > 0
-        scaled = nn.functional.interpolate(
-            torch.sigmoid(logits[:, :1]), truth.shape, mode="bilinear"
-        )
+        first = look(photo[None])
+        lying.append(on_its_side(first[0], truth.shape))
+        seen = stand_up(look, photo, first, truth.shape)[None]
+        scaled = nn.functional.interpolate(seen, truth.shape, mode="bilinear")
         found = scaled[0, 0].numpy() >= 0.4
         dices.append(f1_score(truth.ravel(), found.ravel()))
         ious.append(jaccard_score(truth.ravel(), found.ravel()))
     assert 0 < min(ious) < max(ious) < 1
+    assert set(lying) == {False, True}, "else it is not seen that they are looked at otherwise"
     assert score == pytest.approx((np.mean(losses), np.mean(dices), np.mean(ious)))
 
 

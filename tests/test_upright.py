@@ -6,12 +6,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from carseg.closer import CAR
 from carseg.photos import squared_photo
 from carseg.predict import combine
 from carseg.tensors import photo_tensor
 from carseg.upright import CLOCKWISE, find_upright, on_its_side
-from carseg.views import turn
+from carseg.views import CAR, turn
 
 SIZE = 32
 CROSS = (0.45, 0.55, 0.45, 0.55)
