@@ -41,8 +41,9 @@ def main() -> None:
     command = commands.add_parser(
         "predict",
         help="masks, cut-outs and overlays of photos",
-        description="Find the car in photos. A photo that cannot be read is named at the end, when "
-        "all others are done, and the exit code is 1.",
+        description="Find the car in photos. Where it lies on its side, the photo is looked at "
+        "once more, turned. A photo that cannot be read is named at the end, when all others are "
+        "done, and the exit code is 1.",
         epilog="examples:\n"
         "  carseg predict photos --out masks                    a mask of every photo in a folder\n"
         "  carseg predict a.jpg b.jpg --cutout --out cars       cars on transparent ground\n"
@@ -75,13 +76,13 @@ def main() -> None:
     command.add_argument(
         "--d4",
         action="store_true",
-        help="average over all turns and flips: better, 8 times slower",
+        help="average over all turns and flips: better, 8 looks",
     )
     command.add_argument(
         "--closer",
         action="store_true",
         help="look again, at the car's box alone, turned so that the car stands: much better, "
-        "3 times slower",
+        "3 looks",
     )
     command.add_argument(
         "--threshold",

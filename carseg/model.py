@@ -75,12 +75,10 @@ class Model:
         Args:
             picture: a file, a PIL image of any mode, or an array (H, W, 3), uint8, RGB. Files and
                 PIL images are turned upright where their EXIF tag says how the camera was held.
-            d4: look at all eight right-angle turns and flips, and average: better, eight times
-                the work.
+            d4: look at all eight right-angle turns and flips, and average: better.
             closer: look a second time, at the car's box alone, in the two turns in which the car
-                stands (with `d4`, flipped, too): much better, three times the work (twelve times).
-                Where it is about as long as high, or none is found, in all turns: five times
-                (sixteen).
+                stands (with `d4`, flipped, too): much better, by three looks (twelve). Where it is
+                about as long as high, or none is found, in all turns: by five (sixteen).
 
         Raises:
             CarsegError: the file cannot be read as an image.
