@@ -49,14 +49,6 @@ def test_a_second_repro_has_nothing_to_do(finished: Project) -> None:
     assert finished.git("status", "--porcelain") == ""
 
 
-def test_a_forced_repro_gives_the_same_bytes(finished: Project) -> None:
-    before, files = finished.bytes_of("dvc.lock", "metrics.json"), finished.user_files()
-    finished.dvc("repro", "--force")
-    assert finished.bytes_of("dvc.lock", "metrics.json") == before
-    assert finished.git("status", "--porcelain") == ""
-    assert finished.user_files() == files
-
-
 def test_an_experiment_can_be_run_compared_and_left(finished: Project) -> None:
     files = finished.user_files()
     finished.dvc("exp", "run", *CHANGES)
