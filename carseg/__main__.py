@@ -42,8 +42,8 @@ def main() -> None:
         "predict",
         help="masks, cut-outs and overlays of photos",
         description="Find the car in photos. Where it lies on its side, the photo is looked at "
-        "once more, turned. A photo that cannot be read is named at the end, when all others are "
-        "done, and the exit code is 1.",
+        "once more, turned, unless --d4 or --closer is given. A photo that cannot be read is named "
+        "at the end, when all others are done, and the exit code is 1.",
         epilog="examples:\n"
         "  carseg predict photos --out masks                    a mask of every photo in a folder\n"
         "  carseg predict a.jpg b.jpg --cutout --out cars       cars on transparent ground\n"

@@ -125,9 +125,8 @@ def look(net: U2Net, pair: Pair, params: Params, device: Device) -> dict[str, Ma
     eye = partial(probability, net, device=device)
     shape = (photo.height, photo.width)
     seen = from_sides(eye, photo_tensor(squared_photo(photo, size)))  # (8, 1, S, S)
-    whole = [at_size(view, shape) for view in (*seen[:4], combine(seen))]
 
-    def stood(quarters: int) -> NDArray[np.float32]:
+    def upright(quarters: int) -> NDArray[np.float32]:
         """Give what `find_upright` sees in the photo turned so far, out of looks there are."""
         held = turn(seen[quarters], (quarters, False))
         lies = on_its_side(held, shape if quarters % 2 == 0 else shape[::-1])
@@ -137,13 +136,18 @@ def look(net: U2Net, pair: Pair, params: Params, device: Device) -> dict[str, Ma
     def again(found: NDArray[np.float32], views: Sequence[View]) -> NDArray[np.float32]:
         return look_closer(partial(find, eye, size=size), photo, found, views)
 
-    plain, *turned, d4 = whole
-    upright, *upright_turned = (stood(quarters) for quarters in range(4))
-    closer, *closer_turned = (again(found, TURNED) for found in (plain, *turned))
-    found = dict(zip(VIEWS, (plain, upright, closer, d4, again(d4, D4)), strict=True))
-    found |= dict(zip(TURNS, (*turned, *upright_turned, *closer_turned), strict=True))
-    masks = {name: values >= params.threshold for name, values in found.items()}
-    return {name: clean(mask) for name, mask in masks.items()} if params.cleanup else masks
+    def cut(values: NDArray[np.float32]) -> Mask:
+        mask = values >= params.threshold
+        return clean(mask) if params.cleanup else mask
+
+    masks: dict[str, Mask] = {}
+    for quarters, names in enumerate((VIEWS[:3], TURNS[::3], TURNS[1::3], TURNS[2::3])):
+        held = at_size(seen[quarters], shape)
+        views = (held, upright(quarters), again(held, TURNED))
+        masks |= {name: cut(view) for name, view in zip(names, views, strict=True)}
+    d4 = at_size(combine(seen), shape)
+    masks |= {"d4": cut(d4), "d4_closer": cut(again(d4, D4))}
+    return {name: masks[name] for name in (*VIEWS, *TURNS)}
 
 
 def probability_at(net: U2Net, pair: Pair, params: Params, device: Device) -> NDArray[np.float32]:

@@ -70,7 +70,8 @@ class Model:
     ) -> NDArray[np.float32]:
         """Give each pixel's probability of being car, (H, W), float32, 0…1, at the picture's size.
 
-        A car that lies on its side is looked at once more, in the picture turned by a quarter.
+        Unless the options say otherwise, a car that lies on its side is looked at once more, in the
+        picture turned by a quarter.
 
         Args:
             picture: a file, a PIL image of any mode, or an array (H, W, 3), uint8, RGB. Files and

@@ -36,7 +36,7 @@ def stand_up(look: Look, square: Tensor, first: Tensor, shape: tuple[int, int]) 
     """Look again at a square photo in which the car lies: (1, S, S), laid as the photo is.
 
     The two looks are averaged by certainty, so that what is high without lying, as a lorry is from
-    the front, stays as the first has seen it. A car that stands stays so, too.
+    the front, is mostly as the first has seen it. A car that stands is not looked at again.
 
     Args:
         look: at squares.

@@ -19,7 +19,7 @@ from carseg.clean import clean
 from carseg.device import Device
 from carseg.edges import boundary_iou, hd95
 from carseg.errors import CarsegError
-from carseg.evaluate import evaluate, lies, look
+from carseg.evaluate import evaluate, lies, look, probability_at
 from carseg.files import read_csv, write_csv
 from carseg.overlay import FALSE_NEGATIVE, FALSE_POSITIVE, LONG_SIDE, TRUE_POSITIVE, overlay
 from carseg.pairs import Pair, read_manifest
@@ -51,7 +51,7 @@ VAL = ("1", "2", "3")
 @pytest.fixture(scope="module")
 def nets() -> dict[str, U2Net]:
     """Three nets that find different things."""
-    return {name: uneven(U2Net("u2netp"), seed) for seed, name in enumerate(NETS)}
+    return {name: uneven(U2Net("u2netp"), seed) for seed, name in zip((0, 1, 3), NETS, strict=True)}
 
 
 def prepare(root: Path, nets: dict[str, U2Net]) -> None:
@@ -239,15 +239,23 @@ def test_overlays_are_there_for_both_tasks_and_no_old_ones() -> None:
 @pytest.mark.usefixtures("evaluated")
 def test_the_overlay_shows_what_its_own_task_found(nets: dict[str, U2Net]) -> None:
     for task in ("bce", "dice"):
-        with Image.open("dataset/Image/1.jpg") as photo:
+        with Image.open("dataset/Image/3.jpg") as photo:
             expected = overlay(
                 photo,
-                predicted(nets[task], "1", then="upright"),
-                read_truth(Path("dataset/Mask/1.png")),
+                predicted(nets[task], "3", then="upright"),
+                read_truth(Path("dataset/Mask/3.png")),
             )
-        with Image.open(f"plots/overlays/1_{task}.jpg") as picture:
+        with Image.open(f"plots/overlays/3_{task}.jpg") as picture:
             difference = np.asarray(picture).astype(int) - np.asarray(expected)
         assert np.abs(difference).mean() < 12
+
+
+@pytest.mark.usefixtures("evaluated")
+def test_the_probability_shown_is_that_of_the_overlay(nets: dict[str, U2Net]) -> None:
+    pair, device = read_manifest(Path("split/val.csv"))[2], Device("float32")
+    seen = probability_at(nets["bce"], pair, TINY, device) >= TINY.threshold
+    assert (seen != predicted(nets["bce"], "3", then="upright")).mean() < 1e-3
+    assert (seen != predicted(nets["bce"], "3")).mean() > 0.1, "the car lies in one look"
 
 
 @pytest.mark.usefixtures("perfect")

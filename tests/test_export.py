@@ -89,9 +89,12 @@ def test_openvino_computes_what_torch_does(count: int, net: U2Net, project: Path
 
 
 @pytest.mark.parametrize("file", ["model.onnx", "model.xml"])
-def test_exported_files_predict_as_the_weights_do(file: str, project: Path) -> None:
+@pytest.mark.parametrize("size", [(90, 60), (60, 90)])
+def test_exported_files_predict_as_the_weights_do(
+    file: str, size: tuple[int, int], project: Path
+) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
-    picture = Image.fromarray(pixels).resize((90, 60), Image.Resampling.BICUBIC)
+    picture = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
     weights = load(project / WEIGHTS, SIZE, precision="float32")
     exported = load(project / "exported" / file, precision="float32")
     assert exported.size == SIZE
@@ -99,6 +102,10 @@ def test_exported_files_predict_as_the_weights_do(file: str, project: Path) -> N
         found, expected = exported.predict(picture, d4), weights.predict(picture, d4)
         assert np.ptp(expected) > 0.2
         np.testing.assert_allclose(found, expected, atol=TOLERANCE, rtol=0)
+    once = exported.look(picture)
+    np.testing.assert_allclose(once, weights.look(picture), atol=TOLERANCE, rtol=0)
+    lies = size == (60, 90)
+    assert (np.abs(once - exported.predict(picture)).max() > 0.1) == lies, "else one look is all"
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.xml"])

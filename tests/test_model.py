@@ -59,6 +59,21 @@ def test_predictions_have_the_pictures_size_and_agree_with_the_pipeline(
     assert not np.array_equal(views, expected)
 
 
+def test_a_car_on_its_side_is_looked_at_twice_and_by_look_once(model: Model, net: U2Net) -> None:
+    tall = photo(50, 100)
+    square = photo_tensor(squared_photo(tall, 64))
+
+    def look(photos: Tensor) -> Tensor:
+        return probability(net, photos, CPU)
+
+    once, twice = look(square[None]), from_sides(look, square, (D4[0], D4[3]))
+    np.testing.assert_allclose(model.look(tall), at_size(once[0], (100, 50)), atol=1e-4)
+    found = model.predict(tall)
+    np.testing.assert_allclose(found, at_size(combine(twice), (100, 50)), atol=1e-4)
+    assert np.abs(found - model.look(tall)).max() > 0.1
+    assert np.array_equal(model.predict(photo()), model.look(photo())), "the car stands"
+
+
 @pytest.mark.parametrize(("d4", "sides"), [(False, TURNED), (True, D4)])
 def test_a_closer_look_is_at_the_box_of_the_first_in_turns_that_a_car_can_have(
     model: Model, net: U2Net, d4: bool, sides: Sequence[View]

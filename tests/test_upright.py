@@ -53,7 +53,7 @@ def test_a_car_that_stands_is_looked_at_once_and_so_is_one_as_long_as_high(place
 
 
 def test_where_nothing_is_found_nothing_is_looked_at_again() -> None:
-    found = find_upright(Looks(seen(LONG, 0.1, 0.4)), photo(), SIZE)
+    found = find_upright(Looks(seen(HIGH, 0.1, 0.4)), photo(SIZE, SIZE), SIZE)
     assert found.max() < CAR
 
 
