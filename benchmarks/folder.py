@@ -83,7 +83,7 @@ def write_photos(folder: Path, count: int) -> list[Path]:
 
 
 def random_weights(model: str, folder: Path) -> Path:
-    """Write weights that were never trained: they take as long."""
+    """Write weights that were never trained: a look takes as long."""
     path = folder / "random.pth"
     weights.save(U2Net(model), path)
     return path

@@ -76,13 +76,13 @@ def main() -> None:
     command.add_argument(
         "--d4",
         action="store_true",
-        help="average over all turns and flips: better, 8 looks",
+        help="average over all turns and flips, 8 looks; surer, seldom better",
     )
     command.add_argument(
         "--closer",
         action="store_true",
-        help="look again, at the car's box alone, turned so that the car stands: much better, "
-        "3 looks",
+        help="look again, at the car's box alone, turned so that the car stands: better in the "
+        "mean, 3 looks",
     )
     command.add_argument(
         "--threshold",

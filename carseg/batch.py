@@ -22,7 +22,7 @@ from tqdm import tqdm
 from carseg.ahead import ahead
 from carseg.errors import CarsegError, is_lack_of_memory
 from carseg.files import write_bytes
-from carseg.model import Model, as_photo, upright
+from carseg.model import Model, as_photo, turned_by_tag
 from carseg.overlay import TRUE_POSITIVE
 from carseg.piece import one_piece
 
@@ -225,7 +225,7 @@ def read(content: bytes, source: Path) -> Image.Image:
     try:
         with Image.open(io.BytesIO(content)) as image:
             image.load()
-            stands = upright(image)
+            stands = turned_by_tag(image)
     except Image.DecompressionBombError as error:
         raise CarsegError(f"{source}: has too many pixels ({error}); scale it down") from error
     except MemoryError:  # of which the file is not to blame

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from carseg.views import CAR, TURNED, View, extent, standing
+from carseg.views import CAR, View, extent, standing
 
 MARGIN = 0.1  # around a car, against its width and height
 
@@ -18,7 +18,7 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels, as of PI
 
 
 def look_closer(
-    find: Find, photo: Image.Image, found: NDArray[np.float32], views: Sequence[View] = TURNED
+    find: Find, photo: Image.Image, found: NDArray[np.float32], views: Sequence[View]
 ) -> NDArray[np.float32]:
     """Find the car again, in the box around what was found; nothing outside of it is car.
 

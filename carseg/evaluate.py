@@ -65,8 +65,8 @@ class Judged(NamedTuple):
 def evaluate(params: Params) -> None:
     """Score every net on `split/val.csv`, at each photo's own resolution.
 
-    Writes `metrics.json` (net → view → score), `plots/scores.csv` (a row a photo), the upright
-    predictions of both tasks into `plots/overlays`, and `report.html`, where all of it is to see.
+    Writes `metrics.json` (net → view → score), `plots/scores.csv` (a row a photo), what both tasks
+    predict in the view `upright` into `plots/overlays`, and `report.html`, which shows all of it.
 
     Raises:
         CarsegError: a manifest, photo or weights file cannot be read.
@@ -174,7 +174,8 @@ def score(predicted: Mask, truth: Mask) -> Scores:
 def lies(truth: Mask) -> bool:
     """Tell whether the car of a mask (H, W) lies on its side: reaches over more rows than columns.
 
-    Rows and columns within its outermost pixels count; a mask without a car stands.
+    Rows and columns within its outermost pixels count, as true masks have no specks, and each photo
+    is one or the other; a mask without a car stands.
     """
     rows, columns = (np.flatnonzero(truth.any(axis=axis)) for axis in (1, 0))
     return bool(truth.any() and np.ptp(rows) > np.ptp(columns))

@@ -27,7 +27,8 @@ from carseg.u2net import U2Net
 from carseg.upright import find_upright
 from carseg.views import AS_HELD, D4, TURNED
 
-IN_TURN = 3  # the same where looks take turns: one is looked at, one read, one written
+# Photos in work at once where looks wait for each other: one is looked at, one read, one written.
+IN_TURN = 3
 
 PRECISIONS, DEVICES = ("auto", "float32", "bfloat16"), ("auto", "cpu", "cuda")
 SIZES = range(32, 4097)
@@ -52,7 +53,7 @@ class Model:
             divisible: `look` computes on torch's threads, which several looks can divide.
         """
         self._look = look
-        self._turns: AbstractContextManager[object] = Lock()
+        self._one_at_a_time: AbstractContextManager[object] = Lock()
         self._divisible = divisible
         self.size = size
         self.jobs = min(MOST, torch.get_num_threads()) if divisible else IN_TURN
@@ -76,10 +77,11 @@ class Model:
         Args:
             picture: a file, a PIL image of any mode, or an array (H, W, 3), uint8, RGB. Files and
                 PIL images are turned upright where their EXIF tag says how the camera was held.
-            d4: look at all eight right-angle turns and flips, and average: better.
+            d4: look at all eight right-angle turns and flips, and average.
             closer: look a second time, at the car's box alone, in the two turns in which the car
-                stands (with `d4`, flipped, too): much better, by three looks (twelve). Where it is
-                about as long as high, or none is found, in all turns: by five (sixteen).
+                stands (with `d4`, flipped, too): better in the mean, by three looks (twelve).
+                Where it is about as long as high, or none is found, in all turns: by five
+                (sixteen).
 
         Raises:
             CarsegError: the file cannot be read as an image.
@@ -106,18 +108,18 @@ class Model:
         if not self._divisible:
             yield
             return
-        threads, turns = torch.get_num_threads(), self._turns
+        threads, lock = torch.get_num_threads(), self._one_at_a_time
         torch.set_num_threads(max(1, threads // jobs))
-        self._turns = nullcontext()
+        self._one_at_a_time = nullcontext()
         try:
             yield
         finally:
             torch.set_num_threads(threads)
-            self._turns = turns
+            self._one_at_a_time = lock
 
     def _look_alone(self, photos: Tensor) -> Tensor:
         """Look; a look takes all cores, so threads take turns, and scale photos meanwhile."""
-        with self._turns:
+        with self._one_at_a_time:
             return self._look(photos)
 
 
@@ -173,7 +175,7 @@ def as_photo(picture: Picture) -> Image.Image:
         return read_photo(Path(picture))
     try:
         picture.load()  # PIL reads pixels only now
-        photo = eight_bits(upright(picture))
+        photo = eight_bits(turned_by_tag(picture))
     except MemoryError:  # of which the picture is not to blame
         raise
     except Exception as error:  # Pillow has no common base for what a broken file may raise
@@ -181,7 +183,7 @@ def as_photo(picture: Picture) -> Image.Image:
     return photo if photo.mode == "RGB" else photo.convert("RGB")
 
 
-def upright(image: Image.Image) -> Image.Image:
+def turned_by_tag(image: Image.Image) -> Image.Image:
     """Turn an image as its EXIF tag says; one that stands already is given itself, not copied."""
     if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
         return image

@@ -75,7 +75,11 @@ class Probe:
         return bits.reshape(height, width).astype(np.bool_)
 
     def measure(self, net: nn.Module, criterion: nn.Module, device: Device) -> Score:
-        """Give the means over photos; Dice and IoU at each one's own resolution, cars stood up."""
+        """Give the means over photos.
+
+        The loss is that of one look at the square; Dice and IoU are at each photo's own resolution,
+        with a second look where the car lies on its side.
+        """
         net.eval()
         look = partial(probability, net, device=device)
         found: list[tuple[float, Counts]] = []

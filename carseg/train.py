@@ -104,8 +104,8 @@ def train(
     What is measured and kept is not the net that learns but the average of its last steps, drawn
     towards the remembered net where one is given, with batch norms measured for these weights.
     Epoch 0 is the net as it came, so the best is never below where training began. The curve goes
-    to `plots/TASK.csv`: training and validation are both measured in eval mode on whole, unchanged
-    photos, the training side on as many photos as validate.
+    to `plots/TASK.csv`: training and validation are both measured in eval mode on whole photos, not
+    augmented, cars stood up; the training side on as many photos as validate.
 
     Args:
         task: a member of `TASKS`.

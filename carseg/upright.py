@@ -13,7 +13,8 @@ from carseg.predict import Look, at_size, combine, from_sides
 from carseg.tensors import photo_tensor
 from carseg.views import AS_HELD, CAR, View, extent, standing
 
-# Where cameras lay photos on their side and say so, their tag mostly wants this turn (EXIF, 6).
+# Photos with an EXIF tag are turned by it before; those that lie have mostly lost theirs, and tags
+# mostly ask for this turn (orientation 6).
 CLOCKWISE: View = (3, False)
 
 

@@ -18,8 +18,8 @@ AS_HELD, TURNED = D4[:1], D4[:4]  # as the photo is, and in all its quarter turn
 # Probability from which a pixel is taken for car where a look is to tell how and where it is.
 CAR = 0.5
 
-# How many times as long as high a car must be for that to tell how it lies. Cars are, from all
-# sides; vans and buses seen from the front may be higher than wide, but hardly by a quarter.
+# How many times as long as high a car must be for that to tell how it lies. From nearly every side
+# cars are; seen from the front vans may be higher than wide, but hardly by a quarter.
 CLEARLY = 1.25
 
 
