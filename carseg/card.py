@@ -165,10 +165,10 @@ def _scores(about: Card) -> list[str]:
     rows = {"trained": about.scores, "untrained start": about.untrained or {}}
     lines = [
         f"Means over {about.validation or 'the'} validation photos that it was not trained on. "
-        "plain is one look, as other programs take it; the other views are of carseg: upright adds a "
-        "look, turned, where the car lies on its side; d4 is the average over all turns and flips; "
-        "closer adds a look at the car's box alone. The epoch kept was chosen on them, unless "
-        "`keep` is `last`.",
+        "plain is one look, as other programs take it; the other views are carseg's: upright adds "
+        "a look, turned, where the car lies on its side; d4 is the average over all turns and "
+        "flips; closer adds a look at the car's box alone. The epoch kept was chosen on them, "
+        "unless `keep` is `last`.",
         "",
         "| | view | " + " | ".join(SCORES.values()) + " |",
         "|---|---" + "|---" * len(SCORES) + "|",
