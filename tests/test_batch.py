@@ -507,12 +507,12 @@ def test_photos_of_a_folder_are_looked_at_side_by_side() -> None:
 
     def look(photos: Tensor) -> Tensor:
         meeting.wait()  # breaks if the other photo is not looked at meanwhile
-        return torch.full((len(photos), 1, 64, 64), 0.7)
+        return torch.full((len(photos), 1, 64, 64), 0.2)  # of a car there might be a second look
 
     model = Model(look, 64, divisible=True)
     model.jobs = 2  # as with two cores
     predict(["photos"], Path("out"), model, Kinds([], 0.5, None))
-    assert all(pixels(f"out/{name}").all() for name in files("out"))
+    assert not any(pixels(f"out/{name}").any() for name in files("out"))
     assert files("out") == ["a.png", "b.png"]
 
 
