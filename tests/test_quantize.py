@@ -117,7 +117,7 @@ def test_masks_are_those_of_the_weights(name: str, made: Made) -> None:
     integers = load(made.root / "int8" / name)
     assert integers.size == SIZE
     for path in sorted((made.root / "Image").iterdir()):
-        there, found = expected.predict(path) >= 0.5, integers.predict(path) >= 0.5
+        there, found = expected.look(path) >= 0.5, integers.look(path) >= 0.5
         assert 0.3 < there.mean() < 0.7, "all alike would prove nothing"
         assert iou(count(found, there)) > 0.9
 
