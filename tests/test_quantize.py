@@ -218,10 +218,10 @@ def test_masks_of_the_official_weights_stay_the_same_for_several_photos_at_once(
     photos = sorted((tmp_path / "Image").iterdir())
     weights.save(weights.start("u2netp", official, 0), tmp_path / "net.pth")
     out = tmp_path / "out"
-    written = export(tmp_path / "net.pth", out, ["openvino"], 320, 2, False, photos)
+    written = export(tmp_path / "net.pth", out, ["openvino"], 192, 2, False, photos)
     assert sorted(out.iterdir()) == sorted(written), "the ONNX file was not asked for"
     run = run_openvino(out / "model.xml")
-    look = np.concatenate(Calibration.of(photos, 320).held_out)  # (2, 3, 320, 320)
+    look = np.concatenate(Calibration.of(photos, 192).held_out)  # (2, 3, 192, 192)
     with torch.inference_mode():
         net = Probability(weights.start("u2netp", official, 0)).eval()
         expected = net(torch.from_numpy(look)).numpy() >= 0.5
