@@ -58,7 +58,7 @@ def main() -> None:
         source = chosen.weights or random_weights(chosen.model, folder)
         seconds = measure(load(source, size), shares, folder)
         single = next(shares[0].iterdir())
-        seconds["calls"] = [timed(lambda: call(source, single, folder)) for _ in range(CALLS)]
+        seconds["calls"] = [timed(lambda: call(source, size, single, folder)) for _ in range(CALLS)]
     print(table(seconds))
 
 
@@ -112,9 +112,10 @@ def measure(model: Model, shares: list[Path], folder: Path) -> dict[str, list[fl
     return seconds
 
 
-def call(source: Path, photo: Path, folder: Path) -> None:
+def call(source: Path, size: int, photo: Path, folder: Path) -> None:
     """Predict one photo with a command of its own."""
-    words = ["predict", photo, "--weights", source, "--out", folder / "called", "--force"]
+    words = ["predict", photo, "--weights", source, "--image-size", size]
+    words += ["--out", folder / "called", "--force"]
     subprocess.run(
         [sys.executable, "-m", "carseg", *map(str, words)], check=True, stderr=subprocess.DEVNULL
     )

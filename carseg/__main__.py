@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import glob
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,8 +11,7 @@ import shtab
 
 from carseg import __version__
 from carseg.errors import CarsegError, hold_interrupts, run
-
-EXPORTED = (".onnx", ".xml")  # networks that carseg itself runs, too
+from carseg.settings import EXPORTED, settings_of
 
 
 def main() -> None:
@@ -204,25 +202,14 @@ def _add_weights(command: argparse.ArgumentParser, what: str, known: str = "") -
 
 def _settle(arguments: argparse.Namespace) -> None:
     """Give options that were left out the value that the weights were trained with."""
-    with hold_interrupts():
-        from carseg.params import Params, load_params
-
     names = ("image_size", "threshold", "cleanup")
     missing = [name for name in names if getattr(arguments, name, ...) is None]
     if missing:
-        file = _settings_of(arguments.weights)
-        settings = load_params(file) if file else Params()
+        with hold_interrupts():
+            settings = settings_of(arguments.weights)
         for name in missing:
             setattr(arguments, name, getattr(settings, name))
     check("--image-size", arguments.image_size, 32, 4096)
-
-
-def _settings_of(weights: Path) -> Path | None:
-    """Find the params.yaml of the project that weights are of, not of where somebody stands."""
-    places = [weights.parent]
-    if weights.suffix.lower() in EXPORTED:  # in a folder of their own in the project
-        places.append(Path(os.path.normpath(weights.parent / "..")))
-    return next((file for at in places if (file := at / "params.yaml").is_file()), None)
 
 
 def check_weights(path: Path) -> None:

@@ -138,11 +138,19 @@ def _reader(text: str) -> Callable[[str], Iterator[Annotated]]:
 def read_coco(text: str) -> Iterator[Annotated]:
     """Read COCO JSON: polygons and run lengths, compressed or not."""
     content = json.loads(text)
-    labels = {category["id"]: str(category["name"]) for category in content["categories"]}
+    labels = {
+        number: str(category["name"]) for number, category in _by_id(content, "categories").items()
+    }
+    images = _by_id(content, "images")
     regions: dict[Any, list[dict[str, Any]]] = {}
     for annotation in content["annotations"]:
+        if annotation["image_id"] not in images:
+            raise CarsegError(
+                f"annotation {annotation.get('id')} is of image {annotation['image_id']!r}, which "
+                "is not among the images; export it anew"
+            )
         regions.setdefault(annotation["image_id"], []).append(annotation)
-    for image in content["images"]:
+    for number, image in images.items():
         size = (image["height"], image["width"])
         yield Annotated(
             image["file_name"],
@@ -150,10 +158,22 @@ def read_coco(text: str) -> Iterator[Annotated]:
             image["height"],
             [
                 Region(labels[found["category_id"]], partial(_from_coco, found, size))
-                for found in regions.get(image["id"], [])
+                for found in regions.get(number, [])
                 if found.get("segmentation") or found.get("bbox")
             ],
         )
+
+
+def _by_id(content: Mapping[str, Any], name: str) -> dict[Any, dict[str, Any]]:
+    found: dict[Any, dict[str, Any]] = {}
+    for entry in content[name]:
+        if entry["id"] in found:
+            raise CarsegError(
+                f"two of its {name} have the id {entry['id']!r}, as in files merged by hand; "
+                "number them anew, or import the files one by one"
+            )
+        found[entry["id"]] = entry
+    return found
 
 
 def _from_coco(found: Mapping[str, Any], size: tuple[int, int]) -> Mask:

@@ -29,6 +29,8 @@ from carseg.piece import one_piece
 ENDINGS = {"mask": ".png", "cutout": ".png", "overlay": ".jpg", "background": ".jpg"}
 STREAM = Path("-")
 RAW = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"}  # of cameras
+# What Pillow opens without being able to give its pixels, or by another program alone.
+NO_PHOTOS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 HEIC = {".heic", ".heif"}  # Pillow reads it with a plugin
 EXIF_MARK = b"Exif\0\0"
 EXIF_MOST = 65533  # bytes of it that a JPEG holds
@@ -261,6 +263,8 @@ def find(paths: Sequence[str], recursive: bool, out: Path | None = None) -> list
     """
     found: dict[Path, Path] = {}
     for text in paths:
+        if not text:  # Path("") is the current folder
+            raise CarsegError("a path is empty; name a photo, a folder or a pattern")
         named = Path(text).exists()
         matches = [text] if named else sorted(glob.glob(text, recursive=recursive))
         if not matches:
@@ -280,14 +284,16 @@ def find(paths: Sequence[str], recursive: bool, out: Path | None = None) -> list
 
 
 def _photos_in(folder: Path, recursive: bool, out: Path | None) -> Iterator[Path]:
-    known = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    endings = known | RAW | HEIC  # which are told of, not passed over
+    endings = Image.registered_extensions()  # asked for first, as it makes Pillow fill OPEN
+    readable = Image.OPEN.keys() - NO_PHOTOS
+    known = {end for end, kind in endings.items() if kind in readable}
+    known |= RAW | HEIC  # which are told of, not passed over
     base = folder.resolve()  # once, as asking for each photo would take long
     results = None if out is None or _lies_in(folder, out) else out.resolve()
     for path in sorted(folder.rglob("*") if recursive else folder.iterdir()):
         inside = path.relative_to(folder)
         made = results is not None and (base / inside).is_relative_to(results)
-        if path.suffix.lower() in endings and not made and not hidden(inside) and path.is_file():
+        if path.suffix.lower() in known and not made and not hidden(inside) and path.is_file():
             yield path
 
 

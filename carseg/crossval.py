@@ -12,13 +12,14 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from dvc.exceptions import InvalidArgumentError
 from dvc.utils.hydra import apply_overrides, to_hydra_overrides
+from dvc.utils.serialize import ParseError
 from hydra.errors import HydraException
 
 from carseg.errors import CarsegError
 from carseg.files import parse_csv, write_csv, write_json
 from carseg.pairs import find_pairs
 from carseg.params import Params, load_params
-from carseg.split import fold_count
+from carseg.split import fold_count, split_names
 from carseg.spread import WORST, spread
 
 DVC = (sys.executable, "-m", "dvc")
@@ -62,11 +63,13 @@ def crossval(overrides: Sequence[str], folder: Path) -> None:
             or photos that came or went meanwhile.
     """
     _check(overrides)
+    load_params()  # tells of faults in params.yaml as the stages do
     changes = [*overrides, *ALWAYS]
     wanted = changed(Path("params.yaml").read_text(encoding="utf-8"), changes)
     head = _head()
     run_dvc("repro", "dataset")  # renders the sample where there are no photos
     pairs = find_pairs(Path("dataset/Image"), Path("dataset/Mask"))
+    split_names([pair.name for pair in pairs], with_fold(wanted, 0).split, wanted.seed)  # possible?
     names = [NAME.format(k) for k in range(fold_count(len(pairs), wanted.split))]
     refs = {name: f"refs/exps/{head[:2]}/{head[2:]}/{name}" for name in names}
     for name, ref in refs.items():
@@ -125,9 +128,12 @@ def changed(settings: str, overrides: Sequence[str]) -> Params:
         ]
         try:
             apply_overrides(path, bare)
+        except ParseError as error:  # of a name that is there twice, where load_params takes one
+            fault = " ".join(str(error.__cause__ or error).split())
+            raise CarsegError(f"{path}: not valid YAML: {fault}") from error
         except InvalidArgumentError as error:
-            fault = error.__cause__ or error
-            raise CarsegError(f"--set-param: {str(fault).splitlines()[0]}") from error
+            cause = error.__cause__ or error
+            raise CarsegError(f"--set-param: {str(cause).splitlines()[0]}") from error
         return load_params(path)
 
 

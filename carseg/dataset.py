@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import os
 import shutil
@@ -18,7 +19,7 @@ from PIL import Image
 from carseg.ahead import on_cores
 from carseg.duplicates import same_pictures, thumbnail
 from carseg.errors import CarsegError
-from carseg.files import new_directory
+from carseg.files import new_directory, write_bytes
 from carseg.pairs import Pair, entries_in, files_in, match
 from carseg.photos import read_levels, read_photo
 from carseg.sample import render_sample
@@ -27,7 +28,7 @@ FOLDERS = ("Image", "Mask")
 DARK, LIGHT, GREY = 32, 224, 0.25  # edges may be soft; a photo is grey in more than a quarter
 LABELS = 20  # the highest level of a mask that numbers classes
 TOLD = 10  # lines of a kind of warning, at most
-SAMPLE = ".sample"  # rendered whole, not yet moved into the user's folders
+SAMPLE = ".sample"  # rendered whole, not yet copied into the user's folders
 
 
 def snapshot(root: Path, dataset: Path) -> list[Pair]:
@@ -40,6 +41,8 @@ def snapshot(root: Path, dataset: Path) -> list[Pair]:
         CarsegError: a line for each fault found in any of the files.
     """
     empty = not any(any(files_in(root / folder)) for folder in FOLDERS)
+    if (root / SAMPLE).exists() and not _is_of_sample(root):
+        shutil.rmtree(root / SAMPLE)  # cut off, and the user has put in photos since
     if (root / SAMPLE).exists() or (empty and not _copy_from_home(root)):
         _render(root)
     before = _state(root)
@@ -181,7 +184,10 @@ def _copy_from_home(root: Path) -> bool:
 
 
 def _render(root: Path) -> None:
-    """Render the sample whole, then move it in file by file; a cut-off move is taken up again."""
+    """Render the sample whole, then copy it in file by file; where cut off, it is taken up again.
+
+    Copied, as the user's folders may be on another disk.
+    """
     done = root / SAMPLE
     if not done.exists():
         with new_directory(done) as fresh:
@@ -197,5 +203,18 @@ def _render(root: Path) -> None:
         (root / folder).mkdir(exist_ok=True)
         for path in files_in(done / folder):
             if not (root / folder / path.name).exists():
-                os.replace(path, root / folder / path.name)
+                write_bytes(root / folder / path.name, path.read_bytes())
     shutil.rmtree(done)
+
+
+def _is_of_sample(root: Path) -> bool:
+    """Tell whether all in the user's folders is as it was rendered."""
+    pairs = [
+        (path, root / SAMPLE / folder / path.name)
+        for folder in FOLDERS
+        for path in files_in(root / folder)
+    ]
+    return all(
+        path.is_file() and ours.is_file() and filecmp.cmp(path, ours, shallow=False)
+        for path, ours in pairs
+    )

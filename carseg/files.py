@@ -40,14 +40,12 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
     table: list[Sequence[object]] = [header, *rows]
     # Before Python 3.13 a lone carriage return is left unquoted, which no reader understands.
     odd = any("\r" in str(cell) for row in table for cell in row)
-    content = io.BytesIO()
-    with io.TextIOWrapper(content, encoding="utf-8", newline="") as text:
-        writer = csv.writer(
-            text, lineterminator="\n", quoting=csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL
-        )
-        writer.writerows(table)
-        text.flush()
-        write_bytes(path, content.getbuffer())
+    text = io.StringIO(newline="")
+    writer = csv.writer(
+        text, lineterminator="\n", quoting=csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL
+    )
+    writer.writerows(table)
+    write_bytes(path, text.getvalue().encode())
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

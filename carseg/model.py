@@ -23,6 +23,7 @@ from carseg.errors import CarsegError
 from carseg.fold import fold
 from carseg.photos import eight_bits, read_photo
 from carseg.predict import Look, find, probability
+from carseg.settings import settings_of
 from carseg.u2net import U2Net
 from carseg.upright import find_upright
 from carseg.views import AS_HELD, D4, TURNED
@@ -123,23 +124,27 @@ class Model:
             return self._look(photos)
 
 
-def load(path: str | Path, size: int = 320, precision: str = "auto", device: str = "auto") -> Model:
+def load(
+    path: str | Path, size: int | None = None, precision: str = "auto", device: str = "auto"
+) -> Model:
     """Load weights that a training saved, of either network, or a file of `carseg export`.
 
     Args:
         path: a .pth file; or an .onnx or .xml file, which runs on the engine of its format.
-        size: the `image_size` of its training, 32 to 4096; exported files know it themselves.
+        size: side of the square that the net sees, 32 to 4096; `None`: the `image_size` of the
+            `params.yaml` beside the weights, 320 without one. Exported files know it themselves.
         precision: auto, float32 or bfloat16; .onnx files always run in float32, and files in 8-bit
             integers (`carseg export --int8`) in those, with the rest in float32.
         device: auto, cpu or cuda.
 
     Raises:
         CarsegError: the file is missing, broken, holds no U²-Net or one for several photos at once,
-            its engine is not installed, there is no such device, or an option has another value.
+            its engine is not installed, there is no such device, an option has another value, or
+            the settings beside the weights are at fault.
     """
     _check_choice("precision", precision, PRECISIONS)
     _check_choice("device", device, DEVICES)
-    if size not in SIZES:
+    if size is not None and size not in SIZES:
         raise CarsegError(f"size {size}: give a whole number from {SIZES[0]} to {SIZES[-1]}")
     path = Path(path)
     kind = path.suffix.lower()
@@ -150,7 +155,8 @@ def load(path: str | Path, size: int = 320, precision: str = "auto", device: str
     state = weights.read_checkpoint(path)
     net = U2Net(weights.variant_of(state, path))
     net.load_state_dict(state)
-    return Model.of(net, int(size), Device(precision, device, repeatable=False))
+    size = settings_of(path).image_size if size is None else int(size)
+    return Model.of(net, size, Device(precision, device, repeatable=False))
 
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
@@ -170,17 +176,22 @@ def as_photo(picture: Picture) -> Image.Image:
             raise ValueError(
                 f"expected an array (H, W, 3) of uint8, got {picture.shape} of {picture.dtype}"
             )
+        if not picture.size:
+            raise ValueError(f"expected an array (H, W, 3) with pixels, got {picture.shape}")
         return Image.fromarray(picture)
     if not isinstance(picture, Image.Image):
         return read_photo(Path(picture))
     try:
         picture.load()  # PIL reads pixels only now
         photo = eight_bits(turned_by_tag(picture))
+        photo = photo if photo.mode == "RGB" else photo.convert("RGB")
     except MemoryError:  # of which the picture is not to blame
         raise
     except Exception as error:  # Pillow has no common base for what a broken file may raise
         raise CarsegError(f"the picture cannot be read ({error}); save it anew") from error
-    return photo if photo.mode == "RGB" else photo.convert("RGB")
+    if 0 in photo.size:
+        raise CarsegError("the picture has no pixels; give one that is not empty")
+    return photo
 
 
 def turned_by_tag(image: Image.Image) -> Image.Image:

@@ -206,7 +206,7 @@ def _in_float32(graph: Any, net: U2Net) -> list[str]:
             given.update(node.output)
             kept.append(node)
         elif not exact.union(sides).isdisjoint(node.input):
-            kept += [node, makers[node.input[0]]]
+            kept += [node, *filter(None, [makers.get(node.input[0])])]  # the photo has no maker
             if not sides.isdisjoint(node.input):
                 given.update(node.output)
     return [node.name for node in kept]

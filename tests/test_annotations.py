@@ -50,6 +50,15 @@ def coco_file(segmentation: object, **annotation: object) -> str:
     })  # fmt: skip
 
 
+def coco_ids(*images: object, of: object) -> str:
+    """A file of pictures with these ids, and a region of the last id given."""
+    content = json.loads(coco_file([FLAT]))
+    (image,) = content["images"]
+    content["images"] = [{**image, "id": i, "file_name": f"{k}.jpg"} for k, i in enumerate(images)]
+    content["annotations"][0]["image_id"] = of
+    return json.dumps(content)
+
+
 def sized(text: str, height: object, width: object = WIDTH) -> str:
     """The same file, of a picture of another size."""
     content = json.loads(text)
@@ -326,6 +335,10 @@ BROKEN = {
     "cut XML": (cvat_file("")[:80], "is broken"),
     "no size": (coco_file([FLAT]).replace("height", "hoch"), r"is broken.*KeyError\('height'\)"),
     "a class that is not listed": (coco_file([FLAT]).replace('"id": 3', '"id": 9'), "is broken"),
+    "two pictures of one id": (coco_ids(7, 7, of=7), "two of its images have the id 7, as in"),
+    "an id of no picture": (coco_ids(7, 8, of="7"), "annotation 1 is of image '7', which is not"),
+    "two classes of one id": (
+        coco_file([FLAT]).replace('"id": 4', '"id": 3'), "two of its categories have the id 3"),
     "half a point": (coco_file([FLAT[:-1]]), "is broken"),
     "two points in LabelMe": (labelme_file({"points": CORNERS[:2]}), "fewer than three points"),
     "two points in CVAT": (cvat_file('<polygon label="car" points="1,2;3,4"/>'), "fewer than"),

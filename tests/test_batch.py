@@ -22,6 +22,7 @@ from carseg import __main__, weights
 from carseg.batch import Kinds, find, plan, predict
 from carseg.errors import CarsegError
 from carseg.model import Model, Picture, as_photo
+from carseg.settings import settings_file
 from carseg.u2net import U2Net
 
 
@@ -247,6 +248,13 @@ def test_photos_of_kinds_that_are_not_read_are_told_of() -> None:
     assert files() == ["a.png", "b.png"]
 
 
+def test_films_and_tables_of_data_that_pillow_knows_by_name_are_no_photos() -> None:
+    for name in ("clip.mpg", "data.h5", "plan.eps", "drawing.wmf"):
+        Path("photos", name).write_bytes(b"0000")
+    do("photos")
+    assert files() == ["a.png", "b.png"]
+
+
 def test_the_preview_in_raw_data_is_not_taken_for_the_photo() -> None:
     Image.open("photos/a.png").save("photos/c.NEF", "TIFF")
     with pytest.raises(CarsegError, match=r"^photos/c\.NEF: is a camera's raw file, .* to JPEG or"):
@@ -414,6 +422,7 @@ def test_names_with_spaces_and_letters_of_all_scripts_are_kept() -> None:
     [
         ("none.jpg", r"^none\.jpg: there is no such file; check the path"),
         ("none/*.jpg", r"^none/\*\.jpg: there is no such file"),
+        ("", "^a path is empty; name a photo, a folder or a pattern"),
         ("empty", r"^empty: holds no photo; name another folder, or add --recursive"),
     ],
 )
@@ -596,7 +605,7 @@ def test_settings_are_those_beside_the_weights(monkeypatch: pytest.MonkeyPatch) 
     __main__.main()
     assert given == [64]
     monkeypatch.chdir("A/exported")
-    assert __main__._settings_of(Path("model.onnx")) == Path("../params.yaml")
+    assert settings_file(Path("model.onnx")) == Path("../params.yaml")
 
 
 @pytest.mark.parametrize(

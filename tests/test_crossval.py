@@ -182,6 +182,45 @@ def test_folds_of_a_call_with_other_parameters_are_not_taken_for_ones_own(
     assert not Path("crossval").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("epochs 3\nseed: 1\n", r"^params\.yaml: not valid YAML: "),
+        ("- seed\n", r"^params\.yaml: expected lines of the form 'name: value'$"),
+        (b"seed: 1 # \xff\n", r"^params\.yaml: not valid YAML: "),
+        ("epochs: 1\nepochs: 2\nkeep: best\npatience: null\n", r"^params\.yaml: .*key .epochs."),
+    ],
+)
+def test_settings_that_cannot_be_read_are_told_of_in_a_line(
+    text: str | bytes, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("carseg.crossval.run_dvc", pytest.fail)
+    Path("params.yaml").write_bytes(text.encode() if isinstance(text, str) else text)
+    with pytest.raises(CarsegError, match=said) as caught:
+        crossval([], Path("crossval"))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.usefixtures("repository")
+def test_too_few_pairs_are_told_of_before_anything_is_trained(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for key, value in (("user.name", "a"), ("user.email", "b")):
+        git("config", key, value)
+    Path("params.yaml").write_text("split: {val_size: 5, fold: null}\nkeep: best\npatience: null\n")
+    git("add", "params.yaml")
+    git("commit", "--quiet", "--message", "start")
+    write_pairs(Path("dataset/Image"), Path("dataset/Mask"), 5)
+
+    def run(*words: str) -> None:
+        assert words == ("repro", "dataset")
+
+    monkeypatch.setattr("carseg.crossval.run_dvc", run)
+    with pytest.raises(CarsegError, match=r"^params\.yaml: split\.val_size is 5 but there are 5"):
+        crossval([], Path("crossval"))
+
+
 @pytest.mark.slow
 def test_a_run_judges_every_photo_once_and_goes_on_where_it_was(tmp_path: Path) -> None:
     project = Project(tmp_path / "project")

@@ -1,5 +1,6 @@
 """The snapshot of the user's pairs: checked, copied, and nothing of the user's ever changed."""
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -281,7 +282,7 @@ def test_a_move_that_was_cut_off_is_taken_up_again(
 
     def replace(source: Path, target: Path) -> None:
         nonlocal moves
-        if Path(SAMPLE) in Path(source).parents:
+        if Path(target).parent in (IMAGE, MASK):
             if moves == moved:
                 raise KeyboardInterrupt
             moves += 1
@@ -293,7 +294,7 @@ def test_a_move_that_was_cut_off_is_taken_up_again(
 
     rename = os.replace
     with monkeypatch.context() as patch:
-        patch.setattr(dataset.os, "replace", replace)
+        patch.setattr(os, "replace", replace)
         if moved == 6:
             patch.setattr(dataset.shutil, "rmtree", rmtree)
         with pytest.raises(KeyboardInterrupt):
@@ -303,6 +304,34 @@ def test_a_move_that_was_cut_off_is_taken_up_again(
     assert len(snapshot(Path(), TARGET)) == 3
     assert len(rendered) == 1, "the sample was rendered whole before"
     assert sorted(os.listdir()) == ["Image", "Mask", "dataset"]
+
+
+def test_the_sample_goes_into_folders_on_another_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    def replace(source: Path, target: Path) -> None:
+        if Path(source).absolute().parent != Path(target).absolute().parent:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        rename(source, target)
+
+    rename = os.replace
+    monkeypatch.setattr(os, "replace", replace)
+    assert len(snapshot(Path(), TARGET)) == 3
+    assert names(IMAGE) == ["0.jpg", "1.jpg", "2.jpg", "README.md"]
+
+
+@pytest.mark.parametrize("name", ["mine", "1"])
+def test_a_move_that_was_cut_off_is_not_taken_up_among_photos_of_the_users(
+    name: str, rendered: list[Path]
+) -> None:
+    for folder in (IMAGE, MASK):
+        (Path(SAMPLE) / folder).mkdir(parents=True)
+    write_pairs(Path(SAMPLE) / IMAGE, Path(SAMPLE) / MASK, 3)
+    shutil.copyfile(Path(SAMPLE) / IMAGE / "0.jpg", IMAGE / f"{name}.jpg")
+    shutil.copyfile(Path(SAMPLE) / MASK / "0.png", MASK / f"{name}.png")
+    before = tree(IMAGE, MASK)
+    assert [pair.name for pair in snapshot(Path(), TARGET)] == [name]
+    assert tree(IMAGE, MASK) == before
+    assert not Path(SAMPLE).exists()
+    assert rendered == []
 
 
 def test_taking_up_a_move_overwrites_no_file_of_the_users() -> None:

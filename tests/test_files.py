@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,11 +43,21 @@ def test_a_file_may_have_the_longest_name_there_is(tmp_path: Path) -> None:
     assert sorted(content(tmp_path)) == [path.name, "b" * 255 + "/c"]
 
 
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: write_bytes(path, b"new"),
+        lambda path: write_csv(path, ("a", "b"), [(1, 2)]),
+        lambda path: write_json(path, {"a": 1}),
+    ],
+)
 @pytest.mark.usefixtures("no_rename")
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+    write: Callable[[Path], None], tmp_path: Path
+) -> None:
     (tmp_path / "file").write_bytes(b"old")
     with pytest.raises(OSError, match="disk full") as caught:
-        write_bytes(tmp_path / "file", b"new")
+        write(tmp_path / "file")
     assert caught.value.filename == str(tmp_path / "file"), "a full disk does not name it"
     assert content(tmp_path) == {"file": b"old"}
 

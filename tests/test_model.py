@@ -191,6 +191,18 @@ def test_other_arrays_are_refused(array: np.ndarray, model: Model) -> None:
         model.predict(array)
 
 
+def test_a_picture_without_pixels_is_refused(model: Model) -> None:
+    with pytest.raises(ValueError, match=r"with pixels, got \(0, 5, 3\)"):
+        model.predict(np.zeros((0, 5, 3), np.uint8))
+    with pytest.raises(CarsegError, match=r"^the picture has no pixels; give one that is not"):
+        model.predict(photo().crop((5, 5, 5, 9)))
+
+
+def test_a_mode_that_pillow_does_not_convert_is_an_error_of_ours(model: Model) -> None:
+    with pytest.raises(CarsegError, match=r"^the picture cannot be read \(.*La"):
+        model.predict(Image.new("La", (9, 9)))
+
+
 def test_what_is_no_image_is_named(model: Model, tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("not an image")
     with pytest.raises(CarsegError, match=r"text\.jpg: cannot be read as an image"):
@@ -246,6 +258,19 @@ def test_load_refuses_options_of_other_values(
 def test_numbers_of_numpy_are_sizes_too(net: U2Net, tmp_path: Path) -> None:
     weights.save(net, tmp_path / "net.pth")
     assert carseg.load(tmp_path / "net.pth", size=np.int64(64)).size == 64  # type: ignore[arg-type]
+
+
+def test_load_takes_the_image_size_of_the_settings_beside_the_weights(
+    net: U2Net, tmp_path: Path
+) -> None:
+    weights.save(net, tmp_path / "net.pth")
+    assert carseg.load(tmp_path / "net.pth").size == 320
+    (tmp_path / "params.yaml").write_text("image_size: 64\n")
+    assert carseg.load(tmp_path / "net.pth").size == 64
+    assert carseg.load(tmp_path / "net.pth", size=96).size == 96
+    (tmp_path / "params.yaml").write_text("image_size: 65\n")
+    with pytest.raises(CarsegError, match=r"params\.yaml: image_size is 65; it must be a multiple"):
+        carseg.load(tmp_path / "net.pth")
 
 
 def test_load_knows_endings_in_capitals(official: Path, tmp_path: Path) -> None:

@@ -162,6 +162,17 @@ def test_what_8_bits_are_too_few_for_stays_in_float32(made: Made) -> None:
     assert EXACT[0] in giver.input[1]
 
 
+def test_a_first_layer_that_must_be_exact_stays_in_float32(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing makes the photo that it reads."""
+    graph = onnx.load(str(made.root / "int8/model.onnx")).graph
+    first = graph.node.add(op_type="Conv", name="first")
+    first.input.extend(["photo", "net.stage1.rebnconvin.conv_s1.weight"])
+    monkeypatch.setattr(quantize, "exact_layers", lambda _: ["stage1.rebnconvin"])
+    assert "first" in quantize._in_float32(graph, made.net)
+
+
 def test_openvino_keeps_float32_where_bfloat16_would_do(
     made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,7 @@
 """The rendered sample pairs: repeatable, well formed, and mask and photo fit each other."""
 
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from carseg.errors import CarsegError
 from carseg.sample import render_sample
 
 COUNT = 20
@@ -80,6 +83,19 @@ def test_pictures_depend_on_seed_and_number_only(sample: Path, tmp_path: Path) -
     other = contents(render(tmp_path / "other", count=4, seed=7, long_side=SIDE))
     assert other.keys() == again.keys()
     assert all(other[name] != data for name, data in again.items())
+
+
+def killed(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_renderer_that_is_killed_is_an_error_of_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Linux does where memory runs out."""
+    monkeypatch.setattr("carseg.sample._render", killed)
+    with pytest.raises(CarsegError, match=r"^the sample: a process that rendered it was killed"):
+        render(tmp_path, count=1, long_side=SIDE)
 
 
 def test_photo_has_edges_where_the_mask_has(sample: Path) -> None:

@@ -5,16 +5,18 @@ daylight; `raster` finds what is visible, `paint` shades the car, `render` puts 
 """
 
 import multiprocessing
-import os
 import signal
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from carseg.ahead import cores
+from carseg.errors import CarsegError
 from carseg.sample.render import render_picture
 
 __all__ = ["render_sample"]
@@ -28,19 +30,28 @@ def render_sample(
     Photos are RGB JPEGs in the format 4:3 or 3:4 whose longer side has `long_side` pixels; about
     half of them lie on their side. Masks are PNGs of mode "L" and the same size: 255 on the car,
     0 elsewhere. Picture k depends on `seed`, k and `long_side` only, and is the same in each run.
+
+    Raises:
+        CarsegError: the system killed a process that renders.
     """
     digits = max(2, len(str(count)))
     stems = [f"{index + 1:0{digits}d}" for index in range(count)]
     files = [(image_dir / f"{stem}.jpg", mask_dir / f"{stem}.png") for stem in stems]
     with ProcessPoolExecutor(
-        min(count, os.cpu_count() or 1),
+        min(count, cores()),
         multiprocessing.get_context("spawn"),  # the only one there is everywhere
         signal.signal,
         (signal.SIGINT, signal.SIG_IGN),  # who is told to stop is the process that waits for them
     ) as pool:
         done: Iterable[None] = pool.map(partial(_render, seed, long_side), range(count), files)
-        for _ in done:
-            pass
+        try:
+            for _ in done:
+                pass
+        except BrokenProcessPool as error:
+            raise CarsegError(
+                "the sample: a process that rendered it was killed, for want of memory most "
+                "likely; free some, or put photos of your own into Image and Mask"
+            ) from error
 
 
 def _render(seed: int, long_side: int, index: int, files: tuple[Path, Path]) -> None:
