@@ -43,9 +43,10 @@ def main() -> None:
         "once more, turned, unless --d4 or --closer is given. A photo that cannot be read is named "
         "at the end, when all others are done, and the exit code is 1.",
         epilog="examples:\n"
-        "  carseg predict photos --out masks                    a mask of every photo in a folder\n"
-        "  carseg predict a.jpg b.jpg --cutout --out cars       cars on transparent ground\n"
-        "  carseg predict 'p/*.jpg' --background white --out w  before a white background\n"
+        "  carseg predict ../photos --out ../masks              a mask of every photo in a folder\n"
+        "  carseg predict a.jpg b.jpg --cutout --out ../cars    cars on transparent ground\n"
+        "  carseg predict '../p/*.jpg' --background white --out ../w\n"
+        "                                                       before a white background\n"
         "  carseg predict - < car.jpg > mask.png                from stream to stream",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -116,8 +117,8 @@ def main() -> None:
         description="Write trained weights as other programs read them, checked against torch.",
         epilog="examples:\n"
         "  carseg export                                        all formats, into exported/\n"
-        "  carseg export --format onnx --batch 1 --out models   one photo at a time, ONNX alone\n"
-        "  carseg export --int8 Image --out small               in 8-bit integers",
+        "  carseg export --format onnx --batch 1 --out ../one   one photo at a time, ONNX alone\n"
+        "  carseg export --int8 Image --out ../small            in 8-bit integers",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_weights(command, "what a training saved")

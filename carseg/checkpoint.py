@@ -155,7 +155,8 @@ def fingerprint(
     """
     parts = [list(pairs) for pairs in parts]
     read = [path for pairs in parts for pair in pairs for path in (pair.photo, pair.mask)]
-    installed = sorted(f"{found.name} {found.version}" for found in distributions())
+    packages = (found.metadata for found in distributions())  # once: it is parsed each time
+    installed = sorted(f"{told['Name']} {told['Version']}" for told in packages)
     machine = (str(device), processes, torch.get_num_threads())
     settings = params.model_dump(exclude=INDIFFERENT)
     digest = hashlib.sha256(repr((settings, parts, installed, *machine)).encode())
