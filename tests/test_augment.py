@@ -58,6 +58,8 @@ def test_other_seeds_give_others(augmented: list[tuple[Array, Array]]) -> None:
     # Few may agree: those that are turned alike and drew nothing else.
     assert len({photo.tobytes() for photo, _ in augmented}) > 15
     assert len({mask.tobytes() for _, mask in augmented}) > 15
+    cars = {photo[mask == 255].mean(axis=0).round().tobytes() for photo, mask in augmented}
+    assert len(cars) > 10, "as if they were only turned and shifted"
 
 
 def test_numpys_own_generator_has_no_say_and_is_left_alone() -> None:
@@ -139,6 +141,22 @@ def test_a_car_put_behind_covers_background_only() -> None:
         assert added.sum() <= SIZES[1] ** 2 * (other_mask > 0).sum() * 1.2
         changed += bool(added.any())
     assert changed >= 10
+
+
+def test_of_a_car_put_behind_its_own_pixels_are_taken_flipped_or_not() -> None:
+    photo, mask = scene(1)
+    other, other_mask = np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64), np.uint8)
+    other[:] = (0, 0, 255)  # what is around it
+    for part in (np.s_[16:48, 16:28], np.s_[36:48, 16:48]):  # an L
+        other[part], other_mask[part] = (0, 255, 0), 255
+    seen = 0
+    for seed in range(20):
+        mixed = put_behind(photo, mask, other, other_mask, np.random.default_rng(seed))
+        added = mixed[(mixed != photo).any(axis=-1)].astype(int)
+        seen += len(added) > 0
+        # Along its soft edge something of both is mixed in.
+        assert np.mean(added[:, 2] > 128) < 0.1 if len(added) else True, seed
+    assert seen >= 10
 
 
 def test_a_car_put_behind_depends_on_its_generator_alone() -> None:

@@ -575,6 +575,51 @@ def test_options_left_out_are_those_of_the_settings(monkeypatch: pytest.MonkeyPa
         command(monkeypatch, "photos")
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--d4", "--force", "-r"], {"d4": True, "recursive": True, "force": True}),
+        (["--closer", "--jobs", "3"], {"closer": True, "jobs": 3}),
+        (["--device", "cpu", "--background", "white"], {"device": "cpu", "names": ["background"]}),
+    ],
+)
+def test_options_reach_what_they_are_for(
+    words: list[str], expected: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, object] = {}
+    monkeypatch.setattr(
+        "carseg.model.load", lambda path, size, device: given.update(device=device) or Red()
+    )
+    monkeypatch.setattr(
+        "carseg.batch.predict",
+        lambda paths, out, model, kinds, **options: given.update(options, names=[*kinds.names]),
+    )
+    Path("net.pth").touch()
+    command(monkeypatch, "photos", "--weights", "net.pth", *words)
+    left_out = dict.fromkeys(("d4", "closer", "recursive", "force"), False)
+    assert given == {**left_out, "jobs": None, "device": "auto", "names": ["mask"], **expected}
+
+
+def test_options_of_an_export_reach_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[object] = []
+    monkeypatch.setattr("carseg.export.export", lambda *words: given.extend(words) or [])
+    Path("net.pth").touch()
+    words = ["--format", "onnx", "--batch", "2", "--force", "--int8", "photos", "--out", "made"]
+    monkeypatch.setattr(sys, "argv", ["carseg", "export", "--weights", "net.pth", *words])
+    __main__.main()
+    photos = [Path("photos/a.png"), Path("photos/b.png"), Path("photos/more/c.png")]
+    assert given == [Path("net.pth"), Path("made"), ["onnx"], 320, 2, True, photos]
+
+
+def test_a_stream_is_looked_at_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Red()
+    for d4, closer in ((True, False), (False, True)):
+        monkeypatch.setattr(sys, "stdin", Standard(Path("photos/a.png").read_bytes()))
+        monkeypatch.setattr(sys, "stdout", Standard())
+        predict(["-"], Path("out"), model, Kinds([], 0.5, None), d4=d4, closer=closer)
+    assert model.asked == [(True, False), (False, True)]
+
+
 def test_settings_are_those_beside_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[object] = []
     monkeypatch.setattr("carseg.model.load", lambda path, size, device: given.append(size) or Red())

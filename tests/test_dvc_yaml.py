@@ -69,6 +69,33 @@ def test_every_parameter_is_tracked_but_the_one_that_changes_no_result() -> None
     }
 
 
+TRAINED = {
+    *("seed", "model", "init", "image_size", "epochs", "batch_size", "learning_rate", "keep"),
+    *("patience", "precision", "threshold"),
+}
+STARTS = {"dataset", "split", "pretrained"}
+CURVES = {"plots/bce.csv", "plots/dice.csv"}
+FIRST, SECOND = "u2net_segmentation.pth", "u2net_segmentation_dice_loss.pth"
+
+
+@pytest.mark.parametrize(
+    ("stage", "data", "params"),
+    [
+        ("dataset", set(), set()),
+        ("split", {"dataset"}, {"seed", "split"}),
+        ("weights", {"Weights"}, {"init"}),
+        ("train_bce", STARTS, TRAINED),
+        ("train_dice", STARTS | {FIRST}, TRAINED),
+        ("evaluate", STARTS | CURVES | {FIRST, SECOND}, TRAINED | {"split", "cleanup"}),
+    ],
+)
+def test_a_stage_depends_on_the_data_and_parameters_that_it_reads(
+    stage: str, data: set[str], params: set[str]
+) -> None:
+    deps = {dep for dep in STAGES[stage]["deps"] if not dep.startswith(("carseg/", "stages/"))}
+    assert (deps, set(STAGES[stage].get("params", []))) == (data, params)
+
+
 def test_the_users_folders_are_never_cached() -> None:
     outs = [out for out in STAGES["dataset"]["outs"] if isinstance(out, dict)]
     assert outs == [

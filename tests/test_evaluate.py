@@ -1,8 +1,11 @@
 """Scores, tables and overlays of the validation photos."""
 
+import base64
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,21 +60,32 @@ def nets() -> dict[str, U2Net]:
 def prepare(root: Path, nets: dict[str, U2Net]) -> None:
     write_manifests(root, train=1, val=3)
     for task in TASKS:
-        rows = [(epoch, *[round(0.5 + 0.01 * epoch, 6)] * 6) for epoch in range(3)]
+        level = 0.4 + 0.1 * TASKS.index(task)
+        rows = [(epoch, *[round(level + 0.01 * epoch, 6)] * 6) for epoch in range(3)]
         write_csv(root / f"plots/{task}.csv", CURVE, rows)
     for name, net in nets.items():
         weights.save(net, root / FILES[name])
 
 
+REPORTED: dict[str, Any] = {}  # what the report of `results` was given
+
+
 @pytest.fixture(scope="module")
 def results(nets: dict[str, U2Net], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project that was evaluated once, where an earlier run had left an overlay."""
+    write = evaluation.write_report
+
+    def write_report(path: Path, **given: Any) -> None:
+        REPORTED.update(given)
+        write(path, **given)
+
     root = tmp_path_factory.mktemp("evaluated")
     prepare(root, nets)
     (root / "plots/overlays").mkdir(parents=True)
     (root / "plots/overlays/old_bce.jpg").touch()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
+        patch.setattr(evaluation, "write_report", write_report)
         evaluate(TINY)
     return root
 
@@ -223,6 +237,7 @@ def test_every_net_view_and_score_is_there_in_order() -> None:
         columns += [f"{net}_{view}_{name}" for view in VIEWS for name in PHOTO_SCORES]
         columns += [f"{net}_{turn}_iou" for turn in TURNS]
     assert list(rows[0]) == ["photo", "lying", *columns]
+    assert [row["lying"] for row in rows] == ["0", "0", "1"]
 
 
 @pytest.mark.usefixtures("evaluated")
@@ -256,6 +271,24 @@ def test_the_probability_shown_is_that_of_the_overlay(nets: dict[str, U2Net]) ->
     seen = probability_at(nets["bce"], pair, TINY, device) >= TINY.threshold
     assert (seen != predicted(nets["bce"], "3", then="upright")).mean() < 1e-3
     assert (seen != predicted(nets["bce"], "3")).mean() > 0.1, "the car lies in one look"
+
+
+@pytest.mark.usefixtures("evaluated")
+def test_the_report_shows_the_second_task_cars_stood_up_worst_first(nets: dict[str, U2Net]) -> None:
+    rows = {row["photo"]: row for row in read_csv(Path("plots/scores.csv"))}
+    shown = REPORTED["shown"]
+    assert len(shown) == len(VAL)
+    assert [one.iou for one in shown] == sorted(one.iou for one in shown)
+    assert len({one.iou for one in shown}) == len(VAL), "else the order proves nothing"
+    for one in shown:
+        row = rows[one.name]
+        assert one.iou == pytest.approx(float(row["dice_upright_iou"]), abs=1e-5)
+        assert one.untrained == pytest.approx(float(row["untrained_upright_iou"]), abs=1e-5)
+        with Image.open(io.BytesIO(base64.b64decode(one.probability.split(",")[1]))) as picture:
+            found = np.asarray(picture.convert("L")) >= 255 * TINY.threshold
+        assert (found == predicted(nets["dice"], one.name, then="upright")).mean() > 0.97
+    for task in TASKS:
+        assert REPORTED["curves"][task] == read_csv(Path(f"plots/{task}.csv"))
 
 
 @pytest.mark.usefixtures("perfect")

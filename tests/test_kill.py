@@ -8,7 +8,6 @@ import random
 import shutil
 import signal
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -43,24 +42,35 @@ class Undisturbed:
         self.results = ran.project.bytes_of(*RESULTS)
         self.files = ran.project.user_files()
 
-    def cut_off(self, folder: Path, after: float, by: signal.Signals) -> str:
-        """Send the signal to a run's whole group, rerun, compare; give what the first one said."""
-        project = self.project.copy(folder)
-        with tempfile.TemporaryFile("w+") as output:
+    def cut_off(self, folder: Path, after: float | str, by: signal.Signals) -> str:
+        """Send the signal to a run's whole group, rerun, compare; give what the first one said.
+
+        Args:
+            folder: to run in.
+            after: so many seconds, or when the run has said this.
+            by: the signal.
+        """
+        project, log = self.project.copy(folder), folder.with_suffix(".log")
+        with log.open("w+") as output:
             started = project.start(*REPRO, output=output)
-            time.sleep(after)
+            if isinstance(after, str):
+                while after not in log.read_text():
+                    assert started.poll() is None, log.read_text()
+                    time.sleep(0.05)
+            else:
+                time.sleep(after)
             ended = started.poll() is not None
             if not ended:
                 os.killpg(started.pid, by)
             code = started.wait(timeout=120)
-            output.seek(0)
-            said = output.read()
-        assert ended or code != 0, f"went on after {after:.2f} s: {said}"
+        said = log.read_text()
+        assert ended or code != 0, f"went on after {after}: {said}"
+        assert not ended or isinstance(after, float), f"it ended too early: {said}"
         assert project.user_files() == self.files
         if by == signal.SIGKILL and is_half_written(project.folder / "dvc.lock"):
             (project.folder / "dvc.lock").unlink()  # as README's troubleshooting says
         project.run(*REPRO)
-        assert project.bytes_of(*RESULTS) == self.results, f"cut off after {after:.2f} s: {said}"
+        assert project.bytes_of(*RESULTS) == self.results, f"cut off after {after}: {said}"
         assert project.user_files() == self.files
         assert "Data and pipelines are up to date." in project.run(*REPRO)
         shutil.rmtree(folder)
@@ -111,7 +121,9 @@ def test_an_interrupted_run_shows_no_traceback_and_ends_with_the_same_bytes(
     undisturbed: Undisturbed, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     count = -(-request.config.getoption("kills") // 4)
-    for i, after in enumerate(moments(count, undisturbed.seconds, 2)):
+    # In a training first, which has something to say and to write.
+    times = ["dice   1/", *moments(count - 1, undisturbed.seconds, 2)]
+    for i, after in enumerate(times):
         said = undisturbed.cut_off(tmp_path / str(i), after, signal.SIGINT)
         # DVC's own start-up, before any stage, is not ours to catch.
         assert "Traceback" not in said[said.find("Running stage") :], said

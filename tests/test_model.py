@@ -59,6 +59,12 @@ def test_predictions_have_the_pictures_size_and_agree_with_the_pipeline(
     assert not np.array_equal(views, expected)
 
 
+def test_a_model_in_bfloat16_finds_nearly_the_same(model: Model, net: U2Net) -> None:
+    found, exact = Model.of(net, 64, Device("bfloat16")).look(photo()), model.look(photo())
+    np.testing.assert_allclose(found, exact, rtol=0, atol=0.03)
+    assert not np.array_equal(found, exact)
+
+
 def test_a_car_on_its_side_is_looked_at_twice_and_by_look_once(model: Model, net: U2Net) -> None:
     tall = photo(50, 100)
     square = photo_tensor(squared_photo(tall, 64))

@@ -152,6 +152,7 @@ def test_a_second_run_is_refused_and_the_first_one_killed_goes_on_and_ends_with_
     # sleep while they wait, as other tests may need the cores.
     project = Project(tmp_path / "killed", OMP_NUM_THREADS="2", GOMP_SPINCOUNT="0")
     project.set({"epochs": 3})
+    project.save_every_epoch()
     write_pairs(project.folder / "Image", project.folder / "Mask", 5)
     files = project.user_files()
     first = project.start(sys.executable, "-m", "dvc", "repro", "train_bce")

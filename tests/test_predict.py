@@ -45,9 +45,9 @@ def test_probability_is_float32_even_from_bfloat16() -> None:
     net = nn.Conv2d(3, 7, 1)
     found = probability(net, noise(1, 3, 8, 8), Device("bfloat16"))
     assert found.dtype == torch.float32
-    torch.testing.assert_close(
-        found, probability(net, noise(1, 3, 8, 8), CPU), rtol=0.02, atol=0.02
-    )
+    exact = probability(net, noise(1, 3, 8, 8), CPU)
+    torch.testing.assert_close(found, exact, rtol=0.02, atol=0.02)
+    assert not torch.equal(found, exact), "as if nothing had been computed in bfloat16"
 
 
 def test_views_are_predictions_of_the_turned_photo_laid_back() -> None:

@@ -110,6 +110,7 @@ def joint(tmp_path_factory: pytest.TempPathFactory) -> Joint:
     before.set({"init": "u2netp", "learning_rate": 1e-4, "epochs": 2, "batch_size": 3})
     before.set({"split": {"val_size": 2, "fold": None}})
     before.set({"launcher": "torchrun --standalone --nproc-per-node=2 --max-restarts=1"})
+    before.save_every_epoch()
     before.dvc("repro", "split", "weights")
     after = before.copy(folder / "after", **CALM)
     after.dvc("repro", "train_bce")

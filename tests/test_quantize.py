@@ -219,6 +219,24 @@ def test_nothing_is_left_of_what_disagrees(
     assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
 
 
+def test_masks_are_compared_at_the_threshold_of_the_settings(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[float] = []
+
+    def write(net: Probability, folder: Path, *rest: object) -> float:
+        given.extend(each.threshold for each in rest if isinstance(each, Calibration))
+        (folder / "model.onnx").touch()
+        return 1.0
+
+    monkeypatch.setattr("carseg.export.write_int8", write)
+    (tmp_path / "net.pth").write_bytes((made.root / WEIGHTS).read_bytes())
+    (tmp_path / "params.yaml").write_text("threshold: 0.4\n")
+    photos = sorted((made.root / "Image").iterdir())
+    export(tmp_path / "net.pth", tmp_path / "out", ["onnx"], SIZE, None, False, photos)
+    assert given == [0.4]
+
+
 @pytest.mark.slow
 def test_masks_of_the_official_weights_stay_the_same_for_several_photos_at_once(
     official: Path, tmp_path: Path

@@ -3,6 +3,7 @@
 import math
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,18 +15,27 @@ from PIL import Image
 from sklearn.metrics import f1_score, jaccard_score
 from torch import Tensor, nn
 
-from carseg import learner, weights
+from carseg import data, learner, weights
 from carseg import train as training
 from carseg.augment import Augment
 from carseg.data import EpochSampler, Squares
 from carseg.device import Device
 from carseg.errors import CarsegError
 from carseg.files import read_csv
-from carseg.learner import BEFORE, UNTRAINED, WARM_UP, moving_average, step, warm_cosine
+from carseg.learner import (
+    BEFORE,
+    UNTRAINED,
+    WARM_UP,
+    Learner,
+    moving_average,
+    step,
+    warm_cosine,
+)
 from carseg.losses import BCELoss, DiceLoss
 from carseg.pairs import Pair, read_manifest
 from carseg.params import Params
 from carseg.probe import Probe, Score
+from carseg.processes import ALONE
 from carseg.train import (
     CURVE,
     FINE,
@@ -153,9 +163,11 @@ def test_the_kept_weights_score_as_the_best_row_says() -> None:
     rows = curve()
     assert len({row["val_iou"] for row in rows}) == 4, "epochs alike would prove nothing"
     best = max(rows, key=lambda row: row["val_iou"])
-    probe = Probe(read_manifest(Path("split/val.csv")), params, Path())
-    score = probe.measure(weights.load("u2netp", OUTPUT), BCELoss(), CPU)
-    assert score == pytest.approx((best["val_loss"], best["val_dice"], best["val_iou"]), abs=2e-6)
+    net = weights.load("u2netp", OUTPUT)
+    for part in ("train", "val"):  # as many photos that train as validate
+        probe = Probe(read_manifest(Path(f"split/{part}.csv"))[:2], params, Path())
+        told = [best[f"{part}_{score}"] for score in Score._fields]
+        assert probe.measure(net, BCELoss(), CPU) == pytest.approx(told, abs=2e-6)
 
 
 @pytest.mark.parametrize(
@@ -312,6 +324,21 @@ def test_the_average_of_weights_is_exponential() -> None:
         torch.testing.assert_close(value.detach(), expected[key])
 
 
+def test_what_is_measured_is_the_average_of_the_last_steps() -> None:
+    net = fresh_net()
+    learner = Learner(net, BCELoss(), 1e-2, steps=20, device=CPU, processes=ALONE)  # memory 4
+    expected = {key: value.detach().clone() for key, value in net.named_parameters()}
+    photos, masks = noise(2, 3, 64, 64), (noise(2, 1, 64, 64, seed=1) > 0).float()
+    for _ in range(3):
+        learner.step(photos, masks, 1.0)
+        for key, value in net.named_parameters():
+            expected[key] = 0.75 * expected[key] + 0.25 * value.detach()
+    measured = dict(learner.averaged(None, [photos]).named_parameters())
+    for key, value in measured.items():
+        torch.testing.assert_close(value.detach(), expected[key], msg=key)
+    assert any(not torch.equal(measured[key], value) for key, value in net.named_parameters())
+
+
 def test_a_memory_of_one_step_is_the_net_itself() -> None:
     net = fresh_net()
     average = moving_average(net, memory=0.4)
@@ -384,6 +411,44 @@ def test_looks_that_are_not_staged_are_photos_turned_and_shaded_and_no_more(
             assert torch.equal(plain[epoch, i][0], photo)
             assert torch.equal(scenes[epoch, i][1], mask)
         assert any(not torch.equal(scenes[epoch, i][0], photo) for epoch in range(8))
+
+
+def test_a_staged_look_has_the_car_of_its_mask_and_what_others_have_around_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each photo has a colour of its own."""
+    monkeypatch.setattr("carseg.data.PAINTED", 0)
+    pairs = read_manifest(Path("split/train.csv"))
+    squares = Squares(pairs, 64, Path())
+    for i in range(len(squares)):
+        photo, mask = squares._pair(i)
+        looks = [squares._stage(i, photo, mask, np.random.default_rng(k)) for k in range(40)]
+        assert all(np.array_equal(look[mask == 255], photo[mask == 255]) for look in looks)
+        others = {squares._other(i, np.random.default_rng(k))[0].tobytes() for k in range(40)}
+        assert others == {squares._pair(k)[0].tobytes() for k in range(len(squares)) if k != i}
+
+
+def test_every_way_of_staging_occurs_and_none_of_them_always(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: Counter[str] = Counter()
+
+    def counted(name: str, change: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: object) -> object:
+            calls[name] += 1
+            return change(*arguments)
+
+        return call
+
+    for name in ("put_elsewhere", "put_behind", "camouflage"):
+        monkeypatch.setattr(data, name, counted(name, getattr(data, name)))
+    monkeypatch.setattr(Augment, "recolour", counted("recolour", Augment.recolour))
+    squares = Squares(read_manifest(Path("split/train.csv")), 64, Path())
+    photo, mask = squares._pair(0)
+    for k in range(60):
+        squares._stage(0, photo, mask, np.random.default_rng(k))
+    assert calls.keys() == {"put_elsewhere", "put_behind", "camouflage", "recolour"}
+    assert all(3 < calls[name] < 57 for name in calls if name != "put_behind"), calls
 
 
 @pytest.mark.usefixtures("pretrained")
@@ -513,7 +578,12 @@ def test_only_given_weights_are_settled_and_begin_as_given(
     init: str, settled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[U2Net] = []
-    monkeypatch.setattr(training, "train", lambda task, net, *_, **__: begun.append(net))
+
+    def record(task: str, net: U2Net, criterion: nn.Module, *_: object, **__: object) -> None:
+        assert (task, type(criterion)) == ("bce", BCELoss)
+        begun.append(net)
+
+    monkeypatch.setattr(training, "train", record)
     train_bce(tiny(init=init))
     given = weights.start("u2netp", Path("pretrained"), TINY.seed).eval()
     photos = noise(1, 3, 64, 64)
@@ -521,6 +591,14 @@ def test_only_given_weights_are_settled_and_begin_as_given(
         torch.testing.assert_close(begun[0].eval()(photos), given(photos), rtol=1e-3, atol=1e-3)
     key = "stage1.rebnconvin.bn_s1.running_mean"
     assert torch.equal(begun[0].state_dict()[key], given.state_dict()[key]) != settled
+    if settled:  # on the training photos, as nets are given them
+        looks = [
+            look for look, _ in Squares(read_manifest(Path("split/train.csv")), 64, Path()).plain()
+        ]
+        with torch.inference_mode():
+            seen = given.stage1.rebnconvin.conv_s1(torch.stack(looks))
+        found = begun[0].state_dict()
+        torch.testing.assert_close(found[key], seen.mean((0, 2, 3)), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.usefixtures("pretrained")
@@ -573,9 +651,12 @@ def test_the_second_task_learns_at_a_fine_rate_at_most(
     rate: float, second: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rates: list[float] = []
-    monkeypatch.setattr(
-        training, "train", lambda _task, _net, _loss, params, *_: rates.append(params.learning_rate)
-    )
+
+    def record(task: str, net: U2Net, criterion: nn.Module, params: Params, *_: object) -> None:
+        assert (task, type(criterion)) == ("dice", DiceLoss)
+        rates.append(params.learning_rate)
+
+    monkeypatch.setattr(training, "train", record)
     weights.save(fresh_net(), Path("u2net_segmentation.pth"))
     train_dice(tiny(learning_rate=rate))
     assert rates == [second]
