@@ -59,8 +59,8 @@ def crossval(overrides: Sequence[str], folder: Path) -> None:
 
     Raises:
         CarsegError: an override of `FIXED`, with several values or out of range, a project without
-            a git commit or user, a fold that did not run to its end or ran with other parameters,
-            or photos that came or went meanwhile.
+            a git commit or user, too few pairs, a fold that did not run to its end or ran with
+            other parameters, or photos that came or went meanwhile.
     """
     _check(overrides)
     load_params()  # tells of faults in params.yaml as the stages do
@@ -69,7 +69,8 @@ def crossval(overrides: Sequence[str], folder: Path) -> None:
     head = _head()
     run_dvc("repro", "dataset")  # renders the sample where there are no photos
     pairs = find_pairs(Path("dataset/Image"), Path("dataset/Mask"))
-    split_names([pair.name for pair in pairs], with_fold(wanted, 0).split, wanted.seed)  # possible?
+    # Too few pairs are told of here, else in the queue by every fold.
+    split_names([pair.name for pair in pairs], with_fold(wanted, 0).split, wanted.seed)
     names = [NAME.format(k) for k in range(fold_count(len(pairs), wanted.split))]
     refs = {name: f"refs/exps/{head[:2]}/{head[2:]}/{name}" for name in names}
     for name, ref in refs.items():
