@@ -72,7 +72,8 @@ class Squares(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Give the photo (3, H, W), normalised, and its soft mask (1, H, W), 0…1."""
         epoch, i = index
-        random = np.random.default_rng([self._seed, epoch, i])
+        # Not i, as numpy takes [seed, epoch, 0] for [seed, epoch], which the order is drawn from.
+        random = np.random.default_rng([self._seed, epoch, 1 + i])
         photo, mask = self._pair(i)
         if self._staged:
             photo = self._stage(i, photo, mask, random)

@@ -6,10 +6,10 @@ import csv
 import heapq
 import os
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from carseg.errors import CarsegError
 
@@ -18,6 +18,8 @@ MASKS = (".png",)
 SYSTEMS = ("Thumbs.db", "desktop.ini")
 LONGEST = 240  # bytes of a name without its ending: file systems take 255, and overlays add to it
 UNWRITABLE = ("Cc", "Cs", "Zl", "Zp")  # control characters, broken encodings, ends of lines
+
+T = TypeVar("T")
 
 
 class Pair(NamedTuple):
@@ -66,6 +68,12 @@ def read_manifest(path: Path) -> list[Pair]:
             f"{path}: expected the columns photo,mask and a row a pair; rerun split"
         ) from error
     return pairs
+
+
+def evenly(items: Sequence[T], most: int) -> Sequence[T]:
+    """Pick at most so many, evenly: names that follow each other are often of one car or place."""
+    count = min(len(items), most)
+    return [items[i * len(items) // count] for i in range(count)]
 
 
 def find_pairs(images: Path, masks: Path) -> list[Pair]:

@@ -19,7 +19,7 @@ from PIL import Image
 from carseg import __version__
 from carseg.files import write_bytes
 from carseg.overlay import LONG_SIDE
-from carseg.pairs import Pair
+from carseg.pairs import Pair, evenly
 from carseg.params import Params
 from carseg.photos import read_photo, read_truth
 from carseg.spread import Spread
@@ -209,7 +209,7 @@ def describe(pairs: Sequence[Pair]) -> Data:
     for pair in pairs:
         for path in (pair.photo, pair.mask):
             digest.update(hashlib.sha256(path.read_bytes()).digest())
-    picked = [pairs[i] for i in range(0, len(pairs), -(-len(pairs) // LOOKED_AT))]
+    picked = evenly(pairs, LOOKED_AT)
     shapes, shares = zip(*(_shape_and_share(pair) for pair in picked), strict=True)
     sizes = Counter(f"{width}×{height}" for height, width in shapes)
     landscape = sum(width >= height for height, width in shapes)

@@ -22,7 +22,7 @@ from carseg.errors import CarsegError
 from carseg.files import write_csv
 from carseg.learner import BEFORE, UNTRAINED, Learner
 from carseg.losses import BCELoss, DiceLoss
-from carseg.pairs import read_manifest
+from carseg.pairs import evenly, read_manifest
 from carseg.params import Params
 from carseg.photos import read_photo, squared_photo
 from carseg.probe import Probe, Score
@@ -80,7 +80,7 @@ def start(params: Params) -> U2Net:
     net = weights.start(params.model, Path("pretrained"), params.seed)
     if params.init != "scratch":
         device = Device(params.precision)
-        pairs = read_manifest(Path("split/train.csv"))[:SETTLE_PHOTOS]
+        pairs = evenly(read_manifest(Path("split/train.csv")), SETTLE_PHOTOS)
         squares = (squared_photo(read_photo(pair.photo), params.image_size) for pair in pairs)
         photos = (photo_tensor(square)[None] for square in squares)
         weights.settle_batch_norm(device.place_net(net), photos, device)
@@ -136,7 +136,7 @@ def train(
     sampler = EpochSampler(len(squares), seed)
     probes = [
         Probe(pairs, params, folder, processes)
-        for pairs in (train_pairs[: len(val_pairs)], val_pairs)
+        for pairs in (evenly(train_pairs, len(val_pairs)), val_pairs)
     ]
     loader = DataLoader(
         squares,
@@ -226,12 +226,14 @@ def plain_looks(squares: Squares) -> Iterator[Tensor]:
     augmentation changes them ("precise BN", Wu & Johnson 2021, arXiv:2105.07576). There are at
     least `LOOKS`, some photos turning up again where there are fewer of them.
     """
-    photos = min(len(squares), SETTLE_PHOTOS)
-    count = max(LOOKS, photos) // LOOKS_AT_ONCE * LOOKS_AT_ONCE
+    photos = evenly(range(len(squares)), SETTLE_PHOTOS)
+    count = max(LOOKS, len(photos)) // LOOKS_AT_ONCE * LOOKS_AT_ONCE
     for at in range(0, count, LOOKS_AT_ONCE):
-        numbers = range(at, at + LOOKS_AT_ONCE)
         yield torch.stack(
-            [turn(squares.as_it_is(i % photos)[0], LAID[i % len(LAID)]) for i in numbers]
+            [
+                turn(squares.as_it_is(photos[i % len(photos)])[0], LAID[i % len(LAID)])
+                for i in range(at, at + LOOKS_AT_ONCE)
+            ]
         )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from carseg.errors import CarsegError
-from carseg.pairs import LONGEST, Pair, files_in, find_pairs
+from carseg.pairs import LONGEST, Pair, evenly, files_in, find_pairs
 
 
 def make(folder: Path, *names: str) -> Path:
@@ -152,6 +152,14 @@ def test_without_any_file_the_remedy_is_told(made: bool) -> None:
     assert faults(IMAGE, MASK) == [
         "Image: has no photos; put .jpg files there and their masks in Mask"
     ]
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "expected"),
+    [(3, 5, [0, 1, 2]), (3, 3, [0, 1, 2]), (6, 3, [0, 2, 4]), (7, 3, [0, 2, 4]), (70, 2, [0, 35])],
+)
+def test_some_are_picked_from_everywhere(count: int, most: int, expected: list[int]) -> None:
+    assert evenly(range(count), most) == expected
 
 
 def test_files_are_listed_in_one_order() -> None:

@@ -384,6 +384,27 @@ def test_every_photo_is_seen_once_an_epoch_in_an_order_of_its_own() -> None:
     assert len(sampler) == 20
 
 
+def test_no_look_is_drawn_from_what_the_order_is_drawn_from(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    squares = Squares(read_manifest(Path("split/train.csv")), 64, Path(), seed=7)
+    sampler = EpochSampler(len(squares), seed=7)
+    seeds = []
+    default_rng = np.random.default_rng
+
+    def generator(seed: int | list[int]) -> np.random.Generator:
+        if isinstance(seed, list):
+            seeds.append(tuple(np.random.SeedSequence(seed).generate_state(4)))
+        return default_rng(seed)
+
+    monkeypatch.setattr(np.random, "default_rng", generator)
+    for epoch in (0, 1, 2):
+        sampler.epoch = epoch
+        for index in sampler:
+            _ = squares[index]
+    assert len(seeds) == len(set(seeds)) == 3 * (1 + len(squares))
+
+
 def test_a_look_depends_on_seed_epoch_and_photo_alone() -> None:
     pairs = read_manifest(Path("split/train.csv"))
     squares, again = Squares(pairs, 64, Path(), seed=1), Squares(pairs, 64, Path(), seed=1)
@@ -545,7 +566,8 @@ def test_half_of_the_photos_that_batch_norms_are_measured_on_are_turned(
     assert len(found) == looks
     for i, look in enumerate(found):
         quarters = (0, 0, 1, 3)[i % 4]
-        assert torch.equal(look, torch.rot90(plain[i % photos], quarters, (1, 2)))
+        photo = plain[i * photos // 64 if photos > 64 else i % photos]  # 64 are evenly picked
+        assert torch.equal(look, torch.rot90(photo, quarters, (1, 2)))
 
 
 @pytest.fixture
