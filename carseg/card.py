@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
-import yaml
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from carseg import __version__
 from carseg.errors import CarsegError
 from carseg.files import read_csv
+from carseg.lock import read_lock
 from carseg.params import Params, load_params
 from carseg.tensors import MEAN, STD
 from carseg.train import FINE
@@ -22,13 +22,17 @@ TASK = {"u2net_segmentation": "bce", "u2net_segmentation_dice_loss": "dice"}
 LOSS = {"bce": "BCEWithLogitsLoss", "dice": "BCEWithLogitsLoss, then Dice loss"}
 NETWORK = {"u2net": "U²-Net, 44.0 M parameters", "u2netp": "U²-Net†, 1.1 M parameters"}
 WEIGHTS_ALONE = (
-    "The safetensors file holds the weights alone, under the key names of the authors' code."
+    "The safetensors file holds the weights alone, under the key names of the authors' code, whose "
+    "network gives logits: a sigmoid makes probabilities of them."
 )
 INTEGERS = (
     "The networks compute in 8-bit integers, for processors. Their masks agree with those of the "
     "weights, which scores are of, at IoU {:.3f}, in the mean of photos that they were not "
     "calibrated with."
 )
+NO_SCORES = "Not known: no `metrics.json` beside the weights tells of them."
+OTHER_SCORES = "Not known: the last evaluation was of other weights."
+OTHER_SIZE = "Not known at this size: the last evaluation was at an `image_size` of {}."
 SCORES = {"dice": "Dice", "iou": "IoU", "boundary_iou": "boundary IoU", "hd95": "HD95, pixels"}
 
 Content = TypeVar("Content")
@@ -52,10 +56,11 @@ class Card(NamedTuple):
     source: str
     variant: str
     size: int
+    threshold: float
     task: str | None
-    params: Params | None
-    scores: Scores | None  # view → score
-    untrained: Scores | None
+    params: Params | None  # of the training
+    scores: Scores | str  # view → score, or why there are none
+    untrained: Scores
     data: str | None  # the dataset's hash in DVC
     train: int | None  # photos
     validation: int | None
@@ -70,20 +75,39 @@ class Card(NamedTuple):
         """
         root = source.parent
         task = TASK.get(source.stem)
+        lock = read_lock(root / "dvc.lock")
+        trained, judged = lock.of(f"train_{task}"), lock.of("evaluate")
         metrics = _json(root / "metrics.json", METRICS) or {}
-        params = root / "params.yaml"
+        file = root / "params.yaml"
+        params = load_params(file) if file.is_file() else None
+        data = trained.md5("dataset") or lock.of("dataset").md5("dataset")
+        train, validation = (_rows(root / f"split/{part}.csv") for part in ("train", "val"))
+        machine = _json(root / f"provenance/train_{task}.json", MACHINE) or {}
+        threshold = params.threshold if params else 0.5
+        scores: Scores | str = metrics.get(task or "") or NO_SCORES
+        at = judged.settings().get("image_size", params.image_size if params else size)
+        if judged.differs(source) or judged.differs(root / "metrics.json"):
+            scores = OTHER_SCORES
+        elif at != size:
+            scores = OTHER_SIZE.format(at)
+        if trained.differs(source):
+            params, data, train, validation, machine = None, None, None, None, {}
+        elif params:  # which may have been changed since
+            told = {k: v for k, v in trained.settings().items() if k in Params.model_fields}
+            params = params.model_copy(update=told)
         return cls(
             source=source.name,
             variant=variant,
             size=size,
+            threshold=threshold,
             task=task,
-            params=load_params(params) if params.is_file() else None,
-            scores=metrics.get(task) if task else None,
-            untrained=metrics.get("untrained"),
-            data=_dataset_hash(root / "dvc.lock"),
-            train=_rows(root / "split/train.csv"),
-            validation=_rows(root / "split/val.csv"),
-            machine=_json(root / f"provenance/train_{task}.json", MACHINE) or {},
+            params=params,
+            scores=scores,
+            untrained=metrics.get("untrained", {}),
+            data=data,
+            train=train,
+            validation=validation,
+            machine=machine,
         )
 
     def metadata(self) -> dict[str, str]:
@@ -96,7 +120,7 @@ class Card(NamedTuple):
             "image_size": self.size,
             "mean": [round(float(x), 3) for x in MEAN.flatten()],
             "std": [round(float(x), 3) for x in STD.flatten()],
-            "metrics": self.scores,
+            "metrics": None if isinstance(self.scores, str) else self.scores,
             "data": self.data,
         }
         return {
@@ -135,7 +159,7 @@ def card(
         "brightest value, subtract the mean (0.485, 0.456, 0.406), divide by the deviation "
         f"(0.229, 0.224, 0.225). Output `probability`: float32, (N, 1, {about.size}, {about.size}),"
         " 0 to 1, no sigmoid needed. Scale it back to the photo's size, then cut at "
-        f"{about.params.threshold if about.params else 0.5}.",
+        f"{about.threshold}.",
         "",
         *integers,
         *alone,
@@ -160,9 +184,9 @@ def card(
 
 
 def _scores(about: Card) -> list[str]:
-    if about.scores is None:
-        return ["Not known: no `metrics.json` beside the weights tells of them."]
-    rows = {"trained": about.scores, "untrained start": about.untrained or {}}
+    if isinstance(about.scores, str):
+        return [about.scores]
+    rows = {"trained": about.scores, "untrained start": about.untrained}
     lines = [
         f"Means over {about.validation or 'the'} validation photos that it was not trained on. "
         "plain is one look, as other programs take it; the other views are carseg's: upright adds "
@@ -182,7 +206,7 @@ def _scores(about: Card) -> list[str]:
 
 def _training(about: Card) -> list[str]:
     if about.params is None:
-        return ["Not known: no `params.yaml` beside the weights tells of it."]
+        return ["Not known: no file beside the weights tells of their training."]
     params = about.params
     slower = (
         f", {FINE:g} for the Dice loss"
@@ -221,18 +245,3 @@ def _rows(path: Path) -> int | None:
         return len(read_csv(path))
     except (ValueError, csv.Error) as error:
         raise CarsegError(f"{path}: is not what carseg writes there; run dvc repro") from error
-
-
-def _dataset_hash(lock: Path) -> str | None:
-    if not lock.is_file():
-        return None
-    try:
-        outs = (
-            yaml.safe_load(lock.read_text(encoding="utf-8"))["stages"]
-            .get("dataset", {})
-            .get("outs", ())
-        )
-        hashes = [out["md5"] for out in outs if out["path"] == "dataset"]
-    except (yaml.YAMLError, ValueError, AttributeError, KeyError, TypeError) as error:
-        raise CarsegError(f"{lock}: is not what DVC writes there; run dvc repro") from error
-    return hashes[0] if hashes else None

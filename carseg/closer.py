@@ -2,40 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from carseg.photos import squared_photo
+from carseg.predict import Look, at_size, combine, from_sides
+from carseg.tensors import photo_tensor
 from carseg.views import CAR, View, extent, standing
 
 MARGIN = 0.1  # around a car, against its width and height
 
-# Photo, W×H, and views of it to each pixel's probability of being car, (H, W).
-Find = Callable[[Image.Image, Sequence[View]], NDArray[np.float32]]
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels, as of PIL
 
 
 def look_closer(
-    find: Find, photo: Image.Image, found: NDArray[np.float32], views: Sequence[View]
+    look: Look, photo: Image.Image, found: NDArray[np.float32], views: Sequence[View], size: int
 ) -> NDArray[np.float32]:
     """Find the car again, in the box around what was found; nothing outside of it is car.
 
     A square of the whole photo is half street. The box is stretched to a square of the same size,
     so edges are met more finely, and what stands about is seen no more. What was found also tells
-    how the car lies, so that it is not looked at on its side.
+    how the car lies, so that it is not looked at on its side. It is averaged with what the box
+    shows, by certainty: of a car that the photo cuts off, the whole photo tells more.
 
     Args:
-        find: what looks at photos.
+        look: at squares.
         photo: RGB, W×H.
-        found: (H, W), what a look at the whole photo gave, 0…1.
+        found: (H, W), what the looks at the whole photo gave, 0…1.
         views: how the box may be laid.
+        size: side of those squares, in pixels.
     """
     car = found >= CAR
     left, top, right, bottom = box = box_around(car)
+    square = photo_tensor(squared_photo(photo.crop(box), size))  # (3, S, S)
+    again = from_sides(look, square, standing(extent(car), views))  # (V, 1, S, S)
+    inside = torch.from_numpy(found[None, top:bottom, left:right])
+    before = torch.from_numpy(at_size(inside, (size, size)))[None, None]
     closer = np.zeros_like(found)
-    closer[top:bottom, left:right] = find(photo.crop(box), standing(extent(car), views))
+    closer[top:bottom, left:right] = at_size(
+        combine(torch.cat([before, again])), (bottom - top, right - left)
+    )
     return closer
 
 

@@ -85,7 +85,7 @@ def crossval(overrides: Sequence[str], folder: Path) -> None:
     try:
         run_dvc("exp", "run", "--run-all")
     except KeyboardInterrupt:
-        print("carseg: DVC goes on with a fold; dvc queue stop --kill ends it", file=sys.stderr)
+        print("carseg: DVC goes on with the folds; dvc queue stop --kill ends it", file=sys.stderr)
         raise
     rows = [
         row

@@ -128,8 +128,8 @@ def _check(pair: Pair) -> Checked:
         )
     elif levels.max() < 128:
         faults.append(
-            f"{pair.mask}: is black all over, its brightest level is {levels.max()} of 255; paint "
-            "the car white"
+            f"{pair.mask}: has nothing white in it, its brightest level is {levels.max()} of 255; "
+            "paint the car white"
         )
     elif levels.min() >= 128:
         faults.append(f"{pair.mask}: is white all over; paint what is no car black")

@@ -34,6 +34,8 @@ def run(stage: Callable[[], None]) -> None:
         # Who read our output, `head` say, has seen enough.
         _drop_output()
         sys.exit(1)
+    except (FileExistsError, NotADirectoryError) as error:
+        sys.exit(f"carseg: {error.filename}: is a file where a folder is to be; name another place")
     except OSError as error:
         # A full or read-only disk, a lost network drive: nothing that code could mend.
         try:

@@ -22,7 +22,7 @@ from carseg.overlay import overlay
 from carseg.pairs import Pair, read_manifest
 from carseg.params import Params
 from carseg.photos import read_photo, read_truth, squared_photo
-from carseg.predict import at_size, combine, find, from_sides, probability
+from carseg.predict import at_size, combine, from_sides, probability
 from carseg.provenance import provenance, record
 from carseg.report import SHOWN, show, write_report
 from carseg.spread import WORST, Spread, spread
@@ -134,7 +134,7 @@ def look(net: U2Net, pair: Pair, params: Params, device: Device) -> dict[str, Ma
         return at_size(combine(seen[looks]), shape)
 
     def again(found: NDArray[np.float32], views: Sequence[View]) -> NDArray[np.float32]:
-        return look_closer(partial(find, eye, size=size), photo, found, views)
+        return look_closer(eye, photo, found, views, size)
 
     def cut(values: NDArray[np.float32]) -> Mask:
         mask = values >= params.threshold
@@ -142,8 +142,8 @@ def look(net: U2Net, pair: Pair, params: Params, device: Device) -> dict[str, Ma
 
     masks: dict[str, Mask] = {}
     for quarters, names in enumerate((VIEWS[:3], TURNS[::3], TURNS[1::3], TURNS[2::3])):
-        held = at_size(seen[quarters], shape)
-        views = (held, upright(quarters), again(held, TURNED))
+        stood = upright(quarters)
+        views = (at_size(seen[quarters], shape), stood, again(stood, TURNED))
         masks |= {name: cut(view) for name, view in zip(names, views, strict=True)}
     d4 = at_size(combine(seen), shape)
     masks |= {"d4": cut(d4), "d4_closer": cut(again(d4, D4))}

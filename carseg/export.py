@@ -59,8 +59,7 @@ def export(
     net = U2Net(variant)
     net.load_state_dict(state)
     about = Card.of(source, variant, size)
-    threshold = about.params.threshold if about.params else 0.5
-    calibration = Calibration.of(photos, size, threshold) if photos else None
+    calibration = Calibration.of(photos, size, about.threshold) if photos else None
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".export.") as folder:
         fresh = Path(folder)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
 from pathlib import Path
 from threading import Lock
 
@@ -72,28 +71,24 @@ class Model:
     ) -> NDArray[np.float32]:
         """Give each pixel's probability of being car, (H, W), float32, 0…1, at the picture's size.
 
-        Unless the options say otherwise, a car that lies on its side is looked at once more, in the
-        picture turned by a quarter.
+        Without `d4`, a car that lies on its side is looked at once more, in the picture turned by a
+        quarter.
 
         Args:
             picture: a file, a PIL image of any mode, or an array (H, W, 3), uint8, RGB. Files and
                 PIL images are turned upright where their EXIF tag says how the camera was held.
             d4: look at all eight right-angle turns and flips, and average.
-            closer: look a second time, at the car's box alone, in the two turns in which the car
-                stands (with `d4`, flipped, too): better in the mean, by three looks (twelve).
-                Where it is about as long as high, or none is found, in all turns: by five
-                (sixteen).
+            closer: then look at the car's box alone, in the two turns in which the car stands (with
+                `d4`, flipped, too), and average: two (four) looks more. Where it is about as long
+                as high, or none is found, in all turns: four (eight) more.
 
         Raises:
             CarsegError: the file cannot be read as an image.
             ValueError: an array of another shape or type.
         """
-        photo = as_photo(picture)
-        if not (d4 or closer):
-            return find_upright(self._look_alone, photo, self.size)
-        look = partial(find, self._look_alone, size=self.size)
-        found = look(photo, D4 if d4 else AS_HELD)
-        return look_closer(look, photo, found, D4 if d4 else TURNED) if closer else found
+        photo, look, size = as_photo(picture), self._look_alone, self.size
+        found = find(look, photo, D4, size) if d4 else find_upright(look, photo, size)
+        return look_closer(look, photo, found, D4 if d4 else TURNED, size) if closer else found
 
     def look(self, picture: Picture) -> NDArray[np.float32]:
         """Give what one look at the picture as it is held finds, as `predict` gives it."""

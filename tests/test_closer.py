@@ -1,14 +1,16 @@
 """The second look: where it is, and what becomes of it."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from carseg.closer import MARGIN, Box, box_around, look_closer
-from carseg.views import CAR, D4, TURNED, View
+from carseg.photos import squared_photo
+from carseg.tensors import photo_tensor
+from carseg.views import CAR, D4, TURNED, View, turn
 
 
 def car(box: Box, shape: tuple[int, int] = (50, 80)) -> NDArray[np.bool_]:
@@ -54,19 +56,32 @@ def test_the_second_look_is_at_the_box_and_nothing_else_is_car(
 ) -> None:
     found = np.full((50, 80), 0.4, np.float32)
     found[car(box)] = CAR
-    pixels = np.random.default_rng(0).integers(0, 256, (50, 80, 3), np.uint8)
-    seen: list[tuple[Image.Image, Sequence[View]]] = []
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 80, 3), np.uint8))
+    seen: list[Tensor] = []
 
-    def find(photo: Image.Image, views: Sequence[View]) -> NDArray[np.float32]:
-        seen.append((photo, views))
-        return np.full((photo.height, photo.width), 0.7, np.float32)
+    def look(photos: Tensor) -> Tensor:
+        seen.extend(photos)
+        return torch.full((1, 1, 64, 64), 1.0)  # so sure that the first look has no weight
 
-    closer = look_closer(find, Image.fromarray(pixels), found, views)
-    left, top, right, bottom = box_around(found >= CAR)
-    [(photo, looked)] = seen
-    assert np.asarray(photo).tolist() == pixels[top:bottom, left:right].tolist()
-    assert list(looked) == [D4[i] for i in expected]
+    closer = look_closer(look, photo, found, views, 64)
+    left, top, right, bottom = around = box_around(found >= CAR)
+    square = photo_tensor(squared_photo(photo.crop(around), 64))
+    for laid, i in zip(seen, expected, strict=True):
+        assert torch.equal(laid, turn(square, D4[i]))
     filled = np.zeros((50, 80), np.float32)
-    filled[top:bottom, left:right] = 0.7
-    assert (closer.dtype, closer.tolist()) == (np.float32, filled.tolist())
+    filled[top:bottom, left:right] = 1
+    np.testing.assert_allclose(closer, filled, atol=1e-6)
+    assert closer.dtype == np.float32
     assert found.max() == CAR, "the first look stays as it is"
+
+
+def test_what_is_unsure_at_the_box_leaves_a_sure_first_look_as_it_is() -> None:
+    found = np.zeros((50, 80), np.float32)
+    found[10:30, 20:60] = 1
+    photo = Image.new("RGB", (80, 50))
+    blurred = torch.full((1, 1, 64, 64), 0.6)
+    closer = look_closer(lambda _: blurred, photo, found, TURNED, 64)
+    assert np.array_equal(closer >= 0.5, found >= 0.5)
+    # Where both are as sure of the opposite, two looks outvote one.
+    opposite = look_closer(lambda _: torch.zeros(1, 1, 64, 64), photo, found, TURNED, 64)
+    assert opposite.max() < 0.5

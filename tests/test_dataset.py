@@ -159,7 +159,8 @@ def test_a_label_map_is_told_from_a_mask(level: int, own: Tree) -> None:
 def test_a_mask_without_a_car_is_refused(level: int, own: Tree) -> None:
     Image.new("L", (LONG, SHORT), level).save(MASK / "0.png")
     assert faults() == [
-        f"Mask/0.png: is black all over, its brightest level is {level} of 255; paint the car white"
+        f"Mask/0.png: has nothing white in it, its brightest level is {level} of 255; "
+        "paint the car white"
     ]
 
 
@@ -178,7 +179,12 @@ def test_all_faults_are_told_at_once_and_the_old_snapshot_stays(own: Tree) -> No
     Image.new("L", (LONG, SHORT)).save(MASK / "2.png")
     (MASK / "3.png").write_text("no picture")
     changed = tree(IMAGE, MASK)
-    starts = ["Image/0.jpg: cannot be read", "Mask/1.png: is", "Mask/2.png: is black", "Mask/3.png"]
+    starts = [
+        "Image/0.jpg: cannot be read",
+        "Mask/1.png: is",
+        "Mask/2.png: has nothing",
+        "Mask/3.png",
+    ]
     found = faults()
     assert len(found) == 4
     assert all(line.startswith(start) for line, start in zip(sorted(found), starts, strict=True))

@@ -159,6 +159,17 @@ def test_output_that_finds_a_full_disk_is_a_line() -> None:
     assert returned == 1
 
 
+@pytest.mark.parametrize("name", ["file", "file/folder"])
+def test_a_file_where_a_folder_is_to_be_is_named_with_a_remedy(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    place = tmp_path / name
+    with pytest.raises(SystemExit) as stopped:
+        run(lambda: place.mkdir(parents=True, exist_ok=True))
+    assert stopped.value.code == (
+        f"carseg: {place}: is a file where a folder is to be; name another place"
+    )
+
+
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_closed_streams_are_no_fault(closed: str, tmp_path: Path) -> None:
     code = f"""

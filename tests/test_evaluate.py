@@ -117,15 +117,14 @@ def predicted(
     net: U2Net, name: str, quarters: Sequence[int] = (0,), flips: int = 1, then: str = ""
 ) -> Mask:
     """What a net finds in a validation photo, by other means than the project's."""
-    closer = "closer" in then
     with Image.open(f"dataset/Image/{name}.jpg") as photo:
         share = seen(net, photo, quarters, flips)
-        if then == "upright":
+        if then in ("upright", "closer") and flips == 1:
             places = np.argwhere(in_square(net, photo, quarters, flips) >= 0.5) / 64
             as_held = (places * (photo.height, photo.width))[:, :: -1 if quarters[0] % 2 else 1]
             if len(places) and upright(as_held.std(axis=0), (0, 3)) == [3]:
                 share = seen(net, photo, (quarters[0], quarters[0] + 3), flips)
-        if closer:
+        if then == "closer":
             places, quarters = np.argwhere(share >= 0.5), range(4)
             if len(places):
                 quarters = upright(places.std(axis=0), range(4))
@@ -135,9 +134,11 @@ def predicted(
             down, across = round((bottom - top) / 10), round((right - left) / 10)
             top, left = max(0, top - down), max(0, left - across)
             bottom, right = min(photo.height, bottom + down), min(photo.width, right + across)
-            share = np.zeros_like(share)
             box = photo.crop((left, top, right, bottom))
-            share[top:bottom, left:right] = seen(net, box, quarters, flips)
+            before = scaled(share[top:bottom, left:right], (64, 64))
+            share = np.zeros_like(share)
+            again = average([before, *looks(net, box, quarters, flips)])
+            share[top:bottom, left:right] = scaled(again, (bottom - top, right - left))
     return np.asarray(share >= 0.45)
 
 
@@ -150,12 +151,19 @@ def upright(car: np.ndarray, quarters: Sequence[int]) -> list[int]:
 
 
 def seen(net: U2Net, photo: Image.Image, quarters: Sequence[int], flips: int) -> np.ndarray:
-    share = torch.from_numpy(in_square(net, photo, quarters, flips))[None, None]
-    size = (photo.height, photo.width)
-    return torch.nn.functional.interpolate(share, size, mode="bilinear")[0, 0].numpy()
+    return scaled(in_square(net, photo, quarters, flips), (photo.height, photo.width))
+
+
+def scaled(share: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    batch = torch.from_numpy(share.copy())[None, None]
+    return torch.nn.functional.interpolate(batch, size, mode="bilinear")[0, 0].numpy()
 
 
 def in_square(net: U2Net, photo: Image.Image, quarters: Sequence[int], flips: int) -> np.ndarray:
+    return average(looks(net, photo, quarters, flips))
+
+
+def looks(net: U2Net, photo: Image.Image, quarters: Sequence[int], flips: int) -> list[np.ndarray]:
     mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     square = np.asarray(photo.resize((64, 64), Image.Resampling.LANCZOS), np.float64)
     pixels = (square / square.max() - mean) / deviation
@@ -167,6 +175,10 @@ def in_square(net: U2Net, photo: Image.Image, quarters: Sequence[int], flips: in
             with torch.inference_mode():
                 share = torch.sigmoid(net(tensor[None])[0, 0]).numpy()
             found.append(np.rot90(share[:, :: -1 if flip else 1], -quarter))
+    return found
+
+
+def average(found: Sequence[np.ndarray]) -> np.ndarray:
     sure = np.array([np.abs(2 * share - 1).mean() for share in found])
     weights = np.exp(100 * (sure - sure.max()))
     return np.average(found, axis=0, weights=weights)

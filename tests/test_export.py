@@ -1,7 +1,9 @@
 """Exported files compute what torch does, say what they are, and replace nothing."""
 
+import hashlib
 import json
 import logging
+import shutil
 import sys
 from pathlib import Path
 from unittest.mock import MagicMock
@@ -12,6 +14,7 @@ import onnxruntime
 import openvino
 import pytest
 import torch
+import yaml
 from conftest import uneven
 from numpy.typing import NDArray
 from PIL import Image
@@ -188,8 +191,7 @@ def test_the_card_tells_only_of_its_files_and_of_the_rate_that_was_taken(project
     assert about.params is not None
     fast = about.params.model_copy(update={"learning_rate": 0.002})
     text = card(about._replace(params=fast), ["model.onnx"], 1)
-    other = about.params.model_copy(update={"threshold": 0.4})
-    assert "cut at 0.4" in card(about._replace(params=other), ["model.onnx"], 1)
+    assert "cut at 0.4" in card(about._replace(threshold=0.4), ["model.onnx"], 1)
     assert "safetensors" not in text
     assert "| optimiser | Adam, learning rate 0.002, 0.0005 for the Dice loss |" in text
     assert "0.002 |" in card(about._replace(params=fast, task="bce"), ["model.onnx"], 1)
@@ -199,7 +201,65 @@ def test_weights_alone_have_a_card_too(net: U2Net, tmp_path: Path) -> None:
     weights.save(net, tmp_path / "net.pth")
     export.export(tmp_path / "net.pth", tmp_path / "out", ["safetensors"], SIZE, None, False)
     assert (tmp_path / "out/MODEL_CARD.md").read_text().count("Not known") == 2
-    assert Card.of(tmp_path / "net.pth", "u2netp", SIZE).scores is None
+    assert "metrics" not in Card.of(tmp_path / "net.pth", "u2netp", SIZE).metadata()
+
+
+@pytest.fixture
+def run(net: U2Net, project: Path, tmp_path: Path) -> Path:
+    """A copy of the project in which DVC has recorded all of its run."""
+    root = tmp_path / "run"
+    shutil.copytree(project, root, ignore=shutil.ignore_patterns("exported"))
+
+    def content(path: str) -> dict[str, str]:
+        with (root / path).open("rb") as file:
+            return {"path": path, "md5": hashlib.file_digest(file, "md5").hexdigest()}
+
+    kept = {"params.yaml": {"image_size": SIZE, "epochs": 5, "learning_rate": 0.0003}}
+    stages = {
+        "dataset": {"outs": [{"path": "dataset", "md5": "124.dir"}]},
+        "train_dice": {
+            "deps": [{"path": "dataset", "md5": "123.dir"}],
+            "params": kept,
+            "outs": [content(WEIGHTS.name)],
+        },
+        "evaluate": {
+            "deps": [content(WEIGHTS.name)],
+            "params": {"params.yaml": {"image_size": SIZE}},
+            "outs": [content("metrics.json")],
+        },
+    }
+    (root / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}))
+    return root
+
+
+def test_settings_and_data_are_those_that_the_weights_were_trained_with(run: Path) -> None:
+    about = Card.of(run / WEIGHTS, "u2netp", SIZE)
+    text = card(about, ["model.onnx"], 1)
+    for words in ("| epochs | 5 of each loss", "learning rate 0.0003 |", "| 123.dir |"):
+        assert words in text, "params.yaml and dataset may have been changed since"
+    assert json.loads(about.metadata()["metrics"]) == {"plain": SCORES}
+
+
+def test_other_weights_than_those_of_the_run_get_neither_its_scores_nor_its_settings(
+    run: Path,
+) -> None:
+    with (run / WEIGHTS).open("ab") as file:
+        file.write(b"trained once more")
+    about = Card.of(run / WEIGHTS, "u2netp", SIZE)
+    text = card(about, ["model.onnx"], 1)
+    assert "Not known: the last evaluation was of other weights." in text
+    assert "Not known: no file beside the weights tells of their training." in text
+    assert not {"metrics", "data"} & about.metadata().keys()
+
+
+def test_scores_of_another_evaluation_or_at_another_size_are_not_told(run: Path) -> None:
+    about = Card.of(run / WEIGHTS, "u2netp", 96)
+    assert "the last evaluation was at an `image_size` of 64." in card(about, ["model.onnx"], 1)
+    assert "metrics" not in about.metadata()
+    (run / "metrics.json").write_text((run / "metrics.json").read_text() + "\n")
+    about = Card.of(run / WEIGHTS, "u2netp", SIZE)
+    assert "the last evaluation was of other weights" in card(about, ["model.onnx"], 1)
+    assert "metrics" not in about.metadata()
 
 
 @pytest.mark.parametrize(

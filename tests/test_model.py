@@ -81,10 +81,11 @@ def test_a_car_on_its_side_is_looked_at_twice_and_by_look_once(model: Model, net
 
 
 @pytest.mark.parametrize(("d4", "sides"), [(False, TURNED), (True, D4)])
-def test_a_closer_look_is_at_the_box_of_the_first_in_turns_that_a_car_can_have(
+def test_a_closer_look_is_at_the_box_of_the_first_and_averaged_with_it(
     model: Model, net: U2Net, d4: bool, sides: Sequence[View]
 ) -> None:
-    car = model.predict(photo(), d4) >= 0.5
+    first = model.predict(photo(), d4)
+    car = first >= 0.5
     box = left, top, right, bottom = box_around(car)
     assert box != (0, 0, 90, 60), "else there is nothing closer"
     found = model.predict(photo(), d4, closer=True)
@@ -92,6 +93,8 @@ def test_a_closer_look_is_at_the_box_of_the_first_in_turns_that_a_car_can_have(
     sides = standing(extent(car), sides)
     size = (bottom - top, right - left)
     views = from_sides(lambda photos: probability(net, photos, CPU), square, sides)
+    before = at_size(torch.from_numpy(first[None, top:bottom, left:right]), (64, 64))
+    views = torch.cat([torch.from_numpy(before)[None, None], views])
     expected = at_size(combine(views), size)
     np.testing.assert_allclose(found[top:bottom, left:right], expected, atol=1e-4)
     found[top:bottom, left:right] = 0

@@ -1,0 +1,67 @@
+"""What DVC has recorded of a project's last run: `dvc.lock`."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from carseg.errors import CarsegError
+
+
+class Content(BaseModel):
+    """A file or folder as a stage has read or written it."""
+
+    path: str
+    md5: str | None = None
+
+
+class Stage(BaseModel):
+    """One stage's run."""
+
+    deps: list[Content] = []
+    outs: list[Content] = []
+    params: dict[str, dict[str, Any]] = {}  # file → name → value
+
+    def differs(self, file: Path) -> bool:
+        """Tell whether a file beside dvc.lock is not the one of its name that this run had."""
+        recorded = self.md5(file.name)
+        if recorded is None or not file.is_file():
+            return False
+        with file.open("rb") as content:
+            return hashlib.file_digest(content, "md5").hexdigest() != recorded
+
+    def md5(self, path: str) -> str | None:
+        """Give the hash of what was read or written at a path, if it is known."""
+        return next((each.md5 for each in (*self.deps, *self.outs) if each.path == path), None)
+
+    def settings(self) -> dict[str, Any]:
+        """Give the parameters of the run, by name."""
+        return self.params.get("params.yaml", {})
+
+
+class Lock(BaseModel):
+    """All stages' last runs, by name."""
+
+    stages: dict[str, Stage] = {}
+
+    def of(self, stage: str) -> Stage:
+        """Give what is recorded of a stage, which may be nothing."""
+        return self.stages.get(stage, Stage())
+
+
+def read_lock(path: Path) -> Lock:
+    """Read a dvc.lock; where there is none, nothing is recorded.
+
+    Raises:
+        CarsegError: it is broken.
+    """
+    if not path.is_file():
+        return Lock()
+    try:
+        return Lock.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, ValidationError, ValueError) as error:
+        raise CarsegError(f"{path}: is not what DVC writes there; run dvc repro") from error
