@@ -40,7 +40,7 @@ def main() -> None:
         "predict",
         help="masks, cut-outs and overlays of photos",
         description="Find the car in photos. Where it lies on its side, the photo is looked at "
-        "once more, turned, unless --d4 or --closer is given. A photo that cannot be read is named "
+        "once more, turned, unless --d4 is given. A photo that cannot be read is named "
         "at the end, when all others are done, and the exit code is 1.",
         epilog="examples:\n"
         "  carseg predict ../photos --out ../masks              a mask of every photo in a folder\n"
@@ -80,8 +80,8 @@ def main() -> None:
     command.add_argument(
         "--closer",
         action="store_true",
-        help="look again, at the car's box alone, turned so that the car stands: better in the "
-        "mean, 3 looks",
+        help="look again, at the car's box alone, turned so that the car stands, and average: "
+        "better, 2 looks more",
     )
     command.add_argument(
         "--threshold",
