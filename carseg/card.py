@@ -88,7 +88,7 @@ class Card(NamedTuple):
         at = judged.settings().get("image_size", params.image_size if params else size)
         if judged.differs(source) or judged.differs(root / "metrics.json"):
             scores = OTHER_SCORES
-        elif at != size:
+        elif at != size and metrics:
             scores = OTHER_SIZE.format(at)
         if trained.differs(source):
             params, data, train, validation, machine = None, None, None, None, {}

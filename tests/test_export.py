@@ -284,6 +284,7 @@ def test_a_card_without_manifests_tells_of_no_photos(tmp_path: Path) -> None:
     text = card(Card.of(tmp_path / WEIGHTS, "u2netp", SIZE), ["model.onnx"], 1)
     assert "7 of each loss" in text
     assert "to train" not in text
+    assert "no `metrics.json`" in text
 
 
 def test_more_photos_than_memory_has_room_for_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
