@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from carseg.clean import clean
 from carseg.errors import CarsegError, run
 from carseg.evaluate import Scores, score
 from carseg.model import load
 from carseg.pairs import find_pairs, read_manifest
-from carseg.params import load_params
 from carseg.photos import read_photo, read_truth
+from carseg.settings import settings_of
 
 SIZE = 320
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -72,21 +73,31 @@ def main() -> None:
 
 def compare(arguments: argparse.Namespace) -> None:
     """Score both on every pair and print the table."""
-    params = load_params()
+    params = settings_of(arguments.weights)
     if arguments.images is None:
         pairs = read_manifest(Path("split/val.csv"))
     else:
         pairs = find_pairs(arguments.images, arguments.masks)
+    for pair in pairs:
+        if read_photo(pair.photo).size != read_truth(pair.mask).shape[::-1]:
+            raise CarsegError(f"{pair.mask}: is not as large as {pair.photo}; give both one size")
     if not arguments.onnx.is_file():
-        raise CarsegError(f"{arguments.onnx}: there is no such file; run dvc repro weights")
+        raise CarsegError(
+            f"{arguments.onnx}: there is no such file; run dvc repro weights, or, where "
+            "the project's init is another, name a u2netp.onnx with --onnx"
+        )
     remover = Remover(arguments.onnx)
-    model = load(arguments.weights, params.image_size, params.precision)
+    model = load(arguments.weights, precision=params.precision)
+
+    def cut(found: NDArray[np.float32]) -> Mask:
+        mask = found >= params.threshold
+        return clean(mask) if params.cleanup else mask
 
     def ours(d4: bool, closer: bool, photo: Image.Image) -> Mask:
-        return model.predict(photo, d4, closer) >= params.threshold
+        return cut(model.predict(photo, d4, closer))
 
     def once(photo: Image.Image) -> Mask:
-        return model.look(photo) >= params.threshold
+        return cut(model.look(photo))
 
     ways: dict[str, Callable[[Image.Image], Mask]] = {
         "U2-Netp untrained, as rembg": lambda photo: remover(photo, 1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import io
 import os
@@ -21,9 +22,10 @@ from tqdm import tqdm
 
 from carseg.ahead import ahead
 from carseg.errors import CarsegError, is_lack_of_memory
-from carseg.files import write_bytes
+from carseg.files import check_writable, write_bytes
 from carseg.model import Model, as_photo, turned_by_tag
 from carseg.overlay import TRUE_POSITIVE
+from carseg.photos import HEIC, drop_text
 from carseg.piece import one_piece
 
 ENDINGS = {"mask": ".png", "cutout": ".png", "overlay": ".jpg", "background": ".jpg"}
@@ -31,9 +33,9 @@ STREAM = Path("-")
 RAW = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"}  # of cameras
 # What Pillow opens without being able to give its pixels, or by another program alone.
 NO_PHOTOS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
-HEIC = {".heic", ".heif"}  # Pillow reads it with a plugin
 EXIF_MARK = b"Exif\0\0"
 EXIF_MOST = 65533  # bytes of it that a JPEG holds
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # of a disk that takes no more
 TINT = 0.45  # strength of an overlay's colour
 
 
@@ -176,8 +178,13 @@ def predict(
         sys.stdout.buffer.flush()
         return
     listed = plan(find(paths, recursive, out), out, kinds)
+    for path in map(Path, paths):
+        if path.is_dir() and out.is_dir() and path.samefile(out):
+            raise CarsegError(f"{out}: is the photos' own folder; choose another --out")
     refuse_losses(listed, force, kinds.scenery)
+    check_writable(out)  # now, not when hours have been computed
     failed: list[str] = []
+    undone = len(listed)
     stopped = Event()
 
     def do(job: Job) -> None:
@@ -194,9 +201,12 @@ def predict(
         for job, done in results:
             try:
                 done.result()
+                undone -= 1
             except (CarsegError, OSError, MemoryError, RuntimeError) as error:
                 failed.append(plain(error, job))
-    print(f"{len(listed) - len(failed)} of {len(listed)} photos done, in {out}", file=sys.stderr)
+                if isinstance(error, OSError) and error.errno in FULL:
+                    break  # each photo after it would say the same
+    print(f"{len(listed) - undone} of {len(listed)} photos done, in {out}", file=sys.stderr)
     if failed:
         raise CarsegError("\n".join(failed))
 
@@ -227,6 +237,7 @@ def read(content: bytes, source: Path) -> Image.Image:
     try:
         with Image.open(io.BytesIO(content)) as image:
             image.load()
+            drop_text(image)
             stands = turned_by_tag(image)
     except Image.DecompressionBombError as error:
         raise CarsegError(f"{source}: has too many pixels ({error}); scale it down") from error
@@ -290,11 +301,21 @@ def _photos_in(folder: Path, recursive: bool, out: Path | None) -> Iterator[Path
     known |= RAW | HEIC  # which are told of, not passed over
     base = folder.resolve()  # once, as asking for each photo would take long
     results = None if out is None or _lies_in(folder, out) else out.resolve()
-    for path in sorted(folder.rglob("*") if recursive else folder.iterdir()):
+    for path in sorted(_all_below(folder) if recursive else folder.iterdir()):
         inside = path.relative_to(folder)
         made = results is not None and (base / inside).is_relative_to(results)
         if path.suffix.lower() in known and not made and not hidden(inside) and path.is_file():
             yield path
+
+
+def _all_below(folder: Path) -> Iterator[Path]:
+    """List files in folders in folders, but not in those that are linked to."""
+
+    def tell(error: OSError) -> None:
+        raise error  # else a folder that cannot be read would be passed over
+
+    for place, _, names in os.walk(folder, onerror=tell):
+        yield from (Path(place, name) for name in names)
 
 
 def _lies_in(path: Path, out: Path | None) -> bool:

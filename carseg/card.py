@@ -90,7 +90,7 @@ class Card(NamedTuple):
             scores = OTHER_SCORES
         elif at != size and metrics:
             scores = OTHER_SIZE.format(at)
-        if trained.differs(source):
+        if task is None or trained.differs(source):
             params, data, train, validation, machine = None, None, None, None, {}
         elif params:  # which may have been changed since
             told = {k: v for k, v in trained.settings().items() if k in Params.model_fields}
@@ -191,8 +191,8 @@ def _scores(about: Card) -> list[str]:
         f"Means over {about.validation or 'the'} validation photos that it was not trained on. "
         "plain is one look, as other programs take it; the other views are carseg's: upright adds "
         "a look, turned, where the car lies on its side; d4 is the average over all turns and "
-        "flips; closer adds a look at the car's box alone. The epoch kept was chosen on them, "
-        "unless `keep` is `last`.",
+        "flips; closer averages upright, or d4, with looks at the car's box alone. The epoch kept "
+        "was chosen on them, unless `keep` is `last`.",
         "",
         "| | view | " + " | ".join(SCORES.values()) + " |",
         "|---|---" + "|---" * len(SCORES) + "|",

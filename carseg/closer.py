@@ -22,7 +22,7 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels, as of PI
 def look_closer(
     look: Look, photo: Image.Image, found: NDArray[np.float32], views: Sequence[View], size: int
 ) -> NDArray[np.float32]:
-    """Find the car again, in the box around what was found; nothing outside of it is car.
+    """Find the car again, in the box around what was found; outside of it that stays as it is.
 
     A square of the whole photo is half street. The box is stretched to a square of the same size,
     so edges are met more finely, and what stands about is seen no more. What was found also tells
@@ -42,7 +42,7 @@ def look_closer(
     again = from_sides(look, square, standing(extent(car), views))  # (V, 1, S, S)
     inside = torch.from_numpy(found[None, top:bottom, left:right])
     before = torch.from_numpy(at_size(inside, (size, size)))[None, None]
-    closer = np.zeros_like(found)
+    closer = found.copy()
     closer[top:bottom, left:right] = at_size(
         combine(torch.cat([before, again])), (bottom - top, right - left)
     )

@@ -17,6 +17,7 @@ from hydra.errors import HydraException
 
 from carseg.errors import CarsegError
 from carseg.files import parse_csv, write_csv, write_json
+from carseg.lock import parse_lock
 from carseg.pairs import find_pairs
 from carseg.params import Params, load_params
 from carseg.split import fold_count, split_names
@@ -60,7 +61,7 @@ def crossval(overrides: Sequence[str], folder: Path) -> None:
     Raises:
         CarsegError: an override of `FIXED`, with several values or out of range, a project without
             a git commit or user, too few pairs, a fold that did not run to its end or ran with
-            other parameters, or photos that came or went meanwhile.
+            other parameters, or photos, masks or official weights that were changed meanwhile.
     """
     _check(overrides)
     load_params()  # tells of faults in params.yaml as the stages do
@@ -92,8 +93,12 @@ def crossval(overrides: Sequence[str], folder: Path) -> None:
         for k, (name, ref) in enumerate(refs.items())
         for row in scores(name, ref, with_fold(wanted, k))
     ]
-    if sorted(row["photo"] for row in rows) != sorted(pair.name for pair in pairs):
-        raise CarsegError("Image, Mask: were changed while folds ran; run carseg crossval again")
+    judged = sorted(row["photo"] for row in rows)
+    same = len({read_from(ref) for ref in refs.values()}) == 1
+    if not same or judged != sorted(pair.name for pair in pairs):
+        raise CarsegError(
+            "Image, Mask, Weights: were changed while folds ran; run carseg crossval again"
+        )
     report(rows, folder)
 
 
@@ -161,6 +166,12 @@ def scores(name: str, ref: str, wanted: Params) -> list[Row]:
     return parse_csv(table)
 
 
+def read_from(ref: str) -> tuple[str | None, ...]:
+    """Tell what an experiment learnt from: the hashes of its dataset and its official weights."""
+    lock = parse_lock(git("show", f"{ref}:./dvc.lock"))
+    return lock.of("dataset").md5("dataset"), lock.of("weights").md5("pretrained")
+
+
 def _head() -> str:
     """Give the commit that experiments start from, after a look at what DVC needs for them."""
     try:
@@ -187,22 +198,26 @@ def report(rows: Sequence[Row], folder: Path) -> None:
     summary = {
         net: {
             view: {
-                score: spread(
-                    [float(row[f"{net}_{view}_{score}"]) for row in rows], worst
-                )._asdict()
+                score: spread([float(row[f"{net}_{view}_{score}"]) for row in rows], worst)
                 for score, worst in WORST.items()
             }
             for view in VIEWS
         }
         for net in NETS
     }
+    by_name = {
+        net: {
+            view: {name: s._asdict() for name, s in found.items()} for view, found in views.items()
+        }
+        for net, views in summary.items()
+    }
     by_side = {net: {view: sides(rows, net, view) for view in TURNS} for net in NETS}
-    write_json(folder / "summary.json", {"photos": len(rows), **summary, "iou_by_side": by_side})
+    write_json(folder / "summary.json", {"photos": len(rows), **by_name, "iou_by_side": by_side})
     print(f"\n{len(rows)} photos, each judged by nets that have not seen it")
     print(f"{'IoU':<20}{'mean':>9}{'std':>9}{'95 % interval':>20}{'worst':>9}")
     for net in NETS:
         for view in VIEWS:
-            s = spread([float(row[f"{net}_{view}_iou"]) for row in rows], min)
+            s = summary[net][view]["iou"]
             interval = f"{s.low:.4f} to {s.high:.4f}"
             print(f"{f'{net} {view}':<20}{s.mean:>9.4f}{s.std:>9.4f}{interval:>20}{s.worst:>9.4f}")
     print("each photo at all four turns:")

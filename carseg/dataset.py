@@ -6,7 +6,6 @@ import filecmp
 import hashlib
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -18,7 +17,7 @@ from PIL import Image
 
 from carseg.ahead import on_cores
 from carseg.duplicates import same_pictures, thumbnail
-from carseg.errors import CarsegError
+from carseg.errors import CarsegError, warn
 from carseg.files import new_directory, write_bytes
 from carseg.pairs import Pair, entries_in, files_in, match
 from carseg.photos import read_levels, read_photo
@@ -26,6 +25,7 @@ from carseg.sample import render_sample
 
 FOLDERS = ("Image", "Mask")
 DARK, LIGHT, GREY = 32, 224, 0.25  # edges may be soft; a photo is grey in more than a quarter
+DIM = 0.2  # a car cut out of its photo has more that is too dark to count, against what is bright
 LABELS = 20  # the highest level of a mask that numbers classes
 TOLD = 10  # lines of a kind of warning, at most
 SAMPLE = ".sample"  # rendered whole, not yet copied into the user's folders
@@ -62,16 +62,16 @@ def snapshot(root: Path, dataset: Path) -> list[Pair]:
     if faults:
         raise CarsegError("\n".join(faults))
     for one, other in told:
-        _warn(
+        warn(
             f"{pairs[other].photo}: shows the same as {pairs[one].photo}; remove one, as scores "
             "flatter where one of them trains and the other validates"
         )
     if more:
-        _warn(f"and {more} more show the same")
+        warn(f"and {more} more show the same")
     for mask in inverted[:TOLD]:
-        _warn(f"{mask}: is white along most of its rim; if its car is black, invert it")
+        warn(f"{mask}: is white along most of its rim; if its car is black, invert it")
     if len(inverted) > TOLD:
-        _warn(f"and {len(inverted) - TOLD} more are white along most of their rim")
+        warn(f"and {len(inverted) - TOLD} more are white along most of their rim")
     with new_directory(dataset) as fresh:
         for folder in FOLDERS:
             (fresh / folder).mkdir()
@@ -82,10 +82,6 @@ def snapshot(root: Path, dataset: Path) -> list[Pair]:
         if _state(root) != before:
             raise CarsegError("Image, Mask: were changed while they were read; run it again")
     return pairs
-
-
-def _warn(line: str) -> None:
-    print(f"carseg: warning: {line}", file=sys.stderr)
 
 
 class Checked(NamedTuple):
@@ -137,6 +133,11 @@ def _check(pair: Pair) -> Checked:
         faults.append(
             f"{pair.mask}: is neither black nor white in {grey:.0%} of its pixels; save a mask, "
             "white car on black"
+        )
+    elif (dim := np.mean((levels >= DARK) & (levels < 128))) > DIM * np.mean(levels >= 128):
+        faults.append(
+            f"{pair.mask}: is dark grey in {dim:.0%} of its pixels, which count as background; "
+            "save a mask, all of the car white, not the car cut out"
         )
     elif np.mean(_rim(levels) >= 128) > 0.5:
         inverted = True

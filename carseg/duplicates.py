@@ -25,7 +25,8 @@ def thumbnail(photo: Image.Image) -> NDArray[np.uint8]:
 def same_pictures(thumbnails: Iterable[NDArray[np.uint8]]) -> Iterator[tuple[int, int]]:
     """Give the positions of photos that show the same as an earlier one, each with that one first.
 
-    However many are alike, each is told once.
+    Turned by right angles a photo shows the same, as one without its EXIF tag does; mirrored or
+    cropped it is another. However many are alike, each is told once.
 
     Args:
         thumbnails: of the photos, (8, 8, 3), uint8 each.
@@ -39,11 +40,16 @@ def same_pictures(thumbnails: Iterable[NDArray[np.uint8]]) -> Iterator[tuple[int
     kinds = np.frombuffer(b"".join(number_of), np.uint8).reshape(len(number_of), -1)  # (K, 192)
     limit = NEAR * kinds.shape[1] ** 0.5
     tree = KDTree(kinds.astype(np.float32))
-    # What is missing, where fewer are near enough, has the number after the last.
-    near = tree.query(kinds, k=NEIGHBOURS + 1, distance_upper_bound=limit)[1]
-    ones, column = np.nonzero(near < len(kinds))
-    others = near[ones, column]
-    links = coo_array((np.ones(len(ones)), (ones, others)), shape=(len(kinds), len(kinds)))
+    links = coo_array((len(kinds), len(kinds)))
+    for quarters in range(4):
+        turned = np.rot90(kinds.reshape(-1, SIDE, SIDE, 3), quarters, axes=(1, 2))
+        # What is missing, where fewer are near enough, has the number after the last.
+        near = tree.query(
+            turned.reshape(kinds.shape), k=NEIGHBOURS + 1, distance_upper_bound=limit, workers=-1
+        )[1]
+        ones, column = np.nonzero(near < len(kinds))
+        others = near[ones, column]
+        links += coo_array((np.ones(len(ones)), (ones, others)), shape=links.shape)
     group_of = connected_components(links, directed=False)[1]
     first_of: dict[int, int] = {}
     for i, kind in enumerate(kind_of):

@@ -7,6 +7,7 @@ import io
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -21,6 +22,8 @@ def run(stage: Callable[[], None]) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Names of files may hold letters that the encoding of a log lacks.
         sys.stdout.reconfigure(errors="backslashreplace")
+    # Pillow's, of more than 89 megapixels: phones make them. Beyond 179 it refuses, and we tell.
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
     if sys.stderr is None:  # as in a service; print would take standard output instead
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lasts
     try:
@@ -52,6 +55,11 @@ def run(stage: Callable[[], None]) -> None:
         _end_at_once_when_asked_again()
         print("\ncarseg: interrupted; nothing was left half written", file=sys.stderr)
         sys.exit(130)
+
+
+def warn(line: str) -> None:
+    """Tell of what may be a fault, and goes on."""
+    print(f"carseg: warning: {line}", file=sys.stderr)
 
 
 def is_lack_of_memory(error: Exception) -> bool:

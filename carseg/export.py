@@ -56,6 +56,12 @@ def export(
         raise CarsegError(
             "\n".join(f"{path}: exists already; add --force to replace it" for path in there)
         )
+    if folders := [out / name for name in names if (out / name).is_dir()]:
+        raise CarsegError(
+            "\n".join(
+                f"{path}: is a folder where a file is to be; move it away" for path in folders
+            )
+        )
     net = U2Net(variant)
     net.load_state_dict(state)
     about = Card.of(source, variant, size)

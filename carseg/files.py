@@ -18,16 +18,32 @@ PREFIX = ".part."  # of what is being written; its own name before that might be
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write `content` to `path`, so that a reader sees the old file or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=PREFIX)
+    name = ""
     try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=PREFIX)
         with os.fdopen(handle, "wb") as file:
             file.write(content)
         os.chmod(name, 0o644)
         os.replace(name, path)
-    except OSError as error:  # of a full disk, it does not tell the file
+    except OSError as error:  # it tells of the temporary file, or, of a full disk, of none
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        Path(name).unlink(missing_ok=True)
+        if name:
+            Path(name).unlink(missing_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Check that files can be written in a folder, or that it can be made.
+
+    Raises:
+        OSError: that is not so.
+    """
+    place = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    try:
+        with tempfile.TemporaryDirectory(dir=place, prefix=PREFIX):
+            pass
+    except OSError as error:  # it tells of the temporary one
+        raise OSError(error.errno, error.strerror, str(place)) from error
 
 
 def write_json(path: Path, value: Mapping[str, object]) -> None:
@@ -63,11 +79,13 @@ def new_directory(path: Path) -> Iterator[Path]:
     """Give an empty folder beside `path` that takes its place when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(dir=path.parent, prefix=PREFIX))
+    old = fresh.with_name(fresh.name + ".old")
     try:
         os.chmod(fresh, 0o755)  # noqa: S103 - mkdtemp's 0o700 would keep other users out
         yield fresh
         if path.is_dir():
-            shutil.rmtree(path)
+            os.replace(path, old)  # at once: what cannot be removed whole stays whole
         os.replace(fresh, path)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)

@@ -62,6 +62,15 @@ def read_lock(path: Path) -> Lock:
     if not path.is_file():
         return Lock()
     try:
-        return Lock.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return parse_lock(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValidationError, ValueError) as error:
         raise CarsegError(f"{path}: is not what DVC writes there; run dvc repro") from error
+
+
+def parse_lock(text: str) -> Lock:
+    """Read the text of a dvc.lock.
+
+    Raises:
+        yaml.YAMLError, ValueError: it is broken.
+    """
+    return Lock.model_validate(yaml.safe_load(text))

@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from carseg.annotations import Annotated, Region, read
-from carseg.errors import CarsegError
+from carseg.errors import CarsegError, warn
 from carseg.files import write_bytes
 from carseg.pairs import MASKS, PHOTOS
 from carseg.photos import read_photo
+
+TOLD = 10  # lines of warning, at most
 
 
 def import_masks(
@@ -23,7 +25,7 @@ def import_masks(
 ) -> list[Path]:
     """Write a mask for every annotated picture that has a region of one of the classes.
 
-    Nothing is written unless everything is right.
+    Nothing is written unless everything is right; several regions in a picture are pointed out.
 
     Args:
         files: COCO JSON, LabelMe JSON or CVAT XML.
@@ -47,6 +49,7 @@ def import_masks(
         if name not in known:
             faults.append(f"--class {name}: there is no such class; there are {', '.join(known)}")
     masks: dict[Path, bytes] = {}
+    several: list[str] = []
     pictures, existing = _by_stem(images, Image.registered_extensions()), _by_stem(out, MASKS)
     for picture in annotated:
         stem = _stem(picture.name)
@@ -65,6 +68,8 @@ def import_masks(
         else:
             try:
                 masks[path] = _png(_union(wanted))
+                if len(wanted) > 1:
+                    several.append(f"{path}: is white where any of {len(wanted)} regions is")
             except CarsegError as error:
                 faults.append(str(error))
     if not masks and not faults:
@@ -73,6 +78,10 @@ def import_masks(
         raise CarsegError("\n".join(faults))
     for path, content in masks.items():
         write_bytes(path, content)
+    for line in several[:TOLD]:
+        warn(f"{line}; cars further back want another class, or none")
+    if len(several) > TOLD:
+        warn(f"and {len(several) - TOLD} more have several regions")
     return list(masks)
 
 

@@ -75,8 +75,9 @@ class Model:
         quarter.
 
         Args:
-            picture: a file, a PIL image of any mode, or an array (H, W, 3), uint8, RGB. Files and
-                PIL images are turned upright where their EXIF tag says how the camera was held.
+            picture: a file, a PIL image of any mode (levels 0…255 or, in modes I, 0…65535), or an
+                array (H, W, 3), uint8, RGB. Files and PIL images are turned upright where their
+                EXIF tag says how the camera was held.
             d4: look at all eight right-angle turns and flips, and average.
             closer: then look at the car's box alone, in the two turns in which the car stands (with
                 `d4`, flipped, too), and average: two (four) looks more. Where it is about as long

@@ -109,8 +109,11 @@ def match(images: Path, masks: Path) -> tuple[list[Pair], list[str]]:
             alone[name] = one
         elif one.lower().endswith(MASKS) and name not in faulty_photos:
             masks_alone[name] = one
+    folded = {name.casefold(): name for name in alone}
     for name, mask in masks_alone.items():
-        if photo := next(filter(alone.__contains__, _beginnings(name)), None):
+        parts = (folded.get(part.casefold()) for part in (name, *_beginnings(name)))
+        photo = next(filter(None, parts), None)
+        if photo in alone:
             del alone[photo]
             faults.append(f"{mask}: has no photo; rename it to {masks / photo}.png, if it is that")
         else:
@@ -153,7 +156,7 @@ def _usable(
     usable: list[str] = []
     for file in found:
         if usable and _name(file) == _name(usable[-1]):
-            faults.append(f"{file}: shares its name with {usable[-1]}; rename one")
+            faults.append(f"{file}: shares its name with {usable[-1]}; remove or rename one")
         else:
             usable.append(file)
     return usable, faulty

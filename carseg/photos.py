@@ -10,6 +10,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from carseg.errors import CarsegError
 
+HEIC = {".heic", ".heif"}  # Pillow reads it with a plugin
+
 
 def read_photo(path: Path) -> Image.Image:
     """Read a photo as RGB, turned upright where its EXIF tag says how the camera was held.
@@ -63,20 +65,31 @@ def eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(high.astype(np.uint8))
 
 
+def drop_text(image: Image.Image) -> None:
+    """Forget what a PNG holds as mere text under names to which Pillow gives a meaning."""
+    for name in ("icc_profile", "transparency"):
+        if isinstance(image.info.get(name), str):
+            del image.info[name]
+
+
 def _open(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             image.load()
+            drop_text(image)
             return ImageOps.exif_transpose(image)
     except FileNotFoundError as error:
         raise CarsegError(f"{path}: there is no such file; put it back") from error
+    except Image.DecompressionBombError as error:
+        raise CarsegError(f"{path}: has too many pixels ({error}); scale it down") from error
     except MemoryError as error:
         raise CarsegError(f"{path}: takes more memory than there is; scale it down") from error
+    except PermissionError as error:
+        raise CarsegError(f"{path}: may not be read; change its permissions") from error
     except UnidentifiedImageError as error:
         why = "of no known format" if path.stat().st_size else "empty"
-        raise CarsegError(
-            f"{path}: cannot be read as an image, it is {why}; save it anew"
-        ) from error
+        remedy = "convert it to JPEG" if path.suffix.lower() in HEIC else "save it anew"
+        raise CarsegError(f"{path}: cannot be read as an image, it is {why}; {remedy}") from error
     except Exception as error:  # Pillow has no common base for what a broken file may raise
         why = " ".join(str(error).split())
         raise CarsegError(f"{path}: cannot be read as an image ({why}); save it anew") from error

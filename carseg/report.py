@@ -206,7 +206,7 @@ def describe(pairs: Sequence[Pair]) -> Data:
         CarsegError: a mask cannot be read.
     """
     digest = hashlib.sha256()
-    for pair in pairs:
+    for pair in sorted(pairs):  # the same data have the same digest, however they are split
         for path in (pair.photo, pair.mask):
             digest.update(hashlib.sha256(path.read_bytes()).digest())
     picked = evenly(pairs, LOOKED_AT)

@@ -47,7 +47,7 @@ def split_names(names: Sequence[str], settings: Split, seed: int) -> tuple[list[
 
 def fold_count(pairs: int, settings: Split) -> int:
     """Give the number of disjoint folds of about `val_size` pairs, two at least."""
-    return max(2, pairs // settings.val_size)
+    return max(2, round(pairs / settings.val_size))
 
 
 def write_split(pairs: Sequence[Pair], settings: Split, seed: int, folder: Path) -> None:

@@ -107,6 +107,8 @@ def read_checkpoint(path: Path) -> State:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CarsegError(f"{path}: there is no such file; run dvc repro") from error
+    except PermissionError:  # of which what is in it is not to blame
+        raise
     except Exception as error:  # torch has no common base for what a broken file may raise
         raise CarsegError(f"{path}: is not a whole PyTorch checkpoint of tensors alone") from error
     if not isinstance(state, dict) or not all(

@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from torch import nn
 
 from carseg.files import write_csv
 from carseg.official import provide
-from carseg.u2net import U2Net
+from carseg.u2net import VARIANTS, Level, U2Net, Variant
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Several nets' threads on the same cores mostly wait for each other: tenfold the time.
@@ -32,6 +32,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+# U²-Net† with half of its levels, a tenth of its channels and of its time.
+SHALLOW = Variant(
+    encoder=(Level(3, 4, 8), Level(3, 4, 8), Level(2, 4, 8, dilated=True)),
+    decoder=(Level(3, 4, 8), Level(3, 4, 8)),
+)
 PAIRS = 6  # of a project that has been run
 LONG, SHORT = 88, 60  # neither is a multiple of 32, nor is one a multiple of the other
 
@@ -109,13 +114,29 @@ def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> tor
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
+@pytest.fixture(scope="module")
+def shallow() -> Iterator[None]:
+    """Let `u2netp` be `SHALLOW`, where it is not the network that is tested."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(VARIANTS, "u2netp", SHALLOW)
+        yield
+
+
 @pytest.fixture(scope="session")
 def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the official u2netp.onnx, as the stage `weights` leaves it."""
-    root = tmp_path_factory.mktemp("official")
-    (root / "Weights").mkdir()
-    provide("u2netp", root / "Weights", root / "pretrained")
+    root = of_all_workers(tmp_path_factory)
+    with FileLock(root / "official.lock"):
+        if not (root / "pretrained").exists():
+            (root / "Weights").mkdir()
+            provide("u2netp", root / "Weights", root / "pretrained")
     return root / "pretrained"
+
+
+def of_all_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the folder that workers share what takes long in."""
+    root = tmp_path_factory.getbasetemp()
+    return root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
 
 
 class Run(NamedTuple):
@@ -127,9 +148,7 @@ class Run(NamedTuple):
 
 @pytest.fixture(scope="session")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    root = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        root = root.parent  # all workers' own
+    root = of_all_workers(tmp_path_factory)
     folder, took = root / "ran with a space", root / "ran.json"
     with FileLock(root / "ran.lock"):
         if not took.exists():

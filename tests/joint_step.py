@@ -7,7 +7,7 @@ of a net with random weights. Arguments: the sizes of two batches, which shares 
 import sys
 
 import torch
-from conftest import noise
+from conftest import SHALLOW, noise
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
@@ -15,9 +15,10 @@ from carseg.device import Device
 from carseg.learner import step
 from carseg.losses import BCELoss, DiceLoss
 from carseg.processes import ALONE, Processes, together
-from carseg.u2net import U2Net
+from carseg.u2net import VARIANTS, U2Net
 
 CPU = Device("float32")
+VARIANTS["u2netp"] = SHALLOW
 
 
 def after_a_step(

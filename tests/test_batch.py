@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Barrier
 
@@ -15,12 +16,14 @@ import torch
 from conftest import crumbs, uneven
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
 from project import heed_interruptions
 from torch import Tensor
 
 from carseg import __main__, weights
 from carseg.batch import Kinds, find, plan, predict
 from carseg.errors import CarsegError
+from carseg.files import write_bytes
 from carseg.model import Model, Picture, as_photo
 from carseg.settings import settings_file
 from carseg.u2net import U2Net
@@ -66,9 +69,11 @@ def do(
     threshold: float = 0.5,
     cleanup: bool = False,
     out: str = "out",
+    jobs: int | None = None,
     **options: bool,
 ) -> None:
-    predict(paths, Path(out), Red(), Kinds(kinds, threshold, background, cleanup), **options)
+    made = Kinds(kinds, threshold, background, cleanup)
+    predict(paths, Path(out), Red(), made, jobs=jobs, **options)
 
 
 def files(folder: str = "out") -> list[str]:
@@ -239,6 +244,62 @@ def test_what_cannot_be_read_is_named_and_the_others_are_done(
     ]
     assert files() == ["a.png", "b.png"]
     assert "2 of 4 photos done" in capsys.readouterr().err
+
+
+def test_a_text_by_the_name_of_a_profile_is_none_and_stops_nothing() -> None:
+    text = PngInfo()
+    for name in ("icc_profile", "transparency"):
+        text.add_text(name, "of mine")
+    photo().save("photos/a.png", pnginfo=text)
+    do("photos", kinds=("cutout",))
+    assert files() == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize("recursive", [False, True])
+def test_results_are_not_written_among_the_photos(recursive: bool) -> None:
+    with pytest.raises(CarsegError, match=r"^photos: is the photos' own folder; choose another"):
+        do("photos", out="photos", recursive=recursive)
+    assert files("photos") == [".hidden.png", "a.png", "b.png", "more/c.png", "notes.txt"]
+    do("photos/a.png", out="photos/new")  # where no folder was given, that is all right
+
+
+def test_a_place_that_cannot_be_written_to_is_told_of_before_anything_is_computed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Red, "predict", lambda *_: pytest.fail("computed"))
+    Path("out").write_text("a file")
+    with pytest.raises(NotADirectoryError, match="'out'"):
+        do("photos")
+
+
+def test_a_full_disk_ends_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write(path: Path, content: bytes) -> None:
+        if path.name != "a.png":
+            raise OSError(28, "No space left on device", str(path))
+        write_bytes(path, content)
+
+    monkeypatch.setattr("carseg.batch.write_bytes", write)
+    photo().save("photos/c.png")
+    with pytest.raises(CarsegError, match=r"^out/b\.png: No space left on device$"):
+        do("photos", jobs=1)
+    assert capsys.readouterr().err.endswith("1 of 3 photos done, in out\n")
+
+
+def test_a_folder_that_cannot_be_looked_into_is_not_passed_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scan = os.scandir
+
+    def refuse(path: Path) -> Iterator[os.DirEntry[str]]:
+        if Path(path).name == "more":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError, match="photos/more"):
+        do("photos", recursive=True)
 
 
 def test_photos_of_kinds_that_are_not_read_are_told_of() -> None:

@@ -33,6 +33,8 @@ PARAMS = Params(
 )
 Cut = Callable[..., None]
 
+pytestmark = pytest.mark.usefixtures("shallow")
+
 
 @pytest.fixture(autouse=True)
 def _project(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -149,10 +149,31 @@ def test_what_git_lacks_is_told_of_before_anything_is_done(monkeypatch: pytest.M
         crossval([], Path("crossval"))
 
 
-def test_folds_of_a_call_with_other_parameters_are_not_taken_for_ones_own(
-    repository: Path, monkeypatch: pytest.MonkeyPatch
+LOCK = """stages:
+  dataset: {{outs: [{{path: dataset, md5: {dataset}.dir}}]}}
+  weights: {{outs: [{{path: pretrained, md5: {weights}.dir}}]}}
+"""
+FIRST = LOCK.format(dataset="aa", weights="bb")
+
+
+@pytest.mark.parametrize(
+    ("epochs", "dataset", "weights", "said"),
+    [
+        ((4, 3), "aa", "bb", "crossval-fold-1: ran with other parameters, .*; run dvc queue stop "),
+        ((4, 4), "ab", "bb", "Image, Mask, Weights: were changed while folds ran; run carseg "),
+        ((4, 4), "aa", "bc", "Image, Mask, Weights: were changed while folds ran; run carseg "),
+        ((4, 4), "aa", "bb", None),
+    ],
+)
+def test_folds_of_other_parameters_or_photos_are_not_taken_for_ones_own(
+    epochs: tuple[int, int],
+    dataset: str,
+    weights: str,
+    said: str | None,
+    repository: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As where the one before was cut off and DVC goes on with its fold in the background."""
+    """As where the call before was cut off and DVC goes on with its fold in the background."""
     for key, value in (("user.name", "a"), ("user.email", "b")):
         git("config", key, value)
     inner = repository / "inner"  # a project need not be all of its repository
@@ -160,26 +181,33 @@ def test_folds_of_a_call_with_other_parameters_are_not_taken_for_ones_own(
     monkeypatch.chdir(inner)
     Path("params.yaml").write_text(FULL.format(epochs=1, keep="best", fold="null"))
     write_pairs(inner / "dataset/Image", inner / "dataset/Mask", 2)
-    write_csv(inner / "plots/scores.csv", ("photo",), [["0"]])
     git("add", "--all")
     git("commit", "--quiet", "--message", "start")
-    head, epochs = git("rev-parse", "HEAD"), iter((4, 3))
+    head = git("rev-parse", "HEAD")
 
     def run(*words: str) -> None:
         if words[:3] == ("exp", "run", "--queue"):
-            fold = words[-1].removeprefix("split.fold=")
-            Path("params.yaml").write_text(FULL.format(epochs=next(epochs), keep="last", fold=fold))
-            git("add", "params.yaml")
+            k = int(words[-1].removeprefix("split.fold="))
+            Path("params.yaml").write_text(FULL.format(epochs=epochs[k], keep="last", fold=k))
+            lock = LOCK.format(dataset=dataset, weights=weights) if k else FIRST
+            Path("dvc.lock").write_text(lock)
+            write_csv(inner / "plots/scores.csv", ("photo",), [[str(k)]])
+            git("add", "--all")
             git("commit", "--quiet", "--message", "fold")
             name = words[words.index("--name") + 1]
             git("update-ref", f"refs/exps/{head[:2]}/{head[2:]}/{name}", "HEAD")
             git("reset", "--quiet", "--hard", head)
 
+    reported: list[list[Row]] = []
     monkeypatch.setattr("carseg.crossval.run_dvc", run)
-    said = "^crossval-fold-1: ran with other parameters, .*; run dvc queue stop --kill, then"
-    with pytest.raises(CarsegError, match=said):
+    monkeypatch.setattr("carseg.crossval.report", lambda rows, _: reported.append(rows))
+    if said is None:
         crossval(["epochs=4"], Path("crossval"))
-    assert not Path("crossval").exists()
+        assert reported == [[{"photo": "0"}, {"photo": "1"}]]
+    else:
+        with pytest.raises(CarsegError, match=f"^{said}"):
+            crossval(["epochs=4"], Path("crossval"))
+        assert not reported
 
 
 @pytest.mark.parametrize(
@@ -230,6 +258,7 @@ def test_a_run_judges_every_photo_once_and_goes_on_where_it_was(tmp_path: Path) 
     files = project.user_files()
     command = (*(sys.executable, "-m", "carseg", "crossval"), *("-S", "epochs=1"))
     first = project.run(*command)
+    assert first.count("Running stage 'train_") == 4
     assert re.search(r"dice d4 +0\.\d+ +0\.\d+ +0\.\d+ to 0\.\d+ +0\.\d+", first)
     table = project.bytes_of("crossval/scores.csv")
     rows = (project.folder / "crossval/scores.csv").read_text().splitlines()[1:]

@@ -24,9 +24,15 @@ SAME = {
     "itself": PHOTO,
     "saved anew": saved(PHOTO, 60),
     "scaled": PHOTO.resize((120, 90), Image.Resampling.LANCZOS),
+    "turned": PHOTO.transpose(Image.Transpose.ROTATE_90),
+    "turned the other way, and scaled": PHOTO.transpose(Image.Transpose.ROTATE_270).resize(
+        (90, 120)
+    ),
+    "upside down, and saved anew": saved(PHOTO.transpose(Image.Transpose.ROTATE_180), 60),
 }
 OTHER = {
     "mirrored": PHOTO.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+    "mirrored along a diagonal": PHOTO.transpose(Image.Transpose.TRANSPOSE),
     "brighter": ImageEnhance.Brightness(PHOTO).enhance(1.05),
     "shifted": PHOTO.crop((10, 0, 240, 180)),
 }

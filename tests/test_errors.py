@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +33,12 @@ run(stage)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stderr == "carseg: a.jpg: has no mask\ncarseg: b.jpg: has no mask\n"
     assert (done.returncode, done.stdout) == (1, "")
+
+
+def test_a_photo_of_a_hundred_megapixels_is_not_warned_of() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(lambda: warnings.warn("Image size (108 pixels) exceeds limit of 89", stacklevel=1))
 
 
 def test_letters_that_a_log_cannot_hold_are_spelt_out() -> None:

@@ -136,7 +136,7 @@ def predicted(
             bottom, right = min(photo.height, bottom + down), min(photo.width, right + across)
             box = photo.crop((left, top, right, bottom))
             before = scaled(share[top:bottom, left:right], (64, 64))
-            share = np.zeros_like(share)
+            share = share.copy()
             again = average([before, *looks(net, box, quarters, flips)])
             share[top:bottom, left:right] = scaled(again, (bottom - top, right - left))
     return np.asarray(share >= 0.45)

@@ -35,7 +35,7 @@ SCORES = {"dice": 0.9, "iou": 0.8, "boundary_iou": 0.7, "hd95": 3.0}
 
 
 @pytest.fixture(scope="module")
-def net() -> U2Net:
+def net(shallow: None) -> U2Net:
     return uneven(U2Net("u2netp"), 5)
 
 
@@ -252,6 +252,13 @@ def test_other_weights_than_those_of_the_run_get_neither_its_scores_nor_its_sett
     assert not {"metrics", "data"} & about.metadata().keys()
 
 
+def test_weights_by_another_name_are_not_told_to_be_of_the_run(run: Path) -> None:
+    shutil.copyfile(run / WEIGHTS, run / "fast.pth")
+    about = Card.of(run / "fast.pth", "u2netp", SIZE)
+    assert "no file beside the weights tells of their training" in card(about, ["model.onnx"], 1)
+    assert not {"metrics", "data"} & about.metadata().keys()
+
+
 def test_scores_of_another_evaluation_or_at_another_size_are_not_told(run: Path) -> None:
     about = Card.of(run / WEIGHTS, "u2netp", 96)
     assert "the last evaluation was at an `image_size` of 64." in card(about, ["model.onnx"], 1)
@@ -334,8 +341,18 @@ def test_files_are_replaced_only_when_forced(
         export.export(project / WEIGHTS, tmp_path, ["safetensors"], SIZE, None, False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.safetensors", "other"]
     export.export(project / WEIGHTS, tmp_path, ["safetensors"], SIZE, None, True)
-    assert (tmp_path / "model.safetensors").stat().st_size > 4_000_000
+    assert (tmp_path / "model.safetensors").stat().st_size > 20_000
     assert (tmp_path / "other").read_text() == "mine, too"
+
+
+def test_a_folder_in_place_of_a_file_is_told_of_before_any_is_replaced(
+    project: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "MODEL_CARD.md").mkdir()
+    (tmp_path / "model.safetensors").write_text("mine")
+    with pytest.raises(CarsegError, match=r"MODEL_CARD\.md: is a folder where a file is to be"):
+        export.export(project / WEIGHTS, tmp_path, ["safetensors"], SIZE, None, True)
+    assert (tmp_path / "model.safetensors").read_text() == "mine"
 
 
 def test_what_computes_something_else_is_not_kept(

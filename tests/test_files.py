@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from carseg import files
-from carseg.files import new_directory, read_csv, write_bytes, write_csv, write_json
+from carseg.files import check_writable, new_directory, read_csv, write_bytes, write_csv, write_json
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -96,6 +96,40 @@ def test_a_folder_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
         assert content(target) == {"old": b"old"}
     assert content(tmp_path) == {"a/target/new": b"new"}
     assert os.listdir(tmp_path / "a") == ["target"]
+
+
+@pytest.mark.usefixtures("no_rename")
+def test_a_folder_that_cannot_take_its_place_leaves_the_old_one_whole(tmp_path: Path) -> None:
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target/old").write_bytes(b"old")
+    with pytest.raises(OSError, match="disk full"), new_directory(tmp_path / "target"):
+        pass
+    assert content(tmp_path) == {"target/old": b"old"}
+
+
+@pytest.mark.parametrize(
+    "write", [lambda folder: write_bytes(folder / "file", b""), check_writable]
+)
+def test_a_folder_that_takes_no_files_is_named(
+    write: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", f"{tmp_path}/.part.x")
+
+    monkeypatch.setattr(files.tempfile, "mkstemp", refuse)
+    monkeypatch.setattr(files.tempfile, "mkdtemp", refuse)
+    with pytest.raises(PermissionError) as caught:
+        write(tmp_path)
+    assert caught.value.filename in (str(tmp_path), str(tmp_path / "file"))
+
+
+def test_a_folder_that_can_be_made_and_written_to_is_not_made_yet(tmp_path: Path) -> None:
+    check_writable(tmp_path / "a/b")
+    check_writable(tmp_path)
+    assert os.listdir(tmp_path) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="file"):
+        check_writable(tmp_path / "file/b")
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])

@@ -64,6 +64,19 @@ def test_masks_are_written_as_the_pipeline_takes_them(
     assert len(snapshot(Path(), Path("dataset"))) == 2
 
 
+def test_several_regions_are_pointed_out(capsys: pytest.CaptureFixture[str]) -> None:
+    files = [
+        labelme("a.jpg", ("car", SQUARE), ("car", OTHER)),
+        labelme("b.jpg", ("car", SQUARE), ("dog", OTHER)),
+    ]
+    import_masks(files, ["car"], IMAGE, MASK, force=False)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        "carseg: warning: Mask/a.png: is white where any of 2 regions is; cars further back want "
+        "another class, or none"
+    )
+
+
 def test_the_only_class_need_not_be_named() -> None:
     assert import_masks([labelme("a.jpg", ("Auto", SQUARE))], (), IMAGE, MASK, False) == [
         MASK / "a.png"

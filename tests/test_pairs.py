@@ -98,6 +98,15 @@ def test_a_mask_with_something_added_to_its_name_is_to_be_renamed() -> None:
     ]
 
 
+def test_a_mask_in_other_case_is_to_be_renamed() -> None:
+    make(IMAGE, "IMG_1.JPG", "IMG_2.JPG")
+    make(MASK, "img_1.PNG", "img_2_Mask.png")
+    assert faults(IMAGE, MASK) == [
+        "Mask/img_1.PNG: has no photo; rename it to Mask/IMG_1.png, if it is that",
+        "Mask/img_2_Mask.png: has no photo; rename it to Mask/IMG_2.png, if it is that",
+    ]
+
+
 def test_names_that_punctuation_sorts_otherwise_are_paired() -> None:
     make(IMAGE, "car.jpg", "car-1.jpg", "a.jpg", "a b.JPG", "①.jpg", "1.jpg")
     make(MASK, "car.png", "car-1.png", "a.png", "a b.PNG", "①.png", "1.png")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import PAIRS, Run, write_pairs
+from conftest import Run, write_pairs
 from project import TINY, Project
 
 CHANGES = ("--set-param", "epochs=1", "--set-param", "learning_rate=3e-4")
@@ -133,18 +133,6 @@ def test_a_wrong_parameter_is_one_line(finished: Project) -> None:
     finished.dvc("checkout", "--force")
 
 
-def test_two_clones_agree_to_the_byte_wherever_they_are(finished: Project, tmp_path: Path) -> None:
-    abroad = {"TZ": "Pacific/Kiritimati", "LC_ALL": "C", "PYTHONHASHSEED": "1"}
-    other = Project(tmp_path / "other", **abroad)
-    write_pairs(tmp_path / "Image", tmp_path / "Mask", PAIRS)
-    # In another order, which is how file systems list them.
-    for path in sorted([*(tmp_path / "Image").iterdir(), *(tmp_path / "Mask").iterdir()])[::-1]:
-        path.rename(other.folder / path.parent.name / path.name)
-    other.dvc("repro")
-    names = ("dvc.lock", "metrics.json", "u2net_segmentation.pth", "plots/dice.csv", "report.html")
-    assert other.bytes_of(*names) == finished.bytes_of(*names)
-
-
 def test_a_second_run_is_refused_and_the_first_one_killed_goes_on_and_ends_with_the_same_bytes(
     tmp_path: Path,
 ) -> None:
@@ -161,7 +149,7 @@ def test_a_second_run_is_refused_and_the_first_one_killed_goes_on_and_ends_with_
         time.sleep(0.01)
     os.killpg(first.pid, signal.SIGSTOP)  # that it does not end meanwhile
     message = project.dvc("repro", "train_bce", expect=255)
-    assert "busy" in message or "lock" in message.lower()
+    assert re.search(r"is busy|Unable to acquire lock", message), message
     assert "Traceback" not in message
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()

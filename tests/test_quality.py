@@ -60,3 +60,6 @@ def test_the_table_has_a_row_a_way(
         assert all(0 <= number <= 1 for number in numbers[:3])
     with pytest.raises(CarsegError, match=r"other\.onnx: there is no such file"):
         compare(Namespace(**{**vars(arguments), "onnx": Path("other.onnx")}))
+    Image.new("L", (60, 50)).save("Mask/1.png")
+    with pytest.raises(CarsegError, match=r"^Mask/1\.png: is not as large as Image/1\.jpg; give"):
+        compare(arguments)

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,18 @@ from benchmarks import speed
 from carseg.device import Device
 
 
+@contextmanager
+def here(make: Callable[..., Callable[..., object]], *given: object) -> Iterator[object]:
+    yield make(*given)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("shallow")
 def test_the_benchmark_times_both_ways(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(speed, "SIDE", 64)
+    monkeypatch.setattr(speed, "apart", here)
     out = tmp_path / "bench.json"
     words = ["--model", "u2netp", "--image-size", "64", "--batch", "2", "--rounds", "2"]
     result = speed.bench([*words, "--out", str(out)])

@@ -10,7 +10,7 @@ from sklearn.model_selection import train_test_split
 from carseg.errors import CarsegError
 from carseg.pairs import Pair, read_manifest
 from carseg.params import Split
-from carseg.split import split_names, write_split
+from carseg.split import fold_count, split_names, write_split
 
 NAMES = [f"{i:02d}" for i in range(1, 21)]
 LISTS = st.lists(st.text(min_size=1, max_size=4), min_size=2, max_size=30, unique=True)
@@ -44,7 +44,7 @@ def test_a_hold_out_is_complete_disjoint_and_blind_to_order(
 @given(LISTS, st.data())
 def test_folds_validate_every_name_once(names: list[str], data: st.DataObject) -> None:
     size = data.draw(st.integers(1, len(names) - 1))
-    folds = max(2, len(names) // size)
+    folds = max(2, round(len(names) / size))
     shuffled = data.draw(st.permutations(names))
     validated = []
     for fold in range(folds):
@@ -62,6 +62,11 @@ def test_folds_hold_as_many_as_asked_for() -> None:
     assert {
         len(split_names(NAMES, Split(val_size=5, fold=fold), seed=42)[1]) for fold in range(4)
     } == {5}
+
+
+@pytest.mark.parametrize(("pairs", "folds"), [(14, 3), (19, 4), (12, 2), (7, 2), (6, 2), (23, 5)])
+def test_folds_hold_about_as_many_as_asked_for(pairs: int, folds: int) -> None:
+    assert fold_count(pairs, Split(val_size=5)) == folds
 
 
 @pytest.mark.parametrize("fold", [None, 0])

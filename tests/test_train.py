@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import noise, uneven, write_manifests
+from conftest import SHALLOW, noise, uneven, write_manifests
 from PIL import Image
 from sklearn.metrics import f1_score, jaccard_score
 from torch import Tensor, nn
@@ -48,7 +48,7 @@ from carseg.train import (
     train_bce,
     train_dice,
 )
-from carseg.u2net import U2Net
+from carseg.u2net import VARIANTS, U2Net
 from carseg.upright import on_its_side, stand_up
 
 CPU = Device("float32")
@@ -59,10 +59,19 @@ TINY = Params(
 
 
 @pytest.fixture(autouse=True)
-def _project(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _project(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """A project with three pairs to train on, so that the last batch is not full, and two more."""
+    if not {"pretrained", "whole"}.intersection(request.fixturenames):
+        monkeypatch.setitem(VARIANTS, "u2netp", SHALLOW)
     monkeypatch.chdir(tmp_path)
     write_manifests(tmp_path, train=3, val=2)
+
+
+@pytest.fixture
+def whole() -> None:
+    """Let `u2netp` be what it is."""
 
 
 def tiny(**changes: object) -> Params:
@@ -276,6 +285,7 @@ def test_a_row_is_better_where_the_curve_shows_it() -> None:
     assert not close.better_than(rows[0]), "the report, which reads the curve, names epoch 0"
 
 
+@pytest.mark.usefixtures("whole")
 def test_a_step_learns_from_its_batch() -> None:
     squares = Squares(read_manifest(Path("split/train.csv")), 64, Path())
     photos, masks = (torch.stack(parts) for parts in zip(*squares.plain(), strict=True))
@@ -490,6 +500,7 @@ def same_looks(one: Squares, epoch: int, other: Squares, other_epoch: int) -> bo
     return all(torch.equal(one[epoch, i][0], other[other_epoch, i][0]) for i in range(len(one)))
 
 
+@pytest.mark.usefixtures("whole")
 def test_a_probe_measures_at_each_photos_own_size_and_cars_as_they_stand() -> None:
     pairs = read_manifest(Path("split/val.csv"))
     net = uneven(fresh_net())
