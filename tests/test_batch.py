@@ -393,7 +393,7 @@ def test_nothing_is_replaced_unless_forced() -> None:
 def test_a_photo_is_never_replaced() -> None:
     before = Path("photos/a.png").read_bytes()
     with pytest.raises(CarsegError, match=r"photos/a\.png: is one of the photos; choose another"):
-        do("photos", out="photos", force=True)
+        do("photos/a.png", out="photos", force=True)
     assert Path("photos/a.png").read_bytes() == before
 
 
