@@ -15,6 +15,7 @@ from dvc.utils.hydra import apply_overrides, to_hydra_overrides
 from dvc.utils.serialize import ParseError
 from hydra.errors import HydraException
 
+from carseg.columns import LAID, NETS, QUARTERS, VIEWS, laid
 from carseg.errors import CarsegError
 from carseg.files import parse_csv, write_csv, write_json
 from carseg.lock import parse_lock
@@ -26,15 +27,6 @@ from carseg.spread import WORST, spread
 DVC = (sys.executable, "-m", "dvc")
 NAME = "crossval-fold-{}"
 SCORES = "plots/scores.csv"
-NETS = ("untrained", "bce", "dice")
-VIEWS = ("plain", "upright", "closer", "d4", "d4_closer")
-TURNS = {
-    "plain": ("plain_iou", "turn90_iou", "turn180_iou", "turn270_iou"),
-    **{
-        view: tuple(f"{view}_{name}iou" for name in ("", "turn90_", "turn180_", "turn270_"))
-        for view in ("upright", "closer")
-    },
-}
 FIXED = {
     "keep": "is always last here, so that no photo chooses the weights that it judges",
     "patience": "is always null here, so that no photo chooses when its training ends",
@@ -211,7 +203,7 @@ def report(rows: Sequence[Row], folder: Path) -> None:
         }
         for net, views in summary.items()
     }
-    by_side = {net: {view: sides(rows, net, view) for view in TURNS} for net in NETS}
+    by_side = {net: {view: sides(rows, net, view) for view in LAID} for net in NETS}
     write_json(folder / "summary.json", {"photos": len(rows), **by_name, "iou_by_side": by_side})
     print(f"\n{len(rows)} photos, each judged by nets that have not seen it")
     print(f"{'IoU':<20}{'mean':>9}{'std':>9}{'95 % interval':>20}{'worst':>9}")
@@ -235,9 +227,10 @@ def sides(rows: Sequence[Row], net: str, view: str) -> dict[str, float]:
     """
     found: dict[str, list[float]] = {"standing": [], "lying": []}
     for row in rows:
-        for turn, column in enumerate(TURNS[view]):
-            lying = int(row["lying"]) != turn % 2
-            found["lying" if lying else "standing"].append(float(row[f"{net}_{column}"]))
+        for quarters in QUARTERS:
+            lying = int(row["lying"]) != quarters % 2
+            value = float(row[f"{net}_{laid(view, quarters)}_iou"])
+            found["lying" if lying else "standing"].append(value)
     return {side: round(float(np.mean(ious)), 6) for side, ious in found.items()}
 
 

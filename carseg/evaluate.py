@@ -14,6 +14,7 @@ from tqdm import tqdm
 from carseg import weights
 from carseg.clean import clean
 from carseg.closer import look_closer
+from carseg.columns import LAID, NETS, QUARTERS, TURNS, VIEWS, laid
 from carseg.device import Device
 from carseg.edges import boundary_iou, hd95
 from carseg.files import new_directory, read_csv, write_csv, write_json
@@ -33,16 +34,11 @@ from carseg.views import D4, TURNED, View, turn
 
 Mask = NDArray[np.bool_]
 
-NETS: Mapping[str, Callable[[Params], U2Net]] = {
+MAKE: Mapping[str, Callable[[Params], U2Net]] = {
     "untrained": lambda p: weights.start(p.model, Path("pretrained"), p.seed),
     "bce": lambda p: weights.load(p.model, Path("u2net_segmentation.pth")),
     "dice": lambda p: weights.load(p.model, Path("u2net_segmentation_dice_loss.pth")),
 }
-VIEWS = ("plain", "upright", "closer", "d4", "d4_closer")
-# The first three views of the photo turned so far.
-TURNS = tuple(
-    f"{view}turn{degrees}" for view in ("", "upright_", "closer_") for degrees in (90, 180, 270)
-)
 
 
 class Scores(NamedTuple):
@@ -75,8 +71,8 @@ def evaluate(params: Params) -> None:
     pairs = read_manifest(Path("split/val.csv"))
     found: dict[str, list[Judged]] = {}
     with new_directory(Path("plots/overlays")) as overlays:
-        for name, make in NETS.items():
-            net = device.place_net(make(params)).eval()
+        for name in NETS:
+            net = device.place_net(MAKE[name](params)).eval()
             found[name] = []
             for pair in tqdm(pairs, name, leave=False, disable=None):
                 masks = look(net, pair, params, device)
@@ -85,7 +81,7 @@ def evaluate(params: Params) -> None:
                     car = masks["upright"]
                     picture = overlay(read_photo(pair.photo), car, read_truth(pair.mask))
                     picture.save(overlays / f"{pair.name}_{name}.jpg", quality=85)
-        net = device.place_net(NETS["dice"](params)).eval()
+        # The net at hand is still the last one, of task 2.
         by_iou = sorted(range(len(pairs)), key=lambda i: found["dice"][i].scores["upright"].iou)
         shown = [
             show(
@@ -141,10 +137,11 @@ def look(net: U2Net, pair: Pair, params: Params, device: Device) -> dict[str, Ma
         return clean(mask) if params.cleanup else mask
 
     masks: dict[str, Mask] = {}
-    for quarters, names in enumerate((VIEWS[:3], TURNS[::3], TURNS[1::3], TURNS[2::3])):
+    for quarters in QUARTERS:
         stood = upright(quarters)
         views = (at_size(seen[quarters], shape), stood, again(stood, TURNED))
-        masks |= {name: cut(view) for name, view in zip(names, views, strict=True)}
+        for name, view in zip(LAID, views, strict=True):
+            masks[laid(name, quarters)] = cut(view)
     d4 = at_size(combine(seen), shape)
     masks |= {"d4": cut(d4), "d4_closer": cut(again(d4, D4))}
     return {name: masks[name] for name in (*VIEWS, *TURNS)}

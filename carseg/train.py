@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from carseg.errors import CarsegError
 from carseg.files import write_csv
 from carseg.learner import BEFORE, UNTRAINED, Learner
 from carseg.losses import BCELoss, DiceLoss
-from carseg.pairs import evenly, read_manifest
+from carseg.pairs import Pair, evenly, read_manifest
 from carseg.params import Params
 from carseg.photos import read_photo, squared_photo
 from carseg.probe import Probe, Score
@@ -39,6 +39,7 @@ TASKS = ("bce", "dice")
 FINE = 0.0005  # the second task's learning rate, at most: more undoes what the first has learnt
 SETTLE_PHOTOS = 64  # enough for the statistics of a batch norm
 LOOKS, LOOKS_AT_ONCE = 16, 4  # what batch norms are measured on after weights were averaged
+Batch = tuple[Tensor, Tensor]  # photos (N, 3, S, S), masks (N, 1, S, S)
 LAID = (D4[0], D4[0], D4[1], D4[3])  # how photos are turned for that: as held, or by a quarter
 
 
@@ -165,57 +166,77 @@ def train(
         best = saved["best"]
         processes.say(f"{task}: goes on after epoch {curve[-1].epoch}")
 
-    def diverged(loss: float, when: str, remedy: str) -> CarsegError:
+    try:
+        for epoch in range(len(curve), params.epochs + 1):
+            if epoch == 0:
+                measured: nn.Module = device.place_net(copy.deepcopy(net))
+            else:
+                sampler.epoch = epoch
+                learn(learner, loader, sampler, train_pairs, task, params.batch_size, processes)
+                measured = learner.averaged(remembered, looks)
+            row = Row(epoch, *(probe.measure(measured, criterion, device) for probe in probes))
+            if not math.isfinite(loss := row.train.loss + row.val.loss):
+                remedy = "lower learning_rate" if epoch else "start from other weights"
+                raise Diverged(f"the loss is {loss} after epoch {epoch}; {remedy}")
+            curve.append(row)
+            if epoch == 0 or row.better_than(curve[best]):
+                best = epoch
+            kept_epoch = best if params.keep == "best" else epoch
+            if kept_epoch == epoch:
+                kept.load_state_dict(measured.state_dict())
+            del measured  # steps need the memory
+            processes.say(row.line(task, params.epochs, better=best == epoch))
+            if params.patience is not None and epoch - best >= params.patience:
+                processes.say(f"{task}: no better epoch in {params.patience}, stopping early")
+                break
+            if 0 < epoch < params.epochs and processes.first:
+                rows = [(row.epoch, tuple(row.train), tuple(row.val)) for row in curve]
+                checkpoint.save(state, curve=rows, best=best)
+    except Diverged as error:
         if processes.first and curve:
             weights.save(kept, output)  # what has been learnt until then
         processes.gather([None])  # who ended before that is done would end the others
-        return CarsegError(f"{task}: the loss is {loss} {when}; {remedy}")
-
-    for epoch in range(len(curve), params.epochs + 1):
-        if epoch == 0:
-            measured: nn.Module = device.place_net(copy.deepcopy(net))
-        else:
-            sampler.epoch = epoch
-            quiet = None if processes.first else True  # None: where nobody looks at a terminal
-            for at, (photos, masks) in enumerate(
-                tqdm(loader, f"{task} {epoch}", leave=False, disable=quiet)
-            ):
-                whole = min(params.batch_size, len(squares) - at * params.batch_size)
-                share = len(photos) * processes.count / whole
-                loss = processes.sum(learner.step(photos, masks, share))
-                if not math.isfinite(loss):
-                    order = [train_pairs[i].name for _, i in sampler]
-                    names = order[at * params.batch_size :][: params.batch_size]
-                    raise diverged(
-                        loss,
-                        f"in epoch {epoch} at {', '.join(names)}",
-                        "lower learning_rate, or look at these photos",
-                    )
-            measured = learner.averaged(remembered, looks)
-        row = Row(epoch, *(probe.measure(measured, criterion, device) for probe in probes))
-        if not math.isfinite(loss := row.train.loss + row.val.loss):
-            remedy = "lower learning_rate" if epoch else "start from other weights"
-            raise diverged(loss, f"after epoch {epoch}", remedy)
-        curve.append(row)
-        if epoch == 0 or row.better_than(curve[best]):
-            best = epoch
-        kept_epoch = best if params.keep == "best" else epoch
-        if kept_epoch == epoch:
-            kept.load_state_dict(measured.state_dict())
-        del measured  # steps need the memory
-        processes.say(row.line(task, params.epochs, better=best == epoch))
-        if params.patience is not None and epoch - best >= params.patience:
-            processes.say(f"{task}: no better epoch in {params.patience}, stopping early")
-            break
-        if 0 < epoch < params.epochs and processes.first:
-            rows = [(row.epoch, tuple(row.train), tuple(row.val)) for row in curve]
-            checkpoint.save(state, curve=rows, best=best)
+        raise CarsegError(f"{task}: {error}") from error
     if processes.first:
         weights.save(kept, output)
         write_csv(Path(f"plots/{task}.csv"), CURVE, [row.values() for row in curve])
         record(f"train_{task}", device, processes.count)
         checkpoint.remove()
     processes.say(f"{task}: kept epoch {kept_epoch}, {output}")
+
+
+class Diverged(Exception):
+    """The loss is no longer finite: says where, and what to do."""
+
+
+def learn(
+    learner: Learner,
+    loader: DataLoader[Batch],
+    sampler: EpochSampler,
+    pairs: Sequence[Pair],
+    task: str,
+    batch_size: int,
+    processes: Processes,
+) -> None:
+    """Learn from every batch of the sampler's epoch.
+
+    Raises:
+        Diverged: a loss is not finite.
+    """
+    title = f"{task} {sampler.epoch}"
+    quiet = None if processes.first else True  # None: where nobody looks at a terminal
+    for at, (photos, masks) in enumerate(tqdm(loader, title, leave=False, disable=quiet)):
+        # Gradients are averaged over processes, of which each has another part of the batch.
+        whole = min(batch_size, len(pairs) - at * batch_size)
+        share = len(photos) * processes.count / whole
+        loss = processes.sum(learner.step(photos, masks, share))
+        if not math.isfinite(loss):
+            order = [pairs[i].name for _, i in sampler]
+            names = ", ".join(order[at * batch_size :][:batch_size])
+            raise Diverged(
+                f"the loss is {loss} in epoch {sampler.epoch} at {names}; lower learning_rate, or "
+                "look at these photos"
+            )
 
 
 def plain_looks(squares: Squares) -> Iterator[Tensor]:

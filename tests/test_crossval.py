@@ -11,7 +11,8 @@ import yaml
 from conftest import write_pairs
 from project import Project
 
-from carseg.crossval import NETS, VIEWS, Row, changed, crossval, git, report, sides
+from carseg.columns import NETS, VIEWS
+from carseg.crossval import Row, changed, crossval, git, report, sides
 from carseg.errors import CarsegError
 from carseg.files import read_csv, write_csv
 from carseg.params import Params
