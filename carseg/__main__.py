@@ -6,12 +6,15 @@ import argparse
 import glob
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import shtab
 
 from carseg import __version__
 from carseg.errors import CarsegError, hold_interrupts, run
 from carseg.settings import EXPORTED, settings_of
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def main() -> None:
@@ -21,6 +24,78 @@ def main() -> None:
     shtab.add_argument_to(parser, ["--print-completion"])
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
+    for add in (_add_crossval, _add_predict, _add_export, _add_masks):
+        add(commands)
+
+    def start() -> None:
+        arguments = parser.parse_args()
+        arguments.start(arguments)
+
+    run(start)
+
+
+def _add_weights(command: argparse.ArgumentParser, what: str, known: str = "") -> None:
+    command.add_argument(
+        "--weights",
+        type=Path,
+        default=Path("u2net_segmentation_dice_loss.pth"),
+        metavar="FILE",
+        help=f"{what} [%(default)s]",
+    )
+    command.add_argument(
+        "--image-size",
+        type=int,
+        metavar="N",
+        help="side of the square that the network sees [that of params.yaml beside the weights, "
+        f"else 320]{known}",
+    )
+
+
+def _settle(arguments: argparse.Namespace) -> None:
+    """Give options that were left out the value that the weights were trained with."""
+    names = ("image_size", "threshold", "cleanup")
+    given = vars(arguments)
+    missing = [name for name in names if name in given and given[name] is None]
+    if missing:
+        with hold_interrupts():
+            settings = settings_of(arguments.weights)
+        for name in missing:
+            setattr(arguments, name, getattr(settings, name))
+    check("--image-size", arguments.image_size, 32, 4096)
+
+
+def check_weights(path: Path) -> None:
+    """Check that there are weights, before anything is made of them.
+
+    Raises:
+        CarsegError: there are none.
+    """
+    if not path.exists() and path.suffix.lower() not in EXPORTED:  # of which is told elsewhere
+        raise CarsegError(
+            f"{path}: there is no such file; run dvc repro, or name the weights with --weights"
+        )
+
+
+def check(name: str, value: float, least: float, most: float) -> None:
+    """Check an option's value.
+
+    Raises:
+        CarsegError: it is out of range.
+    """
+    if not least <= value <= most:
+        raise CarsegError(f"{name} {value}: give a number from {least} to {most}")
+
+
+def expand(texts: Sequence[str]) -> list[Path]:
+    """Give the files that patterns match, as some shells do not; a pattern of none stays itself."""
+    found: list[str] = []
+    for text in texts:
+        there = [text] if Path(text).exists() else sorted(glob.glob(text))
+        found += there or [text]
+    return [Path(path) for path in found]
+
+
+def _add_crossval(commands: Commands) -> None:
     command = commands.add_parser(
         "crossval", help="train once a fold, so that every photo is judged by a net new to it"
     )
@@ -36,6 +111,15 @@ def main() -> None:
     )
     command.set_defaults(start=_crossval)
 
+
+def _crossval(arguments: argparse.Namespace) -> None:
+    with hold_interrupts():
+        from carseg.crossval import crossval
+
+    crossval(arguments.set_param, arguments.out)
+
+
+def _add_predict(commands: Commands) -> None:
     command = commands.add_parser(
         "predict",
         help="masks, cut-outs and overlays of photos",
@@ -111,6 +195,31 @@ def main() -> None:
     )
     command.set_defaults(start=_predict)
 
+
+def _predict(arguments: argparse.Namespace) -> None:
+    _settle(arguments)
+    check("--threshold", arguments.threshold, 0, 1)
+    if arguments.jobs is not None:
+        check("--jobs", arguments.jobs, 1, 64)
+    check_weights(arguments.weights)
+    with hold_interrupts():
+        from carseg.batch import Kinds, predict
+        from carseg.model import load
+
+    predict(
+        arguments.paths,
+        arguments.out,
+        load(arguments.weights, arguments.image_size, device=arguments.device),
+        Kinds(arguments.kinds or [], arguments.threshold, arguments.background, arguments.cleanup),
+        d4=arguments.d4,
+        closer=arguments.closer,
+        recursive=arguments.recursive,
+        force=arguments.force,
+        jobs=arguments.jobs,
+    )
+
+
+def _add_export(commands: Commands) -> None:
     command = commands.add_parser(
         "export",
         help="ONNX, OpenVINO and safetensors files, and a model card",
@@ -142,6 +251,34 @@ def main() -> None:
     command.add_argument("--force", action="store_true", help="replace files that exist")
     command.set_defaults(start=_export)
 
+
+def _export(arguments: argparse.Namespace) -> None:
+    _settle(arguments)
+    if arguments.batch is not None:
+        check("--batch", arguments.batch, 1, 64)  # checking takes memory for each of them
+    check_weights(arguments.weights)
+    with hold_interrupts():
+        from carseg.batch import find
+        from carseg.export import export
+        from carseg.formats import WRITERS
+
+    formats = arguments.formats or list(WRITERS)
+    if arguments.int8 == "":
+        raise CarsegError("--int8: names nothing; give a folder of photos")
+    photos = find([arguments.int8], recursive=True) if arguments.int8 else []
+    written = export(
+        arguments.weights,
+        arguments.out,
+        formats,
+        arguments.image_size,
+        arguments.batch,
+        arguments.force,
+        [path for path, _ in photos],
+    )
+    print("\n".join(str(path) for path in written))
+
+
+def _add_masks(commands: Commands) -> None:
     masks = commands.add_parser("masks", help="masks out of annotation files")
     command = masks.add_subparsers(required=True, metavar="COMMAND").add_parser(
         "import",
@@ -176,128 +313,6 @@ def main() -> None:
     )
     command.add_argument("--force", action="store_true", help="replace masks that exist")
     command.set_defaults(start=_import_masks)
-
-    def start() -> None:
-        arguments = parser.parse_args()
-        arguments.start(arguments)
-
-    run(start)
-
-
-def _add_weights(command: argparse.ArgumentParser, what: str, known: str = "") -> None:
-    command.add_argument(
-        "--weights",
-        type=Path,
-        default=Path("u2net_segmentation_dice_loss.pth"),
-        metavar="FILE",
-        help=f"{what} [%(default)s]",
-    )
-    command.add_argument(
-        "--image-size",
-        type=int,
-        metavar="N",
-        help="side of the square that the network sees [that of params.yaml beside the weights, "
-        f"else 320]{known}",
-    )
-
-
-def _settle(arguments: argparse.Namespace) -> None:
-    """Give options that were left out the value that the weights were trained with."""
-    names = ("image_size", "threshold", "cleanup")
-    missing = [name for name in names if getattr(arguments, name, ...) is None]
-    if missing:
-        with hold_interrupts():
-            settings = settings_of(arguments.weights)
-        for name in missing:
-            setattr(arguments, name, getattr(settings, name))
-    check("--image-size", arguments.image_size, 32, 4096)
-
-
-def check_weights(path: Path) -> None:
-    """Check that there are weights, before anything is made of them.
-
-    Raises:
-        CarsegError: there are none.
-    """
-    if not path.exists() and path.suffix.lower() not in EXPORTED:  # of which is told elsewhere
-        raise CarsegError(
-            f"{path}: there is no such file; run dvc repro, or name the weights with --weights"
-        )
-
-
-def check(name: str, value: float, least: float, most: float) -> None:
-    """Check an option's value.
-
-    Raises:
-        CarsegError: it is out of range.
-    """
-    if not least <= value <= most:
-        raise CarsegError(f"{name} {value}: give a number from {least} to {most}")
-
-
-def expand(texts: Sequence[str]) -> list[Path]:
-    """Give the files that patterns match, as some shells do not; a pattern of none stays itself."""
-    found: list[str] = []
-    for text in texts:
-        there = [text] if Path(text).exists() else sorted(glob.glob(text))
-        found += there or [text]
-    return [Path(path) for path in found]
-
-
-def _crossval(arguments: argparse.Namespace) -> None:
-    with hold_interrupts():
-        from carseg.crossval import crossval
-
-    crossval(arguments.set_param, arguments.out)
-
-
-def _predict(arguments: argparse.Namespace) -> None:
-    _settle(arguments)
-    check("--threshold", arguments.threshold, 0, 1)
-    if arguments.jobs is not None:
-        check("--jobs", arguments.jobs, 1, 64)
-    check_weights(arguments.weights)
-    with hold_interrupts():
-        from carseg.batch import Kinds, predict
-        from carseg.model import load
-
-    predict(
-        arguments.paths,
-        arguments.out,
-        load(arguments.weights, arguments.image_size, device=arguments.device),
-        Kinds(arguments.kinds or [], arguments.threshold, arguments.background, arguments.cleanup),
-        d4=arguments.d4,
-        closer=arguments.closer,
-        recursive=arguments.recursive,
-        force=arguments.force,
-        jobs=arguments.jobs,
-    )
-
-
-def _export(arguments: argparse.Namespace) -> None:
-    _settle(arguments)
-    if arguments.batch is not None:
-        check("--batch", arguments.batch, 1, 64)  # checking takes memory for each of them
-    check_weights(arguments.weights)
-    with hold_interrupts():
-        from carseg.batch import find
-        from carseg.export import export
-        from carseg.formats import WRITERS
-
-    formats = arguments.formats or list(WRITERS)
-    if arguments.int8 == "":
-        raise CarsegError("--int8: names nothing; give a folder of photos")
-    photos = find([arguments.int8], recursive=True) if arguments.int8 else []
-    written = export(
-        arguments.weights,
-        arguments.out,
-        formats,
-        arguments.image_size,
-        arguments.batch,
-        arguments.force,
-        [path for path, _ in photos],
-    )
-    print("\n".join(str(path) for path in written))
 
 
 def _import_masks(arguments: argparse.Namespace) -> None:

@@ -67,11 +67,10 @@ class Checkpoint:
         self._found = processes.gather([self._path.is_file()])[0]
 
     def save(self, parts: Mapping[str, Stateful], **rest: object) -> None:
-        """Replace the state, unless the last one was written too short a time ago, for its cost.
+        """Replace the state where writing takes no more than `SHARE` of the time since the last one.
 
-        The first one comes half such a time after the start: what may be lost until then is less
-        than between two. A disk without room, or that
-        nothing can be written to, is told of once and changes nothing.
+        The first one comes after half the time that its size asks for. A disk that is full or cannot
+        be written to is told of once; training goes on.
         """
         if self._full:
             return

@@ -67,7 +67,13 @@ class Learner:
         }
 
     def step(self, photos: Tensor, masks: Tensor, share: float) -> float:
-        """Learn from one batch, as the function `step`; give the loss before."""
+        """Learn from one batch, as the function `step`; give the loss before.
+
+        Args:
+            photos: (N, 3, H, W), float32, normalised.
+            masks: (N, 1, H, W), float32, share of car in each pixel, 0…1.
+            share: of the loss, that this process has a part in.
+        """
         loss = step(
             self._joint, self._criterion, self._optimizer, self._device, photos, masks, share
         )

@@ -1,4 +1,7 @@
-"""Losses on logits, averaged over the fused and the side outputs alike (deep supervision)."""
+"""Losses on logits, of the fused and the side outputs alike (deep supervision).
+
+Their mean, where the paper sums them (U²-Net, Qin et al. 2020, equation 1).
+"""
 
 from __future__ import annotations
 

@@ -33,12 +33,12 @@ def count(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> Counts:
 
 
 def dice(c: Counts) -> float:
-    """Dice coefficient (F1), 0…1; no car in either mask is full agreement."""
+    """Dice coefficient (F1; Dice 1945), 0…1; no car in either mask is full agreement."""
     return _ratio(2 * c.tp, 2 * c.tp + c.fp + c.fn)
 
 
 def iou(c: Counts) -> float:
-    """Intersection over union (Jaccard index), 0…1; no car in either mask is full agreement."""
+    """Intersection over union (Jaccard 1912), 0…1; no car in either mask is full agreement."""
     return _ratio(c.tp, c.tp + c.fp + c.fn)
 
 

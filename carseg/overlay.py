@@ -22,6 +22,9 @@ def overlay(
         photo: RGB, W×H.
         predicted: (H, W), True where car was found.
         truth: (H, W), True where there is car.
+
+    Returns:
+        RGB, its longer side `LONG_SIDE` pixels at most.
     """
     pixels = np.asarray(photo).astype(np.float32)  # (H, W, 3)
     for region, colour, strength in (

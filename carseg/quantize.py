@@ -32,6 +32,7 @@ from carseg.formats import (
     write_onnx,
 )
 from carseg.metrics import count, iou
+from carseg.pairs import evenly
 from carseg.photos import squared_photo
 from carseg.tensors import photo_tensor
 from carseg.u2net import ConvBNReLU, U2Net
@@ -65,10 +66,8 @@ class Calibration(NamedTuple):
         """
         if len(photos) < 2:
             raise CarsegError("--int8: one photo is too few; name ten, or two at least")
-        taken = min(len(photos), MOST)
         looks = []
-        for i in range(taken):
-            path = photos[i * len(photos) // taken]
+        for path in evenly(photos, MOST):
             photo = read(path.read_bytes(), path)
             looks.append(photo_tensor(squared_photo(photo, size))[None].numpy())
         return cls(looks[::2], looks[1::2], threshold)

@@ -10,7 +10,7 @@ def main() -> None:
         from carseg.pairs import find_pairs
         from carseg.params import load_params
 
-    params = load_params()
+    params = load_params()  # a fault in it is told before the rest takes seconds to import
     pairs = find_pairs(Path("dataset/Image"), Path("dataset/Mask"))
     with hold_interrupts():
         from carseg.split import write_split

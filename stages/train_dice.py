@@ -7,7 +7,7 @@ def main() -> None:
     with hold_interrupts():
         from carseg.params import load_params
 
-    params = load_params()
+    params = load_params()  # a fault in it is told before the rest takes seconds to import
     with hold_interrupts():
         from carseg.train import train_dice
 
