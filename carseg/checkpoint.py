@@ -67,10 +67,10 @@ class Checkpoint:
         self._found = processes.gather([self._path.is_file()])[0]
 
     def save(self, parts: Mapping[str, Stateful], **rest: object) -> None:
-        """Replace the state where writing takes no more than `SHARE` of the time since the last one.
+        """Replace the state, if writing takes no more than `SHARE` of the time since the last one.
 
-        The first one comes after half the time that its size asks for. A disk that is full or cannot
-        be written to is told of once; training goes on.
+        The first one comes after half the time that its size asks for. A disk that is full or
+        cannot be written to is told of once; training goes on.
         """
         if self._full:
             return
