@@ -27,10 +27,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from carseg import weights
-from carseg.batch import Kinds, predict, read
+from carseg.batch import predict
 from carseg.errors import run
 from carseg.files import write_bytes
+from carseg.inputs import read
 from carseg.model import Model, load
+from carseg.outputs import Kinds
 from carseg.params import load_params
 from carseg.u2net import VARIANTS, U2Net
 

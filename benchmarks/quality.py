@@ -94,7 +94,7 @@ def compare(arguments: argparse.Namespace) -> None:
         return clean(mask) if params.cleanup else mask
 
     def ours(d4: bool, closer: bool, photo: Image.Image) -> Mask:
-        return cut(model.predict(photo, d4, closer))
+        return cut(model.predict(photo, d4=d4, closer=closer))
 
     def once(photo: Image.Image) -> Mask:
         return cut(model.look(photo))

@@ -43,12 +43,12 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from carseg import learner, weights
-from carseg.batch import find
 from carseg.data import Squares
 from carseg.device import Device
 from carseg.errors import needed, run
 from carseg.files import write_json
 from carseg.formats import Probability, write_onnx, write_openvino
+from carseg.inputs import list_photos
 from carseg.losses import BCELoss
 from carseg.metrics import count, iou
 from carseg.model import load
@@ -96,7 +96,7 @@ def bench(arguments: Sequence[str] | None) -> dict[str, object]:
     calibration = None
     if chosen.int8:
         needed("openvino", "--int8")
-        calibration = Calibration.of([path for path, _ in find([chosen.int8], True)], size)
+        calibration = Calibration.of([path for path, _ in list_photos([chosen.int8], True)], size)
     seconds: dict[str, Mapping[str, list[float]]] = {"product": products(device)}  # before others
     with tempfile.TemporaryDirectory() as name, ExitStack() as others:
         pairs = write_photos(Path(name), chosen.batch)

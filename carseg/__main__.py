@@ -203,8 +203,9 @@ def _predict(arguments: argparse.Namespace) -> None:
         check("--jobs", arguments.jobs, 1, 64)
     check_weights(arguments.weights)
     with hold_interrupts():
-        from carseg.batch import Kinds, predict
+        from carseg.batch import predict
         from carseg.model import load
+        from carseg.outputs import Kinds
 
     predict(
         arguments.paths,
@@ -258,14 +259,14 @@ def _export(arguments: argparse.Namespace) -> None:
         check("--batch", arguments.batch, 1, 64)  # checking takes memory for each of them
     check_weights(arguments.weights)
     with hold_interrupts():
-        from carseg.batch import find
         from carseg.export import export
         from carseg.formats import WRITERS
+        from carseg.inputs import list_photos
 
     formats = arguments.formats or list(WRITERS)
     if arguments.int8 == "":
         raise CarsegError("--int8: names nothing; give a folder of photos")
-    photos = find([arguments.int8], recursive=True) if arguments.int8 else []
+    photos = list_photos([arguments.int8], recursive=True) if arguments.int8 else []
     written = export(
         arguments.weights,
         arguments.out,

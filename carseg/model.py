@@ -67,7 +67,7 @@ class Model:
         return cls(lambda photos: probability(folded, photos, place), size, on_cores)
 
     def predict(
-        self, picture: Picture, d4: bool = False, closer: bool = False
+        self, picture: Picture, *, d4: bool = False, closer: bool = False
     ) -> NDArray[np.float32]:
         """Give each pixel's probability of being car, (H, W), float32, 0…1, at the picture's size.
 

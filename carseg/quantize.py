@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from carseg.batch import read
 from carseg.errors import CarsegError, needed
 from carseg.formats import (
     FILES,
@@ -31,6 +30,7 @@ from carseg.formats import (
     save_openvino,
     write_onnx,
 )
+from carseg.inputs import read
 from carseg.metrics import count, iou
 from carseg.pairs import evenly
 from carseg.photos import squared_photo

@@ -21,10 +21,12 @@ from project import heed_interruptions
 from torch import Tensor
 
 from carseg import __main__, weights
-from carseg.batch import Kinds, find, plan, predict
+from carseg.batch import predict
 from carseg.errors import CarsegError
 from carseg.files import write_bytes
+from carseg.inputs import list_photos
 from carseg.model import Model, Picture, as_photo
+from carseg.outputs import Kinds, plan
 from carseg.settings import settings_file
 from carseg.u2net import U2Net
 
@@ -37,7 +39,7 @@ class Red(Model):
         self.asked: list[tuple[bool, bool]] = []
 
     def predict(
-        self, picture: Picture, d4: bool = False, closer: bool = False
+        self, picture: Picture, *, d4: bool = False, closer: bool = False
     ) -> NDArray[np.float32]:
         self.asked.append((d4, closer))
         return np.asarray(as_photo(picture))[..., 0].astype(np.float32) / 255
@@ -129,15 +131,17 @@ def test_patterns_are_expanded_where_the_shell_did_not() -> None:
 
 @pytest.mark.parametrize("again", [{}, {"force": True}])
 def test_results_are_no_photos_of_a_second_run(again: dict[str, bool]) -> None:
-    before = find(["."], recursive=True, out=Path("photos/made"))
+    before = list_photos(["."], recursive=True, out=Path("photos/made"))
     do(".", recursive=True, out="photos/made")
-    assert find(["."], recursive=True, out=Path("photos/made")) == before
+    assert list_photos(["."], recursive=True, out=Path("photos/made")) == before
     if again:
         do(".", recursive=True, out="photos/made", **again)
     assert files("photos/made") == ["photos/a.png", "photos/b.png", "photos/more/c.png"]
-    assert len(find(["photos/made"], recursive=True, out=Path("photos/made"))) == 3, "as named"
+    assert len(list_photos(["photos/made"], recursive=True, out=Path("photos/made"))) == 3, (
+        "as named"
+    )
     do("photos/[ab]*", out="photos/made/again")
-    found = find(["photos/made/*"], recursive=True, out=Path("photos/made/again"))
+    found = list_photos(["photos/made/*"], recursive=True, out=Path("photos/made/again"))
     assert [path.name for path, _ in found] == ["a.png", "b.png", "c.png"]
 
 
@@ -150,7 +154,7 @@ def test_a_folder_without_photos_that_a_pattern_matches_stops_nothing() -> None:
 
 
 def test_photos_keep_the_order_and_name_of_their_first_mention() -> None:
-    found = find(["photos/b.png", "photos", "photos/more/*", "photos/more"], recursive=True)
+    found = list_photos(["photos/b.png", "photos", "photos/more/*", "photos/more"], recursive=True)
     assert [name.as_posix() for _, name in found] == ["b", "a", "more/c"]
 
 
@@ -266,7 +270,7 @@ def test_results_are_not_written_among_the_photos(recursive: bool) -> None:
 def test_a_place_that_cannot_be_written_to_is_told_of_before_anything_is_computed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Red, "predict", lambda *_: pytest.fail("computed"))
+    monkeypatch.setattr(Red, "predict", lambda *_, **__: pytest.fail("computed"))
     Path("out").write_text("a file")
     with pytest.raises(NotADirectoryError, match="'out'"):
         do("photos")
@@ -339,12 +343,12 @@ class OutOfMemoryError(RuntimeError):
 def test_a_photo_that_takes_too_much_memory_does_not_stop_the_others(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find = Red.predict
+    whole = Red.predict
 
-    def short(model: Red, picture: Picture, *ways: bool) -> NDArray[np.float32]:
+    def short(model: Red, picture: Picture, **ways: bool) -> NDArray[np.float32]:
         if as_photo(picture).size == (40, 30):
             raise error
-        return find(model, picture, *ways)
+        return whole(model, picture, **ways)
 
     monkeypatch.setattr(Red, "predict", short)
     with pytest.raises(
@@ -366,7 +370,7 @@ def test_lack_of_memory_in_reading_is_not_taken_for_a_broken_file(
 
 
 def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Red, "predict", lambda *_: torch.zeros(2) + torch.zeros(3))
+    monkeypatch.setattr(Red, "predict", lambda *_, **__: torch.zeros(2) + torch.zeros(3))
     with pytest.raises(RuntimeError, match="must match the size"):
         do("photos")
 
@@ -538,9 +542,10 @@ def test_an_interruption_lets_go_of_what_has_not_begun(presses: int) -> None:
     code = """
 import sys, time
 from pathlib import Path
-from carseg.batch import Kinds, predict
+from carseg.batch import predict
 from carseg.errors import run
 from carseg.model import Model
+from carseg.outputs import Kinds
 
 def look(photos):
     print("looks", flush=True)
@@ -587,11 +592,11 @@ def test_photos_of_a_folder_are_looked_at_side_by_side() -> None:
 
 
 def test_hidden_files_and_folders_count_as_no_photos() -> None:
-    assert [path.name for path, _ in find(["photos"], recursive=False)] == ["a.png", "b.png"]
+    assert [path.name for path, _ in list_photos(["photos"], recursive=False)] == ["a.png", "b.png"]
     Path("photos/dir.png").mkdir()
     Path("photos/.thumbs").mkdir()
     photo().save("photos/.thumbs/x.png")
-    assert len(find(["photos"], recursive=True)) == 3
+    assert len(list_photos(["photos"], recursive=True)) == 3
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:

@@ -102,7 +102,7 @@ def test_exported_files_predict_as_the_weights_do(
     exported = load(project / "exported" / file, precision="float32")
     assert exported.size == SIZE
     for d4 in (False, True):
-        found, expected = exported.predict(picture, d4), weights.predict(picture, d4)
+        found, expected = (net.predict(picture, d4=d4) for net in (exported, weights))
         assert np.ptp(expected) > 0.2
         np.testing.assert_allclose(found, expected, atol=TOLERANCE, rtol=0)
     once = exported.look(picture)

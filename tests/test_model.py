@@ -84,9 +84,9 @@ def test_a_car_on_its_side_is_looked_at_twice_and_by_look_once(model: Model, net
 def test_a_closer_look_starts_from_what_the_whole_photo_shows(
     model: Model, net: U2Net, d4: bool, sides: Sequence[View]
 ) -> None:
-    first = model.predict(photo(), d4)
+    first = model.predict(photo(), d4=d4)
     expected = look_closer(lambda photos: probability(net, photos, CPU), photo(), first, sides, 64)
-    found = model.predict(photo(), d4, closer=True)
+    found = model.predict(photo(), d4=d4, closer=True)
     np.testing.assert_allclose(found, expected, atol=1e-4)
     assert np.abs(found - first).max() > 0.1
 

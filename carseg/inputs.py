@@ -1,0 +1,127 @@
+"""Photos that a command is given: which ones, and what they show."""
+
+from __future__ import annotations
+
+import glob
+import io
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from carseg.errors import CarsegError
+from carseg.model import as_photo, turned_by_tag
+from carseg.photos import HEIC, drop_text
+
+RAW = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"}  # of cameras
+# What Pillow opens without being able to give its pixels, or by another program alone.
+NO_PHOTOS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+EXIF_MARK = b"Exif\0\0"
+
+
+def list_photos(
+    paths: Sequence[str], recursive: bool, out: Path | None = None
+) -> list[tuple[Path, Path]]:
+    """List photos, each with the name that its results go by: a path without ending.
+
+    Results of a folder's photos lie as those do in it.
+
+    Args:
+        paths: files, folders and patterns.
+        recursive: look into folders in folders, too.
+        out: where results go: no photos, in folders that were not named themselves.
+
+    Raises:
+        CarsegError: there is no such file, or no photo in a folder.
+    """
+    found: dict[Path, Path] = {}
+    for text in paths:
+        if not text:  # Path("") is the current folder
+            raise CarsegError("a path is empty; name a photo, a folder or a pattern")
+        named = Path(text).exists()
+        matches = [text] if named else sorted(glob.glob(text, recursive=recursive))
+        if not matches:
+            raise CarsegError(f"{text}: there is no such file; check the path")
+        photos: dict[Path, Path] = {}
+        for path in map(Path, matches):
+            if not path.is_dir():
+                photos.setdefault(path, Path(path.stem))
+            elif named or not _lies_in(path, out):
+                for photo in _photos_in(path, recursive, out):
+                    photos.setdefault(photo, photo.relative_to(path).with_suffix(""))
+        if not photos:  # a pattern may match folders without any beside others
+            hint = "" if recursive else ", or add --recursive"
+            raise CarsegError(f"{text}: holds no photo; name another folder{hint}")
+        found |= photos | found  # a photo that is met again keeps its name
+    return list(found.items())
+
+
+def _photos_in(folder: Path, recursive: bool, out: Path | None) -> Iterator[Path]:
+    endings = Image.registered_extensions()  # asked for first, as it makes Pillow fill OPEN
+    readable = Image.OPEN.keys() - NO_PHOTOS
+    known = {end for end, kind in endings.items() if kind in readable}
+    known |= RAW | HEIC  # which are told of, not passed over
+    base = folder.resolve()  # once, as asking for each photo would take long
+    results = None if out is None or _lies_in(folder, out) else out.resolve()
+    for path in sorted(_all_below(folder) if recursive else folder.iterdir()):
+        inside = path.relative_to(folder)
+        made = results is not None and (base / inside).is_relative_to(results)
+        if path.suffix.lower() in known and not made and not hidden(inside) and path.is_file():
+            yield path
+
+
+def _all_below(folder: Path) -> Iterator[Path]:
+    """List files in folders in folders, but not in those that are linked to."""
+
+    def tell(error: OSError) -> None:
+        raise error  # else a folder that cannot be read would be passed over
+
+    for place, _, names in os.walk(folder, onerror=tell):
+        yield from (Path(place, name) for name in names)
+
+
+def _lies_in(path: Path, out: Path | None) -> bool:
+    return out is not None and path.resolve().is_relative_to(out.resolve())
+
+
+def hidden(path: Path) -> bool:
+    """Tell whether a file, or a folder that it is in, is out of sight."""
+    return any(part.startswith(".") for part in path.parts)
+
+
+def read(content: bytes, source: Path) -> Image.Image:
+    """Read a photo of any mode as upright RGB; EXIF data and an RGB colour profile come along.
+
+    Raises:
+        CarsegError: it is not an image, or a camera's raw file.
+    """
+    ending = source.suffix.lower()
+    if ending in RAW:
+        raise CarsegError(
+            f"{source}: is a camera's raw file, of which a preview at most can be read; convert it "
+            "to JPEG or leave it out"
+        )
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            image.load()
+            drop_text(image)
+            stands = turned_by_tag(image)
+    except Image.DecompressionBombError as error:
+        raise CarsegError(f"{source}: has too many pixels ({error}); scale it down") from error
+    except MemoryError:  # of which the file is not to blame
+        raise
+    except Exception as error:  # Pillow has no common base for what a broken file may raise
+        if not content:
+            why = "is empty; save it anew"
+        elif ending in HEIC:
+            why = "is of a kind that Pillow does not read; convert it to JPEG"
+        else:
+            why = "cannot be read as an image; save it anew"
+        raise CarsegError(f"{source}: {why} or leave it out") from error
+    photo = as_photo(stands)
+    kept = ("exif", "icc_profile") if stands.mode in ("RGB", "RGBA") else ("exif",)
+    photo.info = {key: stands.info[key] for key in kept if key in stands.info}
+    if "exif" in photo.info and not photo.info["exif"].startswith(EXIF_MARK):
+        photo.info["exif"] = EXIF_MARK + photo.info["exif"]  # WebP goes without, JPEG does not
+    return photo

@@ -1,0 +1,189 @@
+"""What is made of photos, and the files it goes to, none of which may be the user's."""
+
+from __future__ import annotations
+
+import io
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageColor, ImageOps
+
+from carseg.errors import CarsegError
+from carseg.model import as_photo
+from carseg.overlay import TRUE_POSITIVE
+from carseg.piece import one_piece
+
+ENDINGS = {"mask": ".png", "cutout": ".png", "overlay": ".jpg", "background": ".jpg"}
+EXIF_MOST = 65533  # bytes of it that a JPEG holds
+TINT = 0.45  # strength of an overlay's colour
+
+
+class Kinds:
+    """What is made of a photo and its probability map.
+
+    Attributes:
+        names: of the kinds wanted: mask, cutout, overlay, background.
+        scenery: the file of the background, where it is a picture.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        threshold: float,
+        background: str | None,
+        cleanup: bool = False,
+    ) -> None:
+        """Read the background, too.
+
+        Args:
+            names: of the kinds wanted; none: mask.
+            threshold: probability from which a pixel is car.
+            background: a colour, as in CSS, or an image file.
+            cleanup: keep only the largest piece of car, and fill its holes.
+
+        Raises:
+            CarsegError: the background is neither.
+        """
+        wanted = [*names, *(["background"] if background is not None else [])] or ["mask"]
+        self.names = list(dict.fromkeys(wanted))
+        self._threshold = threshold
+        self._cleanup = cleanup
+        self._scene: Image.Image | tuple[int, ...] = (0, 0, 0)
+        self.scenery: Path | None = None
+        if background and Path(background).is_file():
+            self.scenery = Path(background)
+            self._scene = as_photo(background)
+        elif background is not None:
+            try:
+                self._scene = ImageColor.getrgb(background)[:3]
+            except ValueError as error:
+                raise CarsegError(
+                    f"--background {background}: neither a colour nor a file; try white or #1e90ff"
+                ) from error
+
+    def make(self, photo: Image.Image, found: NDArray[np.float32]) -> Iterator[tuple[str, bytes]]:
+        """Give each kind wanted, and its file's content.
+
+        Args:
+            photo: RGB, W×H; its EXIF data and colour profile are carried over.
+            found: (H, W), probability of being car, 0…1.
+        """
+        if self._cleanup:
+            found = one_piece(found, self._threshold)
+        for kind in self.names:
+            yield kind, self._content(kind, photo, found)
+
+    def _content(self, kind: str, photo: Image.Image, found: NDArray[np.float32]) -> bytes:
+        if kind == "mask":
+            picture = self._car(found)
+        elif kind == "cutout":
+            picture = photo.copy()
+            picture.putalpha(_alpha(found))
+        elif kind == "overlay":
+            tinted = Image.blend(photo, Image.new("RGB", photo.size, TRUE_POSITIVE), TINT)
+            picture = Image.composite(tinted, photo, self._car(found))
+        else:
+            scene = (
+                ImageOps.fit(self._scene, photo.size)
+                if isinstance(self._scene, Image.Image)
+                else Image.new("RGB", photo.size, self._scene)
+            )
+            picture = Image.composite(photo, scene, _alpha(found))
+        kept = {} if kind == "mask" else {
+            key: photo.info[key] for key in ("exif", "icc_profile") if photo.info.get(key)
+        }  # fmt: skip
+        content = io.BytesIO()
+        if ENDINGS[kind] == ".png":
+            picture.save(content, "PNG", compress_level=3, **kept)
+        else:
+            if len(kept.get("exif", b"")) > EXIF_MOST:
+                del kept["exif"]
+            picture.save(content, "JPEG", quality=92, **kept)
+        return content.getvalue()
+
+    def _car(self, found: NDArray[np.float32]) -> Image.Image:
+        return Image.fromarray((found >= self._threshold).view(np.uint8) * np.uint8(255))
+
+
+def _alpha(found: NDArray[np.float32]) -> Image.Image:
+    return Image.fromarray((found * 255).round().astype(np.uint8))
+
+
+class Job(NamedTuple):
+    """A photo and the files that are made of it, by kind."""
+
+    source: Path
+    targets: dict[str, Path]
+
+
+def plan(found: Sequence[tuple[Path, Path]], out: Path, kinds: Kinds) -> list[Job]:
+    """Name the files to write; photos of one name get their ending, then a number, behind it."""
+    listed = []
+    shared = Counter(_folded(name) for _, name in found)
+    taken: set[str] = set()
+    for source, name in found:
+        if shared[_folded(name)] > 1:
+            name = name.with_name(f"{name.name}_{source.suffix.lstrip('.')}")
+        unique, number = name, 1
+        while _folded(unique) in taken:
+            number += 1
+            unique = name.with_name(f"{name.name}_{number}")
+        taken.add(_folded(unique))
+        targets = {}
+        for kind in kinds.names:
+            tail = ENDINGS[kind] if len(kinds.names) == 1 else f"_{kind}{ENDINGS[kind]}"
+            targets[kind] = out / unique.with_name(unique.name + tail)
+        listed.append(Job(source, targets))
+    return listed
+
+
+def _folded(name: Path) -> str:
+    """Give what is the same for names that are one on some file systems: a.jpg and A.JPG."""
+    return unicodedata.normalize("NFC", name.as_posix()).casefold()
+
+
+def refuse_losses(listed: Sequence[Job], force: bool, scenery: Path | None = None) -> None:
+    """Check that no picture of the user's is written over nor, unless forced, any file.
+
+    Raises:
+        CarsegError: a line for each.
+    """
+    # Not by name: on some file systems a.JPG and a.jpg are one.
+    sources = [job.source for job in listed if job.source.exists()]
+    photos = {_identity(path) for path in sources}
+    # Links are followed, too: where photos lie there may be others, not given this time.
+    places = {path.parent for path in sources} | {path.resolve().parent for path in sources}
+    folders = {_identity(path) for path in places}
+    background = _identity(scenery) if scenery else None
+    there = [path for job in listed for path in job.targets.values() if os.path.lexists(path)]
+    lines = []
+    for path in there:
+        known = _identity(path) if path.exists() else None  # else a link to nothing
+        if known in photos:
+            lines.append(f"{path}: is one of the photos; choose another --out")
+        elif known and known == background:
+            lines.append(f"{path}: is the background; choose another --out")
+        elif _identity(path.parent) in folders:
+            lines.append(
+                f"{path}: lies among the photos, where nothing is replaced; choose another --out, "
+                "or remove it"
+            )
+    if not lines and not force:
+        lines = [
+            f"{path}: exists already; add --force to replace it, or choose another --out"
+            for path in there
+        ]
+    if lines:
+        raise CarsegError("\n".join(lines))
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Give what is the same for all names of a file."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
