@@ -21,8 +21,9 @@ TILE = 4  # side of the results that are computed together
 READ = TILE + 2  # side of the pixels that they are computed from
 AT_ONCE = 800  # tiles whose numbers are in memory together; as fast as all of them
 
-# Of Lavin & Gray, equation 15: interpolation at 0, 1, -1, 2, -2 and infinity.
-PIXELS = torch.tensor(
+# Of Lavin & Gray, equation 15, interpolating at 0, 1, -1, 2, -2 and infinity: B for pixels, G for
+# kernels, A for results.
+B_T = torch.tensor(
     [
         [4, 0, -5, 0, 1, 0],
         [0, -4, -4, 1, 1, 0],
@@ -33,14 +34,14 @@ PIXELS = torch.tensor(
     ],
     dtype=torch.float64,
 )
-KERNEL = (
+G = (
     torch.tensor(
         [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]],
         dtype=torch.float64,
     )
     / 24
 )
-RESULTS = torch.tensor(
+A_T = torch.tensor(
     [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]],
     dtype=torch.float64,
 )
@@ -50,9 +51,9 @@ def convolve(x: Tensor, weight: Tensor, found: Tensor) -> None:
     """Convolve (N, H, W, in) with kernels (out, 3, 3, in), zeros around, into (N, H, W, out)."""
     kernels = _transform_kernels(weight).permute(1, 2, 0)  # (36, in, out)
     for photos, band in pieces(x):
-        pixels = _spread(PIXELS, _read(x[photos], band))
+        pixels = _transform(B_T, _read(x[photos], band))
         target = found[photos, band]
-        tiles = _gather(RESULTS, pixels @ kernels, target.shape)
+        tiles = _transform_back(A_T, pixels @ kernels, target.shape)
         target.view(tiles.shape).copy_(tiles)
 
 
@@ -72,11 +73,11 @@ def gradients(x: Tensor, weight: Tensor, gradient: Tensor) -> tuple[Tensor, Tens
     of_pixels = torch.zeros_like(x)
     for photos, band in pieces(x):
         given = gradient[photos, band]
-        results = _spread(RESULTS.T, given)  # (36, tiles, out)
-        of_kernels.baddbmm_(results.transpose(1, 2), _spread(PIXELS, _read(x[photos], band)))
-        tiles = _gather(PIXELS.T, results @ kernels, given.shape)
+        results = _transform(A_T.T, given)  # (36, tiles, out)
+        of_kernels.baddbmm_(results.transpose(1, 2), _transform(B_T, _read(x[photos], band)))
+        tiles = _transform_back(B_T.T, results @ kernels, given.shape)
         _add(tiles, of_pixels[photos], band)
-    of_weight = _both_ways(KERNEL.T, x) @ of_kernels.transpose(0, 1)  # (out, 9, in)
+    of_weight = _both_ways(G.T, x) @ of_kernels.transpose(0, 1)  # (out, 9, in)
     return of_pixels, of_weight.view(weight.shape)
 
 
@@ -100,7 +101,7 @@ def _read(x: Tensor, band: slice) -> Tensor:
 
 def _transform_kernels(weight: Tensor) -> Tensor:
     """Transform (out, 3, 3, in) to (out, 36, in)."""
-    return _both_ways(KERNEL, weight) @ weight.reshape(len(weight), 9, -1)
+    return _both_ways(G, weight) @ weight.reshape(len(weight), 9, -1)
 
 
 def _both_ways(matrix: Tensor, like: Tensor) -> Tensor:
@@ -108,7 +109,7 @@ def _both_ways(matrix: Tensor, like: Tensor) -> Tensor:
     return torch.kron(matrix, matrix).to(like.dtype)
 
 
-def _spread(matrix: Tensor, x: Tensor) -> Tensor:
+def _transform(matrix: Tensor, x: Tensor) -> Tensor:
     """Transform tiles, (N, h, w, C), to (36, tiles, C): matrix @ tile @ matrix.T.
 
     Tiles have the side that the matrix (6, side) asks for, and begin every `TILE` pixels.
@@ -127,7 +128,7 @@ def _spread(matrix: Tensor, x: Tensor) -> Tensor:
     return found.permute(2, 4, 0, 1, 3, 5).reshape(READ * READ, -1, channels)
 
 
-def _gather(matrix: Tensor, products: Tensor, shape: torch.Size) -> Tensor:
+def _transform_back(matrix: Tensor, products: Tensor, shape: torch.Size) -> Tensor:
     """Transform (36, tiles, C) back to (N, down, side, across, side, C): matrix @ tile @ matrix.T.
 
     Args:
