@@ -13,12 +13,12 @@ import torch
 from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
-from project import Project
+from project import SHALLOW, Project
 from torch import nn
 
 from carseg.files import write_csv
 from carseg.official import provide
-from carseg.u2net import VARIANTS, Level, U2Net, Variant
+from carseg.u2net import VARIANTS, U2Net
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Several nets' threads on the same cores mostly wait for each other: tenfold the time.
@@ -32,11 +32,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-# U²-Net† with half of its levels, a tenth of its channels and of its time.
-SHALLOW = Variant(
-    encoder=(Level(3, 4, 8), Level(3, 4, 8), Level(2, 4, 8, dilated=True)),
-    decoder=(Level(3, 4, 8), Level(3, 4, 8)),
-)
 PAIRS = 6  # of a project that has been run
 LONG, SHORT = 88, 60  # neither is a multiple of 32, nor is one a multiple of the other
 

@@ -7,7 +7,8 @@ of a net with random weights. Arguments: the sizes of two batches, which shares 
 import sys
 
 import torch
-from conftest import SHALLOW, noise
+from conftest import noise
+from project import SHALLOW
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 

@@ -12,6 +12,8 @@ from typing import IO
 
 import yaml
 
+from carseg.u2net import Level, Variant
+
 ROOT = Path(__file__).parent.parent
 TINY = {
     "model": "u2netp",
@@ -24,6 +26,11 @@ TINY = {
     "split": {"val_size": 1, "fold": None},
 }
 USER = ("Image", "Mask", "Weights")
+# U²-Net† with half of its levels, a tenth of its channels and of its time.
+SHALLOW = Variant(
+    encoder=(Level(3, 4, 8), Level(3, 4, 8), Level(2, 4, 8, dilated=True)),
+    decoder=(Level(3, 4, 8), Level(3, 4, 8)),
+)
 
 
 def heed_interruptions() -> None:
@@ -108,6 +115,11 @@ class Project:
     def set(self, values: dict[str, object]) -> None:
         path = self.folder / "params.yaml"
         path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **values}))
+
+    def make_shallow(self) -> None:
+        """Let its small net be `SHALLOW`, where it is not the network that is tested."""
+        with (self.folder / "carseg/u2net.py").open("a") as code:
+            code.write(f'\n\nVARIANTS["u2netp"] = {SHALLOW!r}\n')
 
     def save_every_epoch(self) -> None:
         """Let trainings write each epoch's state, however soon it comes after the one before."""

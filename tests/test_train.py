@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SHALLOW, noise, uneven, write_manifests
+from conftest import noise, uneven, write_manifests
 from PIL import Image
+from project import SHALLOW
 from sklearn.metrics import f1_score, jaccard_score
 from torch import Tensor, nn
 
