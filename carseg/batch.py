@@ -69,7 +69,7 @@ def predict(
     refuse_losses(listed, force, kinds.scenery)
     check_writable(out)  # now, not when hours have been computed
     failed: list[str] = []
-    undone = len(listed)
+    made = 0
     stopped = Event()
 
     def do(job: Job) -> None:
@@ -86,12 +86,12 @@ def predict(
         for job, done in results:
             try:
                 done.result()
-                undone -= 1
+                made += 1
             except (CarsegError, OSError, MemoryError, RuntimeError) as error:
                 failed.append(as_line(error, job))
                 if isinstance(error, OSError) and error.errno in FULL:
                     break  # each photo after it would say the same
-    print(f"{len(listed) - undone} of {len(listed)} photos done, in {out}", file=sys.stderr)
+    print(f"{made} of {len(listed)} photos done, in {out}", file=sys.stderr)
     if failed:
         raise CarsegError("\n".join(failed))
 

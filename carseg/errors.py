@@ -58,7 +58,7 @@ def run(stage: Callable[[], None]) -> None:
 
 
 def warn(line: str) -> None:
-    """Tell of what may be a fault, and goes on."""
+    """Tell of what may be a fault, and go on."""
     print(f"carseg: warning: {line}", file=sys.stderr)
 
 
