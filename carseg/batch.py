@@ -36,6 +36,8 @@ def predict(
 ) -> None:
     """Write what is wanted of every photo; one that cannot be read does not stop the others.
 
+    A disk that takes no more does.
+
     Args:
         paths: files, folders, patterns, or "-" alone: standard input to standard output.
         out: the folder to write to.
@@ -50,6 +52,7 @@ def predict(
     Raises:
         CarsegError: nothing to do, a file that must not be replaced (nothing is written then), or
             photos that could not be done, once all others are.
+        OSError: `out` cannot be written to.
     """
     if [*paths] == [str(STREAM)]:
         if len(kinds.names) > 1:
@@ -69,7 +72,7 @@ def predict(
     refuse_losses(listed, force, kinds.scenery)
     check_writable(out)  # now, not when hours have been computed
     failed: list[str] = []
-    made = 0
+    made: list[Job] = []
     stopped = Event()
 
     def do(job: Job) -> None:
@@ -79,6 +82,7 @@ def predict(
             if stopped.is_set():  # and told that nothing is half written
                 return
             write_bytes(job.targets[kind], content)
+        made.append(job)
 
     jobs = min(jobs or model.jobs, len(listed))
     results = ahead(do, tqdm(listed, unit="photo", disable=None), jobs)
@@ -86,12 +90,11 @@ def predict(
         for job, done in results:
             try:
                 done.result()
-                made += 1
             except (CarsegError, OSError, MemoryError, RuntimeError) as error:
                 failed.append(as_line(error, job))
                 if isinstance(error, OSError) and error.errno in FULL:
                     break  # each photo after it would say the same
-    print(f"{made} of {len(listed)} photos done, in {out}", file=sys.stderr)
+    print(f"{len(made)} of {len(listed)} photos done, in {out}", file=sys.stderr)
     if failed:
         raise CarsegError("\n".join(failed))
 

@@ -52,15 +52,15 @@ def export(
             "--int8: safetensors hold float32 weights alone; add --format onnx or openvino"
         )
     names = [name for format in formats for name in FILES[format]] + ["MODEL_CARD.md"]
-    if not force and (there := [out / name for name in names if (out / name).exists()]):
-        raise CarsegError(
-            "\n".join(f"{path}: exists already; add --force to replace it" for path in there)
-        )
     if folders := [out / name for name in names if (out / name).is_dir()]:
         raise CarsegError(
             "\n".join(
                 f"{path}: is a folder where a file is to be; move it away" for path in folders
             )
+        )
+    if not force and (there := [out / name for name in names if (out / name).exists()]):
+        raise CarsegError(
+            "\n".join(f"{path}: exists already; add --force to replace it" for path in there)
         )
     net = U2Net(variant)
     net.load_state_dict(state)

@@ -38,7 +38,7 @@ def check_writable(folder: Path) -> None:
     Raises:
         OSError: that is not so.
     """
-    place = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    place = next(each for each in (folder, *folder.absolute().parents) if os.path.lexists(each))
     try:
         with tempfile.TemporaryDirectory(dir=place, prefix=PREFIX):
             pass
@@ -85,7 +85,12 @@ def new_directory(path: Path) -> Iterator[Path]:
         yield fresh
         if path.is_dir():
             os.replace(path, old)  # at once: what cannot be removed whole stays whole
-        os.replace(fresh, path)
+        try:
+            os.replace(fresh, path)
+        except OSError:
+            if old.exists():
+                os.replace(old, path)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)

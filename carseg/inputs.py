@@ -77,7 +77,9 @@ def _all_below(folder: Path) -> Iterator[Path]:
     def tell(error: OSError) -> None:
         raise error  # else a folder that cannot be read would be passed over
 
-    for place, _, names in os.walk(folder, onerror=tell):
+    for place, folders, names in os.walk(folder, onerror=tell):
+        # Out of sight, and on some disks out of reach.
+        folders[:] = [name for name in folders if not name.startswith(".") and name != "lost+found"]
         yield from (Path(place, name) for name in names)
 
 

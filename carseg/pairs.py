@@ -7,7 +7,7 @@ import heapq
 import os
 import unicodedata
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -111,9 +111,11 @@ def match(images: Path, masks: Path) -> tuple[list[Pair], list[str]]:
             masks_alone[name] = one
     folded = {name.casefold(): name for name in alone}
     for name, mask in masks_alone.items():
-        parts = (folded.get(part.casefold()) for part in (name, *_beginnings(name)))
-        photo = next(filter(None, parts), None)
-        if photo in alone:
+        parts = (name, *_beginnings(name))
+        exact = (part for part in parts if part in alone)
+        in_other_case = (folded.get(part.casefold()) for part in parts)
+        photo = next(filter(alone.__contains__, chain(exact, in_other_case)), None)
+        if photo is not None:
             del alone[photo]
             faults.append(f"{mask}: has no photo; rename it to {masks / photo}.png, if it is that")
         else:

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from carseg.errors import CarsegError
 
 HEIC = {".heic", ".heif"}  # Pillow reads it with a plugin
+EXIF = (b"Exif", b"II", b"MM")  # what it begins with
 
 
 def read_photo(path: Path) -> Image.Image:
@@ -70,6 +71,8 @@ def drop_text(image: Image.Image) -> None:
     for name in ("icc_profile", "transparency"):
         if isinstance(image.info.get(name), str):
             del image.info[name]
+    if not image.info.get("exif", b"Exif").startswith(EXIF):
+        del image.info["exif"]
 
 
 def _open(path: Path) -> Image.Image:
@@ -87,9 +90,12 @@ def _open(path: Path) -> Image.Image:
     except PermissionError as error:
         raise CarsegError(f"{path}: may not be read; change its permissions") from error
     except UnidentifiedImageError as error:
-        why = "of no known format" if path.stat().st_size else "empty"
-        remedy = "convert it to JPEG" if path.suffix.lower() in HEIC else "save it anew"
-        raise CarsegError(f"{path}: cannot be read as an image, it is {why}; {remedy}") from error
+        why = "of no known format; save it anew"
+        if not path.stat().st_size:
+            why = "empty; save it anew"
+        elif path.suffix.lower() in HEIC:
+            why = "of a kind that Pillow does not read; convert it to JPEG"
+        raise CarsegError(f"{path}: cannot be read as an image, it is {why}") from error
     except Exception as error:  # Pillow has no common base for what a broken file may raise
         why = " ".join(str(error).split())
         raise CarsegError(f"{path}: cannot be read as an image ({why}); save it anew") from error

@@ -39,8 +39,9 @@ TASKS = ("bce", "dice")
 FINE = 0.0005  # the second task's learning rate, at most: more undoes what the first has learnt
 SETTLE_PHOTOS = 64  # enough for the statistics of a batch norm
 LOOKS, LOOKS_AT_ONCE = 16, 4  # what batch norms are measured on after weights were averaged
-Batch = tuple[Tensor, Tensor]  # photos (N, 3, S, S), masks (N, 1, S, S)
 LAID = (D4[0], D4[0], D4[1], D4[3])  # how photos are turned for that: as held, or by a quarter
+
+Batch = tuple[Tensor, Tensor]  # photos (N, 3, S, S), masks (N, 1, S, S)
 
 
 def train_bce(params: Params) -> None:

@@ -123,7 +123,7 @@ def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = of_all_workers(tmp_path_factory)
     with FileLock(root / "official.lock"):
         if not (root / "pretrained").exists():
-            (root / "Weights").mkdir()
+            (root / "Weights").mkdir(exist_ok=True)
             provide("u2netp", root / "Weights", root / "pretrained")
     return root / "pretrained"
 

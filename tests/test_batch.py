@@ -252,7 +252,7 @@ def test_what_cannot_be_read_is_named_and_the_others_are_done(
 
 def test_a_text_by_the_name_of_a_profile_is_none_and_stops_nothing() -> None:
     text = PngInfo()
-    for name in ("icc_profile", "transparency"):
+    for name in ("icc_profile", "exif", "transparency"):
         text.add_text(name, "of mine")
     photo().save("photos/a.png", pnginfo=text)
     do("photos", kinds=("cutout",))
@@ -297,13 +297,17 @@ def test_a_folder_that_cannot_be_looked_into_is_not_passed_over(
     scan = os.scandir
 
     def refuse(path: Path) -> Iterator[os.DirEntry[str]]:
-        if Path(path).name == "more":
+        if Path(path).name == unreadable:
             raise PermissionError(13, "Permission denied", str(path))
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
+    Path("photos/.Trash").mkdir()
+    unreadable = ".Trash"
+    assert len(list_photos(["photos"], recursive=True)) == 3
+    unreadable = "more"
     with pytest.raises(PermissionError, match="photos/more"):
-        do("photos", recursive=True)
+        list_photos(["photos"], recursive=True)
 
 
 def test_photos_of_kinds_that_are_not_read_are_told_of() -> None:

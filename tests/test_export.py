@@ -345,13 +345,14 @@ def test_files_are_replaced_only_when_forced(
     assert (tmp_path / "other").read_text() == "mine, too"
 
 
+@pytest.mark.parametrize("force", [False, True])
 def test_a_folder_in_place_of_a_file_is_told_of_before_any_is_replaced(
-    project: Path, tmp_path: Path
+    force: bool, project: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "MODEL_CARD.md").mkdir()
     (tmp_path / "model.safetensors").write_text("mine")
     with pytest.raises(CarsegError, match=r"MODEL_CARD\.md: is a folder where a file is to be"):
-        export.export(project / WEIGHTS, tmp_path, ["safetensors"], SIZE, None, True)
+        export.export(project / WEIGHTS, tmp_path, ["safetensors"], SIZE, None, force)
     assert (tmp_path / "model.safetensors").read_text() == "mine"
 
 

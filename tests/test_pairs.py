@@ -107,6 +107,15 @@ def test_a_mask_in_other_case_is_to_be_renamed() -> None:
     ]
 
 
+def test_of_two_names_that_differ_in_case_each_mask_gets_its_own() -> None:
+    make(IMAGE, "Car.jpg", "car.jpg")
+    make(MASK, "Car_mask.png", "car_mask.png")
+    assert faults(IMAGE, MASK) == [
+        f"Mask/{name}_mask.png: has no photo; rename it to Mask/{name}.png, if it is that"
+        for name in ("Car", "car")
+    ]
+
+
 def test_names_that_punctuation_sorts_otherwise_are_paired() -> None:
     make(IMAGE, "car.jpg", "car-1.jpg", "a.jpg", "a b.JPG", "①.jpg", "1.jpg")
     make(MASK, "car.png", "car-1.png", "a.png", "a b.PNG", "①.png", "1.png")

@@ -64,4 +64,4 @@ def test_of_many_values_the_interval_is_students() -> None:
     values = np.random.default_rng(1).normal(0.9, 0.02, 40)
     expected = stats.t.interval(0.95, 39, values.mean(), stats.sem(values))
     found = spread(values.tolist(), min)
-    assert (found.low, found.high) == pytest.approx(expected, abs=1e-3)
+    assert (found.low, found.high) == pytest.approx(expected, abs=2e-4)
