@@ -15,6 +15,7 @@ from carseg.errors import CarsegError
 from carseg.files import read_csv
 from carseg.lock import read_lock
 from carseg.params import Params, load_params
+from carseg.settings import is_foreign
 from carseg.tensors import MEAN, STD
 from carseg.train import FINE
 
@@ -74,12 +75,13 @@ class Card(NamedTuple):
             CarsegError: one of them is broken.
         """
         root = source.parent
-        task = TASK.get(source.stem)
+        ours = not is_foreign(root)
+        task = TASK.get(source.stem) if ours else None
         lock = read_lock(root / "dvc.lock")
         trained, judged = lock.of(f"train_{task}"), lock.of("evaluate")
-        metrics = _json(root / "metrics.json", METRICS) or {}
+        metrics = (_json(root / "metrics.json", METRICS) if ours else None) or {}
         file = root / "params.yaml"
-        params = load_params(file) if file.is_file() else None
+        params = load_params(file) if ours and file.is_file() else None
         data = trained.md5("dataset") or lock.of("dataset").md5("dataset")
         train, validation = (_rows(root / f"split/{part}.csv") for part in ("train", "val"))
         machine = _json(root / f"provenance/train_{task}.json", MACHINE) or {}

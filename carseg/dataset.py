@@ -19,6 +19,7 @@ from carseg.ahead import on_cores
 from carseg.duplicates import same_pictures, thumbnail
 from carseg.errors import CarsegError, warn
 from carseg.files import new_directory, write_bytes
+from carseg.lock import read_lock
 from carseg.pairs import Pair, entries_in, files_in, match
 from carseg.photos import read_levels, read_photo
 from carseg.sample import render_sample
@@ -29,6 +30,7 @@ DIM = 0.2  # a car cut out of its photo has more that is too dark to count, agai
 LABELS = 20  # the highest level of a mask that numbers classes
 TOLD = 10  # lines of a kind of warning, at most
 SAMPLE = ".sample"  # rendered whole, not yet copied into the user's folders
+FILES, BYTES = 40, 2_602_533  # of the sample; other processors render a few bytes more or less
 
 
 def snapshot(root: Path, dataset: Path) -> list[Pair]:
@@ -38,12 +40,19 @@ def snapshot(root: Path, dataset: Path) -> list[Pair]:
     ever changed or deleted. Photos that show the same, and masks that seem inverted, are told of.
 
     Raises:
-        CarsegError: a line for each fault found in any of the files.
+        CarsegError: a line for each fault found in any of the files; or there are none, and
+            `dvc.lock` knows of others than the sample's.
     """
     empty = not any(any(files_in(root / folder)) for folder in FOLDERS)
     if (root / SAMPLE).exists() and not _is_of_sample(root):
         shutil.rmtree(root / SAMPLE)  # cut off, and the user has put in photos since
     if (root / SAMPLE).exists() or (empty and not _copy_from_home(root)):
+        if _knows_others(root):
+            raise CarsegError(
+                "Image, Mask: are empty, but the last run was of other photos than the sample; get "
+                "them back: dvc checkout dataset (in a fresh clone dvc pull dataset), then copy "
+                "dataset/Image and dataset/Mask there; or delete dvc.lock, and have the sample"
+            )
         _render(root)
     before = _state(root)
     pairs, faults = match(root / "Image", root / "Mask")
@@ -123,9 +132,10 @@ def _check(pair: Pair) -> Checked:
             "mask, 255 where the car is and 0 elsewhere"
         )
     elif levels.max() < 128:
+        deep = "" if levels.max() else ", 65535 where a mask has 16 bits"  # not 255, as 1 in 257
         faults.append(
             f"{pair.mask}: has nothing white in it, its brightest level is {levels.max()} of 255; "
-            "paint the car white"
+            f"paint the car white{deep}"
         )
     elif levels.min() >= 128:
         faults.append(f"{pair.mask}: is white all over; paint what is no car black")
@@ -182,6 +192,15 @@ def _copy_from_home(root: Path) -> bool:
         (root / path.parent.name).mkdir(exist_ok=True)
         shutil.copyfile(path, root / path.parent.name / path.name)
     return bool(paths)
+
+
+def _knows_others(root: Path) -> bool:
+    """Tell whether the last run that DVC knows of was of the user's own photos."""
+    outs = read_lock(root / "dvc.lock").of("dataset").outs
+    known = next((out for out in outs if out.path == "dataset"), None)
+    if known is None or known.size is None:
+        return False
+    return known.nfiles != FILES or abs(known.size / BYTES - 1) > 0.01
 
 
 def _render(root: Path) -> None:

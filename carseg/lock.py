@@ -17,6 +17,8 @@ class Content(BaseModel):
 
     path: str
     md5: str | None = None
+    size: int | None = None  # bytes, of a folder those of all files in it
+    nfiles: int | None = None  # of a folder
 
 
 class Stage(BaseModel):
@@ -51,6 +53,12 @@ class Lock(BaseModel):
     def of(self, stage: str) -> Stage:
         """Give what is recorded of a stage, which may be nothing."""
         return self.stages.get(stage, Stage())
+
+    def maker(self, file: Path) -> Stage:
+        """Give the run that has written a file beside dvc.lock; of an unknown file, nothing."""
+        runs = (run for run in self.stages.values() if any(o.path == file.name for o in run.outs))
+        run = next(runs, Stage())
+        return Stage() if run.differs(file) else run
 
 
 def read_lock(path: Path) -> Lock:

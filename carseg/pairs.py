@@ -15,6 +15,7 @@ from carseg.errors import CarsegError
 
 PHOTOS = (".jpg", ".jpeg")
 MASKS = (".png",)
+ANNOTATIONS = (".json", ".xml")
 SYSTEMS = ("Thumbs.db", "desktop.ini")
 LONGEST = 240  # bytes of a name without its ending: file systems take 255, and overlays add to it
 UNWRITABLE = ("Cc", "Cs", "Zl", "Zp")  # control characters, broken encodings, ends of lines
@@ -186,6 +187,8 @@ def _fault(path: Path, endings: tuple[str, ...]) -> str | None:
         return f"{path}: is a link to a file that is gone; put the file here"
     if path.is_dir():
         return f"{path}: is a folder; move what belongs to it into {path.parent}, or move it away"
+    if path.suffix.lower() in ANNOTATIONS:
+        return f"{path}: seems to hold annotations; move it away, carseg masks import reads it"
     if path.suffix.lower() not in endings or not path.is_file():
         return f"{path}: is not a {endings[0]} file; convert it or move it away"
     return None

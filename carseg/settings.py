@@ -1,4 +1,4 @@
-"""Settings that weights were trained with: the `params.yaml` of their project."""
+"""Settings that weights were trained with: what their project tells of it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,18 @@ EXPORTED = (".onnx", ".xml")  # networks that carseg itself runs, too
 def settings_of(weights: Path) -> Params:
     """Read the settings of the project that weights are of; there may be none, then defaults.
 
+    The image size is that of their training, by `dvc.lock`: `params.yaml` may be ahead of it.
+
     Raises:
-        CarsegError: as `load_params`.
+        CarsegError: as `load_params`, and `read_lock`.
     """
+    from carseg.lock import read_lock
     from carseg.params import Params, load_params
 
     file = settings_file(weights)
-    return load_params(file) if file else Params()
+    params = load_params(file) if file else Params()
+    trained = read_lock(weights.parent / "dvc.lock").maker(weights).settings()
+    return params.model_copy(update={"image_size": trained.get("image_size", params.image_size)})
 
 
 def settings_file(weights: Path) -> Path | None:
@@ -29,4 +34,11 @@ def settings_file(weights: Path) -> Path | None:
     places = [weights.parent]
     if weights.suffix.lower() in EXPORTED:  # in a folder of their own in the project
         places.append(Path(os.path.normpath(weights.parent / "..")))
-    return next((file for at in places if (file := at / "params.yaml").is_file()), None)
+    files = (at / "params.yaml" for at in places if not is_foreign(at))
+    return next((file for file in files if file.is_file()), None)
+
+
+def is_foreign(folder: Path) -> bool:
+    """Tell whether a folder is another project of DVC's, whose files bear the same names."""
+    pipeline = folder / "dvc.yaml"
+    return pipeline.is_file() and "stages.train_dice" not in pipeline.read_text("utf-8", "replace")

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from conftest import LONG, SHORT, write_pairs
 from PIL import ExifTags, Image
 
@@ -160,7 +162,7 @@ def test_a_mask_without_a_car_is_refused(level: int, own: Tree) -> None:
     Image.new("L", (LONG, SHORT), level).save(MASK / "0.png")
     assert faults() == [
         f"Mask/0.png: has nothing white in it, its brightest level is {level} of 255; "
-        "paint the car white"
+        "paint the car white" + ("" if level else ", 65535 where a mask has 16 bits")
     ]
 
 
@@ -266,6 +268,26 @@ def test_folders_that_are_gone_are_made_again() -> None:
     shutil.rmtree(MASK)
     assert len(snapshot(Path(), TARGET)) == 3
     assert names(IMAGE) == ["0.jpg", "1.jpg", "2.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("size", "nfiles", "own"),
+    [(2_602_533, 40, False), (2_600_000, 40, False), (2_500_000, 40, True), (2_602_533, 42, True)],
+)
+def test_no_sample_is_rendered_in_place_of_photos_that_were_there(
+    size: int, nfiles: int, own: bool, rendered: list[Path]
+) -> None:
+    known = {"path": "dataset", "md5": "1.dir", "size": size, "nfiles": nfiles}
+    Path("dvc.lock").write_text(yaml.safe_dump({"stages": {"dataset": {"outs": [known]}}}))
+    if own:
+        assert len(faults()) == 1
+        assert re.match("Image, Mask: are empty, but .*: dvc checkout dataset", faults()[0])
+        assert names(IMAGE) == ["README.md"]
+        write_pairs(IMAGE, MASK, 1)
+        assert len(snapshot(Path(), TARGET)) == 1
+    else:
+        assert len(snapshot(Path(), TARGET)) == 3
+    assert len(rendered) == (not own)
 
 
 def test_a_rendering_that_was_cut_off_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -259,6 +259,15 @@ def test_weights_by_another_name_are_not_told_to_be_of_the_run(run: Path) -> Non
     assert not {"metrics", "data"} & about.metadata().keys()
 
 
+def test_files_of_another_project_tell_nothing_of_the_weights(run: Path) -> None:
+    (run / "dvc.yaml").write_text("stages: {train: {cmd: python train.py}}")
+    (run / "params.yaml").write_text("lr: 0.1\n")
+    (run / "metrics.json").write_text('{"accuracy": 0.9}')
+    about = Card.of(run / WEIGHTS, "u2netp", SIZE)
+    assert "no file beside the weights tells of their training" in card(about, ["model.onnx"], 1)
+    assert not {"metrics", "data"} & about.metadata().keys()
+
+
 def test_scores_of_another_evaluation_or_at_another_size_are_not_told(run: Path) -> None:
     about = Card.of(run / WEIGHTS, "u2netp", 96)
     assert "the last evaluation was at an `image_size` of 64." in card(about, ["model.onnx"], 1)

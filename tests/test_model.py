@@ -1,5 +1,6 @@
 """The trained net as a function of any image."""
 
+import hashlib
 import shutil
 import time
 from collections.abc import Sequence
@@ -10,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import uneven
 from PIL import Image
+from project import ROOT
 from torch import Tensor
 
 import carseg
@@ -270,6 +273,33 @@ def test_load_takes_the_image_size_of_the_settings_beside_the_weights(
     (tmp_path / "params.yaml").write_text("image_size: 65\n")
     with pytest.raises(CarsegError, match=r"params\.yaml: image_size is 65; it must be a multiple"):
         carseg.load(tmp_path / "net.pth")
+
+
+def test_load_takes_the_image_size_of_the_training_where_it_is_recorded(
+    net: U2Net, tmp_path: Path
+) -> None:
+    file = tmp_path / "net.pth"
+    weights.save(net, file)
+    known = {"path": file.name, "md5": hashlib.md5(file.read_bytes()).hexdigest()}
+    run = {"outs": [known], "params": {"params.yaml": {"image_size": 64}}}
+    (tmp_path / "dvc.lock").write_text(yaml.safe_dump({"stages": {"train_bce": run}}))
+    (tmp_path / "params.yaml").write_text("image_size: 1024\n")  # of a run that did not end
+    assert carseg.load(file).size == 64
+    file.rename(tmp_path / "other.pth")
+    assert carseg.load(tmp_path / "other.pth").size == 1024
+    weights.save(net, file)
+    known["md5"] = "of other weights"
+    (tmp_path / "dvc.lock").write_text(yaml.safe_dump({"stages": {"train_bce": run}}))
+    assert carseg.load(file).size == 1024
+
+
+def test_settings_of_another_project_are_not_of_the_weights(net: U2Net, tmp_path: Path) -> None:
+    weights.save(net, tmp_path / "net.pth")
+    (tmp_path / "params.yaml").write_text("image_size: 64\n")
+    (tmp_path / "dvc.yaml").write_text("stages: {train: {cmd: python train.py}}")
+    assert carseg.load(tmp_path / "net.pth").size == 320
+    shutil.copyfile(ROOT / "dvc.yaml", tmp_path / "dvc.yaml")
+    assert carseg.load(tmp_path / "net.pth").size == 64
 
 
 def test_load_knows_endings_in_capitals(official: Path, tmp_path: Path) -> None:
