@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 
 import albumentations as A
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -15,6 +16,7 @@ PARTS = (0.25, 0.7)  # side of the part of a photo that becomes a background, ag
 TRIES = 20  # parts looked at, to find one without car
 CAR = 0.1  # share of car in such a part, at most
 BLOCKS = (0.15, 0.6)  # sides of a camouflaged block, against the photo's
+ALTERED = 0.7  # share of looks that are turned, shifted, coloured, … at all
 
 
 class Augment:
@@ -27,34 +29,39 @@ class Augment:
         self._compose = A.Compose(
             [
                 # Many cars lie on their side, as the camera was turned: the group D4 of right-angle
-                # turns and flips is the first thing to be invariant to. Half of the looks are left
-                # as they are, since photos to come will be held as those at hand were.
-                A.D4(p=0.5),
+                # turns and flips is the first thing to be invariant to. Half of the looks are not
+                # turned, since photos to come will be held as those at hand were.
+                A.D4(p=0.5 / ALTERED),
                 A.Affine(
                     scale=(0.85, 1.2),
                     translate_percent=(-0.06, 0.06),
                     rotate=(-8, 8),
-                    interpolation=1,
+                    interpolation=cv2.INTER_LINEAR,
+                    # Soft edges are shares of car: taken from the nearest pixel instead, they
+                    # would lie beside the photo's.
+                    mask_interpolation=cv2.INTER_LINEAR,
                     # Not mirrored: that would show a second car, and call it one.
-                    border_mode=0,
+                    border_mode=cv2.BORDER_CONSTANT,
                     fill=(124, 116, 104),
-                    p=0.7,
+                    p=0.7 / ALTERED,
                 ),
                 A.ColorJitter(
                     brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2),
-                    hue=(-0.03, 0.03), p=0.7,
+                    hue=(-0.03, 0.03), p=0.7 / ALTERED,
                 ),
                 # Light that ends across a car is no edge of the car.
-                A.RandomShadow(shadow_roi=(0, 0, 1, 1), p=0.3),
+                A.RandomShadow(shadow_roi=(0, 0, 1, 1), p=0.3 / ALTERED),
                 A.OneOf(
                     [
                         A.GaussianBlur(blur_limit=(3, 5)),
                         A.GaussNoise(std_range=(0.01, 0.05)),
                         A.ImageCompression(quality_range=(40, 90)),
                     ],
-                    p=0.2,
+                    p=0.2 / ALTERED,
                 ),
-            ]
+            ],
+            # The others stay as photos are met.
+            p=ALTERED,
         )  # fmt: skip
         self._paint = A.Compose(
             [
@@ -143,10 +150,13 @@ def put_elsewhere(
         side = int(size * random.uniform(*PARTS))
         top, left = random.integers(size - side + 1, size=2)
         boxes.append((int(left), int(top), int(left) + side, int(top) + side))
-    share, box = min((other_mask[b[1] : b[3], b[0] : b[2]].mean() / 255, b) for b in boxes)
-    if share > CAR:
+    shares = [other_mask[top:bottom, left:right].mean() / 255 for left, top, right, bottom in boxes]
+    least = int(np.argmin(shares))  # of equals the first, wherever it lies
+    if shares[least] > CAR:
         return photo
-    scene = Image.fromarray(other_photo).resize((size, size), Image.Resampling.BILINEAR, box=box)
+    scene = Image.fromarray(other_photo).resize(
+        (size, size), Image.Resampling.BILINEAR, boxes[least]
+    )
     return before(photo, mask, np.asarray(scene))
 
 

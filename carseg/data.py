@@ -23,7 +23,7 @@ from carseg.store import Store
 from carseg.tensors import mask_tensor, photo_tensor
 
 MOVED = 0.25  # share of looks at a car before another photo's background
-CROWD = 1  # cars put behind a photo's own, at most
+CROWDED = 0.5  # share of looks at a car with another behind it
 PAINTED = 0.3  # share of looks at a car in another colour
 HIDDEN = 0.5  # share of looks at a car whose surroundings take on its colour
 
@@ -86,7 +86,7 @@ class Squares(Dataset[tuple[Tensor, Tensor]]):
         """Give the i-th photo with another scene, car or colour, or some of these, or none."""
         if len(self) > 1 and random.random() < MOVED:
             photo = put_elsewhere(photo, mask, *self._other(i, random), random)
-        for _ in range(int(random.integers(CROWD + 1)) if len(self) > 1 else 0):
+        if len(self) > 1 and random.random() < CROWDED:
             photo = put_behind(photo, mask, *self._other(i, random), random)
         if random.random() < PAINTED:
             photo = self._augment.recolour(photo, mask, int(random.integers(2**32)))
@@ -163,6 +163,10 @@ class Shares(Sampler[list[tuple[int, int]]]):
         return math.ceil(len(self._sampler) / self._batch_size)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return (batch[self._processes.mine] for batch in self.whole())
+
+    def whole(self) -> Iterator[list[tuple[int, int]]]:
+        """Give the epoch's batches, with what all processes have of them."""
         left = iter(self._sampler)
         while batch := list(islice(left, self._batch_size)):
-            yield batch[self._processes.mine]
+            yield batch

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from carseg.augment import (
+    ALTERED,
     SIZES,
     Augment,
     before,
@@ -56,11 +57,18 @@ def test_the_same_seed_gives_the_same_whatever_came_before(
 
 
 def test_other_seeds_give_others(augmented: list[tuple[Array, Array]]) -> None:
-    # Few may agree: those that are left as they are.
-    assert len({photo.tobytes() for photo, _ in augmented}) > 17
-    assert len({mask.tobytes() for _, mask in augmented}) > 15
+    # Some agree: those that are left as they are.
+    assert len({photo.tobytes() for photo, _ in augmented}) > 12
+    assert len({mask.tobytes() for _, mask in augmented}) > 12
     cars = {photo[mask == 255].mean(axis=0).round().tobytes() for photo, mask in augmented}
     assert len(cars) > 10, "as if they were only turned and shifted"
+
+
+def test_some_photos_are_left_as_they_are() -> None:
+    augment, (photo, mask) = Augment(), pair()
+    looks = [augment(photo, mask, seed) for seed in range(300)]
+    alone = [np.array_equal(look, photo) and np.array_equal(said, mask) for look, said in looks]
+    assert np.mean(alone) == pytest.approx(1 - ALTERED, abs=0.08)
 
 
 def test_what_changes_a_photo_is_drawn_one_by_one() -> None:
@@ -73,9 +81,11 @@ def test_what_changes_a_photo_is_drawn_one_by_one() -> None:
     chosen: list[set[str]] = []
     augment = Augment()
     augment._compose = Telling(augment._compose.transforms, save_applied_params=True)
+    augment._compose.p = 1.0  # those that are altered at all
     for seed in range(300):
         augment(*pair(), seed)
-    shares = {"D4": 0.5, "Affine": 0.7, "ColorJitter": 0.7, "RandomShadow": 0.3}
+    looks = {"D4": 0.5, "Affine": 0.7, "ColorJitter": 0.7, "RandomShadow": 0.3}
+    shares = {name: share / ALTERED for name, share in looks.items()}
     for one, share in shares.items():
         assert np.mean([one in names for names in chosen]) == pytest.approx(share, abs=0.08)
         for other in shares.keys() - {one}:
@@ -90,13 +100,16 @@ def test_numpys_own_generator_has_no_say_and_is_left_alone() -> None:
     assert all(np.array_equal(one, other) for one, other in zip(before, after, strict=True))
 
 
-def test_the_mask_follows_the_photo(augmented: list[tuple[Array, Array]]) -> None:
-    for seed, (photo, mask) in zip(SEEDS, augmented, strict=True):
-        # Red in light and in shadow alike.
-        red, green = photo[..., 0].astype(float), photo[..., 1].astype(float)
-        shown, said = red > 2 * green, mask >= 128
-        overlap = np.count_nonzero(shown & said) / np.count_nonzero(shown | said)
-        assert overlap > 0.9, seed
+def test_the_mask_follows_the_photo_to_a_part_of_a_pixel() -> None:
+    augment, (_, mask) = Augment(), pair()
+    augment._compose = A.Compose(augment._compose.transforms[:2])  # what moves pixels
+    showing = np.dstack([mask, mask, np.zeros_like(mask)])
+    for seed in SEEDS:
+        photo, moved = augment(showing, mask, seed)
+        inside = photo[..., 2] == 0  # and not what is beyond the photo's edge
+        difference = np.abs(photo[..., 0].astype(int) - moved)
+        assert difference[inside].max() <= 1, seed
+        assert not moved[~inside].any()
 
 
 def test_shapes_and_types_stay(augmented: list[tuple[Array, Array]]) -> None:
@@ -202,7 +215,7 @@ def test_a_car_put_elsewhere_keeps_itself_and_changes_its_surroundings() -> None
     other[..., :] = np.arange(64, dtype=np.uint8)[None, :, None] * 2
     other_mask[:] = 0
     other_mask[20:40, 44:] = 255
-    shown = []
+    shown: list[Array] = []
     for seed in range(20):
         mixed = put_elsewhere(photo, mask, other, other_mask, np.random.default_rng(seed))
         assert (mixed.shape, mixed.dtype) == (photo.shape, np.uint8)
@@ -212,6 +225,17 @@ def test_a_car_put_elsewhere_keeps_itself_and_changes_its_surroundings() -> None
     assert len({row.tobytes() for row in shown}) > 10, "parts are drawn at random"
     # Where there is a choice, the part with less of the other car is taken.
     assert np.mean([row.mean() for row in shown]) < other.mean() - 4
+
+
+def test_of_parts_without_any_car_one_is_taken_wherever_it_lies() -> None:
+    (photo, mask), (other, other_mask) = scene(1), scene(2)
+    other[..., :] = np.arange(64, dtype=np.uint8)[None, :, None] * 2
+    other_mask[:] = 0
+    middles = [
+        put_elsewhere(photo, mask, other, other_mask, np.random.default_rng(seed))[0, :, 0].mean()
+        for seed in range(200)
+    ]
+    assert np.mean(middles) == pytest.approx(other.mean(), abs=4)
 
 
 def test_a_recoloured_car_stands_in_the_same_place() -> None:
