@@ -152,14 +152,17 @@ def fingerprint(
     That is the parameters, the pairs in their parts, the nets that it starts from, the code of this
     package, the packages installed, the device, the number of processes and of threads.
     """
-    parts = [list(pairs) for pairs in parts]
-    read = [path for pairs in parts for pair in pairs for path in (pair.photo, pair.mask)]
     packages = (found.metadata for found in distributions())  # once: it is parsed each time
     installed = sorted(f"{told['Name']} {told['Version']}" for told in packages)
     machine = (str(device), processes, torch.get_num_threads())
     settings = params.model_dump(exclude=INDIFFERENT)
-    digest = hashlib.sha256(repr((settings, parts, installed, *machine)).encode())
-    for path in [*read, *sorted(CODE.glob("*.py"))]:
+    digest = hashlib.sha256(repr((settings, installed, *machine)).encode())
+    for part, pairs in enumerate(parts):
+        for pair in pairs:  # one by one: there may be a million
+            digest.update(repr((part, *pair)).encode())
+            for path in (pair.photo, pair.mask):
+                digest.update(hashlib.sha256(path.read_bytes()).digest())
+    for path in sorted(CODE.glob("*.py")):
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     for net in nets:
         for value in net.state_dict().values():

@@ -89,7 +89,7 @@ def crossval(overrides: Sequence[str], folder: Path) -> None:
     same = len({read_from(ref) for ref in refs.values()}) == 1
     if not same or judged != sorted(pair.name for pair in pairs):
         raise CarsegError(
-            "Image, Mask, Weights: were changed while folds ran; run carseg crossval again"
+            "Image, Mask, Weights or code: were changed while folds ran; run carseg crossval again"
         )
     report(rows, folder)
 
@@ -158,10 +158,12 @@ def scores(name: str, ref: str, wanted: Params) -> list[Row]:
     return parse_csv(table)
 
 
-def read_from(ref: str) -> tuple[str | None, ...]:
-    """Tell what an experiment learnt from: the hashes of its dataset and its official weights."""
+def read_from(ref: str) -> frozenset[tuple[str, str | None]]:
+    """Tell what an experiment came of: its photos, official weights and code, and their hashes."""
     lock = parse_lock(git("show", f"{ref}:./dvc.lock"))
-    return lock.of("dataset").md5("dataset"), lock.of("weights").md5("pretrained")
+    used = [dep for stage in lock.stages.values() for dep in stage.deps]
+    names = ("dataset", "pretrained", "carseg/", "stages/")
+    return frozenset((dep.path, dep.md5) for dep in used if dep.path.startswith(names))
 
 
 def _head() -> str:

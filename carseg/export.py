@@ -13,7 +13,6 @@ from carseg.errors import CarsegError
 from carseg.files import write_bytes
 from carseg.formats import FILES, NETWORKS, WRITERS, Probability
 from carseg.quantize import Calibration, write_int8
-from carseg.u2net import U2Net
 
 
 def export(
@@ -62,8 +61,7 @@ def export(
         raise CarsegError(
             "\n".join(f"{path}: exists already; add --force to replace it" for path in there)
         )
-    net = U2Net(variant)
-    net.load_state_dict(state)
+    net = weights.net_of(state, variant)
     about = Card.of(source, variant, size)
     calibration = Calibration.of(photos, size, about.threshold) if photos else None
     out.mkdir(parents=True, exist_ok=True)

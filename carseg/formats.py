@@ -19,6 +19,7 @@ from carseg.files import write_bytes
 from carseg.fold import fold
 from carseg.tensors import MEAN, STD
 from carseg.u2net import U2Net
+from carseg.weights import net_of
 
 TOLERANCE = 1e-3  # of a probability
 INT8 = "int8"  # the precision that metadata tell of, where it is not float32
@@ -125,9 +126,7 @@ def write_safetensors(
     safetensors = needed("safetensors.torch", "safetensors")
     path = folder / FILES["safetensors"][0]
     write_bytes(path, safetensors.save(net.net.state_dict(), dict(metadata)))
-    again = U2Net(net.net.variant)
-    again.load_state_dict(safetensors.load_file(path))
-    loaded = Probability(again).eval()
+    loaded = Probability(net_of(safetensors.load_file(path), net.net.variant)).eval()
 
     def run(photos: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.inference_mode():

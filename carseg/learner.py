@@ -66,16 +66,16 @@ class Learner:
             "average": self._average,
         }
 
-    def step(self, photos: Tensor, masks: Tensor, share: float) -> float:
+    def step(self, photos: Tensor, masks: Tensor, weight: float) -> float:
         """Learn from one batch, as the function `step`; give the loss before.
 
         Args:
             photos: (N, 3, H, W), float32, normalised.
             masks: (N, 1, H, W), float32, share of car in each pixel, 0…1.
-            share: of the loss, that this process has a part in.
+            weight: of the loss, as in `step`.
         """
         loss = step(
-            self._joint, self._criterion, self._optimizer, self._device, photos, masks, share
+            self._joint, self._criterion, self._optimizer, self._device, photos, masks, weight
         )
         self._schedule.step()
         self._average.update_parameters(self._net)
@@ -102,19 +102,19 @@ def step(
     device: Device,
     photos: Tensor,
     masks: Tensor,
-    share: float = 1.0,
+    weight: float = 1.0,
 ) -> float:
     """Learn from one batch, photos (N, 3, H, W) and masks (N, 1, H, W); give the loss before.
 
-    `share` weighs the loss: what this process has of a batch, against the mean of all processes.
-    With no photo at all, it computes along with the others and adds nothing.
+    `weight` is how many photos of a batch this process has, against the mean of all processes. With
+    no photo at all, it computes along with the others and adds nothing.
     """
     net.train()
     optimizer.zero_grad(set_to_none=True)  # before activations need the memory
     with device.autocast():
         logits = net(device.place(photos))  # (N, 7, H, W)
     if len(photos):
-        loss: Tensor = share * criterion(logits.float(), device.place(masks))
+        loss: Tensor = weight * criterion(logits.float(), device.place(masks))
     else:
         loss = logits.float().sum()
     loss.backward()  # type: ignore[no-untyped-call]

@@ -127,8 +127,9 @@ def load(
 
     Args:
         path: a .pth file; or an .onnx or .xml file, which runs on the engine of its format.
-        size: side of the square that the net sees, 32 to 4096; `None`: the `image_size` of the
-            `params.yaml` beside the weights, 320 without one. Exported files know it themselves.
+        size: side of the square that the net sees, 32 to 4096; `None`: the `image_size` that
+            `dvc.lock`, or else `params.yaml`, beside the weights tells, 320 without. Exported files
+            know it themselves.
         precision: auto, float32 or bfloat16; .onnx files always run in float32, and files in 8-bit
             integers (`carseg export --int8`) in those, with the rest in float32.
         device: auto, cpu or cuda.
@@ -149,8 +150,7 @@ def load(
     if kind == ".safetensors":
         raise CarsegError(f"{path}: holds weights alone; take the .pth, .onnx or .xml file")
     state = weights.read_checkpoint(path)
-    net = U2Net(weights.variant_of(state, path))
-    net.load_state_dict(state)
+    net = weights.net_of(state, weights.variant_of(state, path))
     size = settings_of(path).image_size if size is None else int(size)
     return Model.of(net, size, Device(precision, device, repeatable=False))
 

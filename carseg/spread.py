@@ -22,7 +22,7 @@ class Spread(NamedTuple):
     """Scores of all photos in short."""
 
     mean: float
-    std: float  # of photos like these: the unbiased one
+    std: float  # of a sample: divided by one photo less
     low: float  # of the bootstrap interval of the mean
     high: float
     worst: float

@@ -39,7 +39,7 @@ TASKS = ("bce", "dice")
 FINE = 0.0005  # the second task's learning rate, at most: more undoes what the first has learnt
 SETTLE_PHOTOS = 64  # enough for the statistics of a batch norm
 LOOKS, LOOKS_AT_ONCE = 16, 4  # what batch norms are measured on after weights were averaged
-LAID = (D4[0], D4[0], D4[1], D4[3])  # how photos are turned for that: as held, or by a quarter
+QUARTERED = (D4[0], D4[0], D4[1], D4[3])  # how photos are turned for that: as held, or by a quarter
 
 Batch = tuple[Tensor, Tensor]  # photos (N, 3, S, S), masks (N, 1, S, S)
 
@@ -140,9 +140,10 @@ def train(
         Probe(pairs, params, folder, processes)
         for pairs in (evenly(train_pairs, len(val_pairs)), val_pairs)
     ]
+    shares = Shares(sampler, params.batch_size, processes)
     loader = DataLoader(
         squares,
-        batch_sampler=Shares(sampler, params.batch_size, processes),
+        batch_sampler=shares,
         collate_fn=squares.collate,
         num_workers=params.workers,
         persistent_workers=params.workers > 0,
@@ -173,7 +174,7 @@ def train(
                 measured: nn.Module = device.place_net(copy.deepcopy(net))
             else:
                 sampler.epoch = epoch
-                learn(learner, loader, sampler, train_pairs, task, params.batch_size, processes)
+                learn(learner, loader, shares, train_pairs, f"{task} {epoch}", processes)
                 measured = learner.averaged(remembered, looks)
             row = Row(epoch, *(probe.measure(measured, criterion, device) for probe in probes))
             if not math.isfinite(loss := row.train.loss + row.val.loss):
@@ -213,30 +214,27 @@ class Diverged(Exception):
 def learn(
     learner: Learner,
     loader: DataLoader[Batch],
-    sampler: EpochSampler,
+    shares: Shares,
     pairs: Sequence[Pair],
-    task: str,
-    batch_size: int,
+    title: str,
     processes: Processes,
 ) -> None:
-    """Learn from every batch of the sampler's epoch.
+    """Learn from every batch of an epoch, of which the loader gives this process its share.
 
     Raises:
         Diverged: a loss is not finite.
     """
-    title = f"{task} {sampler.epoch}"
     quiet = None if processes.first else True  # None: where nobody looks at a terminal
-    for at, (photos, masks) in enumerate(tqdm(loader, title, leave=False, disable=quiet)):
+    bar = tqdm(loader, title, leave=False, disable=quiet)
+    for batch, (photos, masks) in zip(shares.whole(), bar, strict=True):
         # Gradients are averaged over processes, of which each has another part of the batch.
-        whole = min(batch_size, len(pairs) - at * batch_size)
-        share = len(photos) * processes.count / whole
-        loss = processes.sum(learner.step(photos, masks, share))
+        weight = len(photos) * processes.count / len(batch)
+        loss = processes.sum(learner.step(photos, masks, weight))
         if not math.isfinite(loss):
-            order = [pairs[i].name for _, i in sampler]
-            names = ", ".join(order[at * batch_size :][:batch_size])
+            epoch, names = batch[0][0], ", ".join(pairs[i].name for _, i in batch)
             raise Diverged(
-                f"the loss is {loss} in epoch {sampler.epoch} at {names}; lower learning_rate, or "
-                "look at these photos"
+                f"the loss is {loss} in epoch {epoch} at {names}; lower learning_rate, or look at "
+                "these photos"
             )
 
 
@@ -253,7 +251,7 @@ def plain_looks(squares: Squares) -> Iterator[Tensor]:
     for at in range(0, count, LOOKS_AT_ONCE):
         yield torch.stack(
             [
-                turn(squares.as_it_is(photos[i % len(photos)])[0], LAID[i % len(LAID)])
+                turn(squares.as_it_is(photos[i % len(photos)])[0], QUARTERED[i % len(QUARTERED)])
                 for i in range(at, at + LOOKS_AT_ONCE)
             ]
         )

@@ -59,10 +59,16 @@ def load(variant: str, path: Path) -> U2Net:
     state = read_checkpoint(path)
     if variant_of(state, path) != variant:
         raise CarsegError(f"{path}: holds another network than model: {variant}; train anew")
+    net = net_of(state, variant)
+    net.keep_exact()
+    return net
+
+
+def net_of(state: State, variant: str) -> U2Net:
+    """Build a net of a variant, a key of `VARIANTS`, with weights that `variant_of` says fit it."""
     with torch.device("meta"):  # drawing weights takes longer than reading these
         net = U2Net(variant)
     net.to_empty(device="cpu").load_state_dict(state, strict=True)
-    net.keep_exact()
     return net
 
 
@@ -84,6 +90,8 @@ def save(net: nn.Module, path: Path) -> None:
 
 def approach(net: nn.Module, end: nn.Module, share: float) -> None:
     """Bring a net's weights nearer to those of another: not at all at share 0, all the way at 1.
+
+    What batch norms count is taken over whole, whatever the share.
 
     A net half-way keeps more of what the start knew than it loses of what was learnt since
     (WiSE-FT, Wortsman et al. 2022, arXiv:2109.01903). The nets may be on different devices.

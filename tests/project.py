@@ -12,6 +12,7 @@ from typing import IO
 
 import yaml
 
+from carseg.params import Params
 from carseg.u2net import Level, Variant
 
 ROOT = Path(__file__).parent.parent
@@ -57,6 +58,8 @@ class Project:
         for name in ("dvc.lock", "metrics.json"):
             (folder / name).unlink(missing_ok=True)
         self.git("init", "--quiet", "--initial-branch=main")
+        # Whatever the settings of the project at hand are: they are the user's to change.
+        (folder / "params.yaml").write_text(yaml.safe_dump(Params().model_dump()))
         self.set(TINY)
         self.commit("start")
 

@@ -151,25 +151,25 @@ def test_what_git_lacks_is_told_of_before_anything_is_done(monkeypatch: pytest.M
 
 
 LOCK = """stages:
-  dataset: {{outs: [{{path: dataset, md5: {dataset}.dir}}]}}
-  weights: {{outs: [{{path: pretrained, md5: {weights}.dir}}]}}
+  split: {{deps: [{{path: dataset, md5: {dataset}.dir}}], outs: [{{path: split, md5: {fold}.dir}}]}}
+  train_bce:
+    deps: [{{path: pretrained, md5: {weights}.dir}}, {{path: carseg/train.py, md5: {code}}}]
 """
-FIRST = LOCK.format(dataset="aa", weights="bb")
 
 
 @pytest.mark.parametrize(
-    ("epochs", "dataset", "weights", "said"),
+    ("epochs", "other", "said"),
     [
-        ((4, 3), "aa", "bb", "crossval-fold-1: ran with other parameters, .*; run dvc queue stop "),
-        ((4, 4), "ab", "bb", "Image, Mask, Weights: were changed while folds ran; run carseg "),
-        ((4, 4), "aa", "bc", "Image, Mask, Weights: were changed while folds ran; run carseg "),
-        ((4, 4), "aa", "bb", None),
+        (3, "", "crossval-fold-1: ran with other parameters, .*; run dvc queue stop "),
+        (4, "dataset", "Image, Mask, Weights or code: were changed while folds ran; run carseg "),
+        (4, "weights", "Image, Mask, Weights or code: were changed while folds ran; run carseg "),
+        (4, "code", "Image, Mask, Weights or code: were changed while folds ran; run carseg "),
+        (4, "fold", None),
     ],
 )
-def test_folds_of_other_parameters_or_photos_are_not_taken_for_ones_own(
-    epochs: tuple[int, int],
-    dataset: str,
-    weights: str,
+def test_folds_of_other_parameters_photos_or_code_are_not_taken_for_ones_own(
+    epochs: int,
+    other: str,
     said: str | None,
     repository: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -189,9 +189,10 @@ def test_folds_of_other_parameters_or_photos_are_not_taken_for_ones_own(
     def run(*words: str) -> None:
         if words[:3] == ("exp", "run", "--queue"):
             k = int(words[-1].removeprefix("split.fold="))
-            Path("params.yaml").write_text(FULL.format(epochs=epochs[k], keep="last", fold=k))
-            lock = LOCK.format(dataset=dataset, weights=weights) if k else FIRST
-            Path("dvc.lock").write_text(lock)
+            settings = FULL.format(epochs=epochs if k else 4, keep="last", fold=k)
+            Path("params.yaml").write_text(settings)
+            hashes = dict.fromkeys(("dataset", "weights", "code", "fold"), "aa")
+            Path("dvc.lock").write_text(LOCK.format(**(hashes | ({other: "ab"} if k else {}))))
             write_csv(inner / "plots/scores.csv", ("photo",), [[str(k)]])
             git("add", "--all")
             git("commit", "--quiet", "--message", "fold")
