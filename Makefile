@@ -11,19 +11,18 @@ help: ## show these lines
 
 setup: .venv/ready ## make .venv with the pinned dependencies
 
-# Its scripts name the folder that it was made in: moved or copied, it is made anew.
+# Its scripts name the folder that it was made in. Not removed here: it may be in use there.
 PLACE := $(shell cat .venv/ready 2>/dev/null)
 ifdef PLACE
 ifneq ($(PLACE),$(CURDIR))
-.PHONY: .venv/ready
-ANEW := --clear
+$(info .venv was made in $(PLACE); if commands are not found or run other code, rm -r .venv)
 endif
 endif
 
 .venv/ready: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "carseg needs Python 3.11 or newer: make setup PYTHON=python3.12"; exit 1; }
-	$(PYTHON) -m venv $(ANEW) .venv
+	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
 	  -r requirements.txt -e .
 	@# On all cores, where pip takes one; some packages carry files that are not meant to compile.

@@ -46,8 +46,8 @@ def _add_weights(command: argparse.ArgumentParser, what: str, known: str = "") -
         "--image-size",
         type=int,
         metavar="N",
-        help="side of the square that the network sees [that which the weights were trained with]"
-        f"{known}",
+        help="side of the square that the network sees [that of dvc.lock, or of "
+        f"params.yaml, beside the weights, else 320]{known}",
     )
 
 

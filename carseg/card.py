@@ -13,7 +13,7 @@ from pydantic import AfterValidator, TypeAdapter, ValidationError
 from carseg import __version__
 from carseg.errors import CarsegError
 from carseg.files import read_csv
-from carseg.lock import read_lock
+from carseg.lock import Lock, read_lock
 from carseg.params import Params, load_params
 from carseg.settings import is_foreign
 from carseg.tensors import MEAN, STD
@@ -77,13 +77,14 @@ class Card(NamedTuple):
         root = source.parent
         ours = not is_foreign(root)
         task = TASK.get(source.stem) if ours else None
-        lock = read_lock(root / "dvc.lock")
+        lock = read_lock(root / "dvc.lock") if ours else Lock()
         trained, judged = lock.of(f"train_{task}"), lock.of("evaluate")
         metrics = (_json(root / "metrics.json", METRICS) if ours else None) or {}
         file = root / "params.yaml"
         params = load_params(file) if ours and file.is_file() else None
         data = trained.md5("dataset") or lock.of("dataset").md5("dataset")
-        train, validation = (_rows(root / f"split/{part}.csv") for part in ("train", "val"))
+        manifests = [root / f"split/{part}.csv" for part in ("train", "val")]
+        train, validation = (_rows(file) if ours else None for file in manifests)
         machine = _json(root / f"provenance/train_{task}.json", MACHINE) or {}
         threshold = params.threshold if params else 0.5
         scores: Scores | str = metrics.get(task or "") or NO_SCORES

@@ -53,14 +53,15 @@ def crossval(overrides: Sequence[str], folder: Path) -> None:
     Raises:
         CarsegError: an override of `FIXED`, with several values or out of range, a project without
             a git commit or user, too few pairs, a fold that did not run to its end or ran with
-            other parameters, or photos, masks or official weights that were changed meanwhile.
+            other parameters, or photos, masks, official weights or code that were changed
+            meanwhile.
     """
     _check(overrides)
     load_params()  # tells of faults in params.yaml as the stages do
     changes = [*overrides, *ALWAYS]
     wanted = changed(Path("params.yaml").read_text(encoding="utf-8"), changes)
     head = _head()
-    run_dvc("repro", "dataset")  # renders the sample where there are no photos
+    run_dvc("repro", "dataset")  # renders the sample in a new project without photos
     pairs = find_pairs(Path("dataset/Image"), Path("dataset/Mask"))
     # Too few pairs are told of here, else in the queue by every fold.
     split_names([pair.name for pair in pairs], with_fold(wanted, 0).split, wanted.seed)

@@ -54,11 +54,10 @@ class Lock(BaseModel):
         """Give what is recorded of a stage, which may be nothing."""
         return self.stages.get(stage, Stage())
 
-    def maker(self, file: Path) -> Stage:
-        """Give the run that has written a file beside dvc.lock; of an unknown file, nothing."""
-        runs = (run for run in self.stages.values() if any(o.path == file.name for o in run.outs))
-        run = next(runs, Stage())
-        return Stage() if run.differs(file) else run
+    def maker(self, path: str) -> Stage:
+        """Give the run that writes a file, which may be none that is known."""
+        runs = (run for run in self.stages.values() if any(out.path == path for out in run.outs))
+        return next(runs, Stage())
 
 
 def read_lock(path: Path) -> Lock:
@@ -72,7 +71,9 @@ def read_lock(path: Path) -> Lock:
     try:
         return parse_lock(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValidationError, ValueError) as error:
-        raise CarsegError(f"{path}: is not what DVC writes there; run dvc repro") from error
+        raise CarsegError(
+            f"{path}: is not what DVC writes there; git checkout it, or delete it; run dvc repro"
+        ) from error
 
 
 def parse_lock(text: str) -> Lock:

@@ -187,8 +187,8 @@ def _fault(path: Path, endings: tuple[str, ...]) -> str | None:
         return f"{path}: is a link to a file that is gone; put the file here"
     if path.is_dir():
         return f"{path}: is a folder; move what belongs to it into {path.parent}, or move it away"
-    if path.suffix.lower() in ANNOTATIONS:
-        return f"{path}: seems to hold annotations; move it away, carseg masks import reads it"
+    if path.suffix.lower() in ANNOTATIONS and path.is_file():
+        return f"{path}: is no photo or mask; move it away (carseg masks import takes annotations)"
     if path.suffix.lower() not in endings or not path.is_file():
         return f"{path}: is not a {endings[0]} file; convert it or move it away"
     return None

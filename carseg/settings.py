@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from carseg.errors import CarsegError
+
 if TYPE_CHECKING:
     from carseg.params import Params
 
@@ -18,15 +20,25 @@ def settings_of(weights: Path) -> Params:
     The image size is that of their training, by `dvc.lock`: `params.yaml` may be ahead of it.
 
     Raises:
-        CarsegError: as `load_params`, and `read_lock`.
+        CarsegError: as `load_params`.
     """
+    from pydantic import ValidationError
+
     from carseg.lock import read_lock
     from carseg.params import Params, load_params
 
     file = settings_file(weights)
     params = load_params(file) if file else Params()
-    trained = read_lock(weights.parent / "dvc.lock").maker(weights).settings()
-    return params.model_copy(update={"image_size": trained.get("image_size", params.image_size)})
+    if is_foreign(weights.parent):
+        return params
+    try:
+        run = read_lock(weights.parent / "dvc.lock").maker(weights.name)
+        trained = Params.model_validate({"image_size": run.settings()["image_size"]})
+    except (CarsegError, KeyError, ValidationError):  # it does not tell
+        return params
+    if trained.image_size == params.image_size or run.differs(weights):
+        return params
+    return params.model_copy(update={"image_size": trained.image_size})
 
 
 def settings_file(weights: Path) -> Path | None:

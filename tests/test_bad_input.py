@@ -142,6 +142,8 @@ CASES = [
          r"Mask/9\.jpg: is not a \.png file; convert it or move it away"),
     Case("notes among the photos", lambda: Path("Image/notes.txt").touch(),
          r"Image/notes\.txt: is not a \.jpg file"),
+    Case("annotations", lambda: Path("Image/9.json").write_text("{}"),
+         r"Image/9\.json: is no photo or mask; move it away \(carseg masks import takes"),
     Case("a folder among the photos", lambda: Path("Image/more").mkdir(),
          r"Image/more: is a folder; move what"),
     Case("a folder that ends in .jpg", lambda: Path("Image/more.jpg").mkdir(),

@@ -263,8 +263,11 @@ def test_files_of_another_project_tell_nothing_of_the_weights(run: Path) -> None
     (run / "dvc.yaml").write_text("stages: {train: {cmd: python train.py}}")
     (run / "params.yaml").write_text("lr: 0.1\n")
     (run / "metrics.json").write_text('{"accuracy": 0.9}')
+    (run / "dvc.lock").write_text("<<<<<<< HEAD")
+    (run / "split/train.csv").write_text("\xe9", encoding="latin-1")
     about = Card.of(run / WEIGHTS, "u2netp", SIZE)
     assert "no file beside the weights tells of their training" in card(about, ["model.onnx"], 1)
+    assert "no `metrics.json`" in card(about, ["model.onnx"], 1)
     assert not {"metrics", "data"} & about.metadata().keys()
 
 

@@ -287,10 +287,11 @@ def test_load_takes_the_image_size_of_the_training_where_it_is_recorded(
     assert carseg.load(file).size == 64
     file.rename(tmp_path / "other.pth")
     assert carseg.load(tmp_path / "other.pth").size == 1024
-    weights.save(net, file)
-    known["md5"] = "of other weights"
-    (tmp_path / "dvc.lock").write_text(yaml.safe_dump({"stages": {"train_bce": run}}))
-    assert carseg.load(file).size == 1024
+    (tmp_path / "other.pth").rename(file)
+    lock = (tmp_path / "dvc.lock").read_text()
+    for broken in (lock.replace(known["md5"], "1"), lock.replace(": 64", ": '64'"), "<<<<<<< HEAD"):
+        (tmp_path / "dvc.lock").write_text(broken)
+        assert carseg.load(file).size == 1024
 
 
 def test_settings_of_another_project_are_not_of_the_weights(net: U2Net, tmp_path: Path) -> None:

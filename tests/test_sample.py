@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from carseg.dataset import BYTES, FILES
 from carseg.errors import CarsegError
 from carseg.sample import render_sample
 
@@ -83,6 +84,13 @@ def test_pictures_depend_on_seed_and_number_only(sample: Path, tmp_path: Path) -
     other = contents(render(tmp_path / "other", count=4, seed=7, long_side=SIDE))
     assert other.keys() == again.keys()
     assert all(other[name] != data for name, data in again.items())
+
+
+def test_the_sample_is_as_large_as_the_one_that_is_known(tmp_path: Path) -> None:
+    """By the bytes of all its files `carseg/dataset.py` tells it from a user's photos."""
+    first = contents(render(tmp_path, count=2))
+    assert sum(map(len, first.values())) == pytest.approx(279_650, rel=0.01), "BYTES has changed"
+    assert (FILES, BYTES) == (2 * COUNT, 2_602_533)
 
 
 def killed(*_: object) -> None:
