@@ -19,7 +19,11 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def main() -> None:
     """Run the command that the arguments name; what the user can mend ends in one line."""
-    parser = argparse.ArgumentParser(prog="carseg", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="carseg",
+        description="Find the car in photos with what dvc repro has trained; judge that on every "
+        "photo, export it, or import masks.",
+    )
     parser.add_argument("--version", action="version", version=f"carseg {__version__}")
     shtab.add_argument_to(parser, ["--print-completion"])
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -97,7 +101,10 @@ def expand(texts: Sequence[str]) -> list[Path]:
 
 def _add_crossval(commands: Commands) -> None:
     command = commands.add_parser(
-        "crossval", help="train once a fold, so that every photo is judged by a net new to it"
+        "crossval",
+        help="train once a fold, so that every photo is judged by a net new to it",
+        description="Train once a fold, so that every photo is judged by a net that has not seen "
+        "it, and print the scores of all. Takes as long as that many runs of dvc repro.",
     )
     command.add_argument(
         *("--set-param", "-S"),
@@ -131,7 +138,7 @@ def _add_predict(commands: Commands) -> None:
         "  carseg predict a.jpg b.jpg --cutout --out ../cars    cars on transparent ground\n"
         "  carseg predict '../p/*.jpg' --background white --out ../w\n"
         "                                                       before a white background\n"
-        "  carseg predict - < car.jpg > mask.png                from stream to stream",
+        "  carseg predict - < car.jpg > ../mask.png             from stream to stream",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument(
@@ -280,7 +287,11 @@ def _export(arguments: argparse.Namespace) -> None:
 
 
 def _add_masks(commands: Commands) -> None:
-    masks = commands.add_parser("masks", help="masks out of annotation files")
+    masks = commands.add_parser(
+        "masks",
+        help="masks out of annotation files",
+        description="Make masks of what annotation tools write.",
+    )
     command = masks.add_subparsers(required=True, metavar="COMMAND").add_parser(
         "import",
         help="write Mask/ from COCO, LabelMe or CVAT",
