@@ -112,7 +112,8 @@ def joint(tmp_path_factory: pytest.TempPathFactory, official: Path) -> Joint:
     before = Project(folder / "before", **CALM)
     write_pairs(before.folder / "Image", before.folder / "Mask", 9)
     shutil.copy(official / "u2netp.onnx", before.folder / "Weights")
-    before.set({"init": "u2netp", "learning_rate": 1e-4, "epochs": 2, "batch_size": 3})
+    # By so much learning every car is found: scores of one at the brink go by the last digit.
+    before.set({"init": "u2netp", "learning_rate": 3e-4, "epochs": 2, "batch_size": 3})
     before.set({"split": {"val_size": 2, "fold": None}})
     before.set({"launcher": "torchrun --standalone --nproc-per-node=2 --max-restarts=1"})
     before.save_every_epoch()
