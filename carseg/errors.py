@@ -71,7 +71,8 @@ def is_lack_of_memory(error: Exception) -> bool:
 def _end_at_once_when_asked_again() -> None:
     """Let the next Ctrl-C not wait for threads, which Python does at exit, nor show a traceback."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+        # By the system: a function of Python's is not called once the wait has begun unawares.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _flush_output() -> None:
