@@ -71,7 +71,8 @@ def is_lack_of_memory(error: Exception) -> bool:
 def _end_at_once_when_asked_again() -> None:
     """Let the next Ctrl-C not wait for threads, which Python does at exit, nor show a traceback."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        # By the system: a function of Python's is not called once the wait has begun unawares.
+        # By the system: Python calls a function of its own only when it runs code, and a Ctrl-C
+        # that comes just before it waits would be heard after that.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
