@@ -44,6 +44,6 @@ check: setup ## check format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-format: setup ## mend format and imports
+format: setup ## fix format and imports
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .

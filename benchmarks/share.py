@@ -33,7 +33,7 @@ STEPS = {
     "carseg.learner": ("step", "AveragedModel.update_parameters", "update_bn"),
     "carseg.probe": ("Probe.measure",),
     "carseg.weights": ("settle_batch_norm",),
-    "carseg.evaluate": ("look", "probability_at"),
+    "carseg.evaluate": ("predict_masks", "probability_at"),
 }
 HEAVY = {  # what stages import
     "stages.train_bce": "carseg.train",

@@ -45,7 +45,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from carseg import learner, weights
 from carseg.data import Squares
 from carseg.device import Device
-from carseg.errors import needed, run
+from carseg.errors import import_optional, run
 from carseg.files import write_json
 from carseg.formats import Probability, write_onnx, write_openvino
 from carseg.inputs import list_photos
@@ -95,7 +95,7 @@ def bench(arguments: Sequence[str] | None) -> dict[str, object]:
     size = chosen.image_size
     calibration = None
     if chosen.int8:
-        needed("openvino", "--int8")
+        import_optional("openvino", "--int8")
         calibration = Calibration.of([path for path, _ in list_photos([chosen.int8], True)], size)
     seconds: dict[str, Mapping[str, list[float]]] = {"product": products(device)}  # before others
     with tempfile.TemporaryDirectory() as name, ExitStack() as others:

@@ -18,7 +18,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def main() -> None:
-    """Run the command that the arguments name; what the user can mend ends in one line."""
+    """Run the command that the arguments name; what the user can fix ends in one line."""
     parser = argparse.ArgumentParser(
         prog="carseg",
         description="Find the car in photos with what dvc repro has trained; judge that on every "

@@ -87,7 +87,7 @@ class Augment:
     ) -> NDArray[np.uint8]:
         """Give the photo with its car in another colour; shapes as of a call."""
         self._paint.set_random_seed(seed)
-        return before(self._paint(image=photo)["image"], mask, photo)
+        return composite(self._paint(image=photo)["image"], mask, photo)
 
 
 def put_behind(
@@ -129,7 +129,7 @@ def put_behind(
         )
     behind = Image.fromarray(photo)
     behind.paste(pasted, (int(x) - width // 2, int(y) - height // 2), shape)
-    return before(photo, mask, np.asarray(behind))
+    return composite(photo, mask, np.asarray(behind))
 
 
 def put_elsewhere(
@@ -157,7 +157,7 @@ def put_elsewhere(
     scene = Image.fromarray(other_photo).resize(
         (size, size), Image.Resampling.BILINEAR, boxes[least]
     )
-    return before(photo, mask, np.asarray(scene))
+    return composite(photo, mask, np.asarray(scene))
 
 
 def camouflage(
@@ -190,10 +190,10 @@ def mean_colour(photo: NDArray[np.uint8], weight: NDArray[np.float64]) -> NDArra
     return np.asarray(total / max(weight.sum(), 1.0))
 
 
-def before(
+def composite(
     photo: NDArray[np.uint8], mask: NDArray[np.uint8], scene: NDArray[np.uint8]
 ) -> NDArray[np.uint8]:
-    """Blend the photo's car (H, W, 3) over a scene of the same size, by its mask (H, W), 0…255."""
+    """Put the photo's car (H, W, 3) onto a scene of the same size, by its mask (H, W), 0…255."""
     return np.asarray(Image.composite(*map(Image.fromarray, (photo, scene, mask))))
 
 

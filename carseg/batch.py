@@ -55,15 +55,7 @@ def predict(
         OSError: `out` cannot be written to.
     """
     if [*paths] == [str(STREAM)]:
-        if len(kinds.names) > 1:
-            raise CarsegError("-: makes one file of one photo; ask for one kind alone")
-        for stream, name in ((sys.stdin, "input"), (sys.stdout, "output")):
-            if stream is None:  # closed by who started this
-                raise CarsegError(f"-: there is no standard {name}; name files instead")
-        photo = read(sys.stdin.buffer.read(), STREAM)
-        for _, content in kinds.make(photo, model.predict(photo, d4=d4, closer=closer)):
-            sys.stdout.buffer.write(content)
-        sys.stdout.buffer.flush()
+        _predict_stream(model, kinds, d4, closer)
         return
     listed = plan(list_photos(paths, recursive, out), out, kinds)
     for path in map(Path, paths):
@@ -97,6 +89,18 @@ def predict(
     print(f"{len(made)} of {len(listed)} photos done, in {out}", file=sys.stderr)
     if failed:
         raise CarsegError("\n".join(failed))
+
+
+def _predict_stream(model: Model, kinds: Kinds, d4: bool, closer: bool) -> None:
+    if len(kinds.names) > 1:
+        raise CarsegError("-: makes one file of one photo; ask for one kind alone")
+    for stream, name in ((sys.stdin, "input"), (sys.stdout, "output")):
+        if stream is None:  # closed by who started this
+            raise CarsegError(f"-: there is no standard {name}; name files instead")
+    photo = read(sys.stdin.buffer.read(), STREAM)
+    for _, content in kinds.make(photo, model.predict(photo, d4=d4, closer=closer)):
+        sys.stdout.buffer.write(content)
+    sys.stdout.buffer.flush()
 
 
 def as_line(error: Exception, job: Job) -> str:

@@ -33,7 +33,8 @@ INTEGERS = (
 )
 NO_SCORES = "Not known: no `metrics.json` beside the weights tells of them."
 OTHER_SCORES = "Not known: the last evaluation was of other weights."
-OTHER_SIZE = "Not known at this size: the last evaluation was at an `image_size` of {}."
+OTHER_SETTING = "Not known with this `{}`: the last evaluation was with {}."
+CLEANED = " Masks were cleaned up before, as `cleanup` says: their largest piece, without holes."
 SCORES = {"dice": "Dice", "iou": "IoU", "boundary_iou": "boundary IoU", "hd95": "HD95, pixels"}
 
 Content = TypeVar("Content")
@@ -62,6 +63,7 @@ class Card(NamedTuple):
     params: Params | None  # of the training
     scores: Scores | str  # view → score, or why there are none
     untrained: Scores
+    cleaned: bool  # scores are of masks that were cleaned up
     data: str | None  # the dataset's hash in DVC
     train: int | None  # photos
     validation: int | None
@@ -88,11 +90,17 @@ class Card(NamedTuple):
         machine = _json(root / f"provenance/train_{task}.json", MACHINE) or {}
         threshold = params.threshold if params else 0.5
         scores: Scores | str = metrics.get(task or "") or NO_SCORES
-        at = judged.settings().get("image_size", params.image_size if params else size)
+        now = params.model_dump() if params else {}
+        judged_with = {**now, **judged.settings()}
+        others = (
+            OTHER_SETTING.format(name, judged_with[name])
+            for name, wanted in (("image_size", size), ("threshold", threshold))
+            if judged_with.get(name, wanted) != wanted
+        )
         if judged.differs(source) or judged.differs(root / "metrics.json"):
             scores = OTHER_SCORES
-        elif at != size and metrics:
-            scores = OTHER_SIZE.format(at)
+        elif metrics:
+            scores = next(others, scores)
         if task is None or trained.differs(source):
             params, data, train, validation, machine = None, None, None, None, {}
         elif params:  # which may have been changed since
@@ -107,6 +115,7 @@ class Card(NamedTuple):
             params=params,
             scores=scores,
             untrained=metrics.get("untrained", {}),
+            cleaned=not isinstance(scores, str) and bool(judged_with.get("cleanup")),
             data=data,
             train=train,
             validation=validation,
@@ -124,6 +133,7 @@ class Card(NamedTuple):
             "mean": [round(float(x), 3) for x in MEAN.flatten()],
             "std": [round(float(x), 3) for x in STD.flatten()],
             "metrics": None if isinstance(self.scores, str) else self.scores,
+            "metrics_cleaned_up": self.cleaned or None,
             "data": self.data,
         }
         return {
@@ -195,7 +205,7 @@ def _scores(about: Card) -> list[str]:
         "plain is one look, as other programs take it; the other views are carseg's: upright adds "
         "a look, turned, where the car lies on its side; d4 is the average over all turns and "
         "flips; closer averages upright, or d4, with looks at the car's box alone. The epoch kept "
-        "was chosen on them, unless `keep` is `last`.",
+        "was chosen on them, unless `keep` is `last`." + (CLEANED if about.cleaned else ""),
         "",
         "| | view | " + " | ".join(SCORES.values()) + " |",
         "|---|---" + "|---" * len(SCORES) + "|",

@@ -15,10 +15,11 @@ import torch
 from torch.serialization import get_crc32_options, set_crc32_options
 
 from carseg.device import Device
-from carseg.errors import CarsegError
+from carseg.errors import CarsegError, is_lack_of_memory
 from carseg.pairs import Pair
 from carseg.params import Params
 from carseg.processes import ALONE, Processes
+from carseg.provenance import provenance
 from carseg.u2net import U2Net
 
 FOLDER = Path(".checkpoints")
@@ -30,7 +31,7 @@ INDIFFERENT = {"workers", "launcher", "cleanup", "split"}
 
 
 class Stateful(Protocol):
-    """Net, optimiser, schedule: what can tell its state and take it back."""
+    """Net, optimiser, curve: what can tell its state and take it back."""
 
     def state_dict(self) -> dict[str, Any]:
         """Tell the state."""
@@ -66,7 +67,7 @@ class Checkpoint:
         # All go on from a state, or none.
         self._found = processes.gather([self._path.is_file()])[0]
 
-    def save(self, parts: Mapping[str, Stateful], **rest: object) -> None:
+    def save(self, parts: Mapping[str, Stateful]) -> None:
         """Replace the state, if writing takes no more than `SHARE` of the time since the last one.
 
         The first one comes after half the time that its size asks for. A disk that is full or
@@ -84,7 +85,7 @@ class Checkpoint:
         try:
             FOLDER.mkdir(exist_ok=True)
             with without_checksums():
-                torch.save({**states, **rest}, fresh)
+                torch.save(states, fresh)
             os.replace(fresh, self._path)
             written = time.monotonic()
             self._next = written + (written - began) / SHARE
@@ -94,23 +95,27 @@ class Checkpoint:
                 fresh.unlink(missing_ok=True)
             print(f"{self._path}: cannot be written, training goes on without ({error})")
 
-    def restore(self, parts: Mapping[str, Stateful], device: Device) -> dict[str, Any] | None:
-        """Bring `parts` to the saved state and give the rest of it; None: there is no state.
+    def restore(self, parts: Mapping[str, Stateful], device: Device) -> bool:
+        """Bring `parts` to the saved state, if there is one; tell whether.
 
         Raises:
             CarsegError: the file is broken.
         """
         if not self._found:
-            return None
+            return False
         try:
-            state: dict[str, Any] = torch.load(
+            state: dict[str, dict[str, Any]] = torch.load(
                 self._path, map_location=device.torch, weights_only=True
             )
+        except OSError:  # of which what is in it is not to blame
+            raise
         except Exception as error:  # torch has no common base for what a broken file may raise
+            if is_lack_of_memory(error):
+                raise
             raise CarsegError(f"{self._path}: is broken; remove it to train anew") from error
         for name, part in parts.items():
-            part.load_state_dict(state.pop(name))
-        return state
+            part.load_state_dict(state[name])
+        return True
 
     def remove(self) -> None:
         """Remove the state of a training that has come to its end."""
@@ -150,13 +155,13 @@ def fingerprint(
     """Give the hash of what a training depends on: 32 hexadecimal digits.
 
     That is the parameters, the pairs in their parts, the nets that it starts from, the code of this
-    package, the packages installed, the device, the number of processes and of threads.
+    package, the packages installed, the machine, the number of processes and of threads.
     """
     packages = (found.metadata for found in distributions())  # once: it is parsed each time
     installed = sorted(f"{told['Name']} {told['Version']}" for told in packages)
-    machine = (str(device), processes, torch.get_num_threads())
+    machine = provenance(device, processes)
     settings = params.model_dump(exclude=INDIFFERENT)
-    digest = hashlib.sha256(repr((settings, installed, *machine)).encode())
+    digest = hashlib.sha256(repr((settings, installed, machine)).encode())
     for part, pairs in enumerate(parts):
         for pair in pairs:  # one by one: there may be a million
             digest.update(repr((part, *pair)).encode())

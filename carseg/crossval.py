@@ -213,8 +213,8 @@ def report(rows: Sequence[Row], folder: Path) -> None:
     for net in NETS:
         for view in VIEWS:
             s = summary[net][view]["iou"]
-            interval = f"{s.low:.4f} to {s.high:.4f}"
-            print(f"{f'{net} {view}':<20}{s.mean:>9.4f}{s.std:>9.4f}{interval:>20}{s.worst:>9.4f}")
+            interval = f"{s.interval(4):>20}"
+            print(f"{f'{net} {view}':<20}{s.mean:>9.4f}{s.std:>9.4f}{interval}{s.worst:>9.4f}")
     print("each photo at all four turns:")
     for net, views in by_side.items():
         for view, means in views.items():

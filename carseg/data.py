@@ -41,7 +41,7 @@ class Squares(Dataset[tuple[Tensor, Tensor]]):
         folder: Path,
         seed: int = 0,
         processes: Processes = ALONE,
-        staged: bool = True,
+        scenes: bool = True,
     ) -> None:
         """Prepare the photos; the processes of a machine share that, and what comes of it.
 
@@ -51,7 +51,7 @@ class Squares(Dataset[tuple[Tensor, Tensor]]):
             folder: where they are kept; it is to outlive this.
             seed: of all that is random in looks.
             processes: each calls this with the same arguments.
-            staged: whether looks show other scenes, other cars and other colours, too.
+            scenes: whether samples show other backgrounds, other cars and other colours, too.
 
         Raises:
             CarsegError: a file cannot be read.
@@ -64,7 +64,7 @@ class Squares(Dataset[tuple[Tensor, Tensor]]):
         self._augment = Augment()
         self._seed = seed
         self._size = size
-        self._staged = staged
+        self._scenes = scenes
 
     def __len__(self) -> int:
         return self._length
@@ -75,12 +75,12 @@ class Squares(Dataset[tuple[Tensor, Tensor]]):
         # Not i, as numpy takes [seed, epoch, 0] for [seed, epoch], which the order is drawn from.
         random = np.random.default_rng([self._seed, epoch, 1 + i])
         photo, mask = self._pair(i)
-        if self._staged:
-            photo = self._stage(i, photo, mask, random)
+        if self._scenes:
+            photo = self._vary_scene(i, photo, mask, random)
         photo, mask = self._augment(photo, mask, int(random.integers(2**32)))
         return photo_tensor(photo), mask_tensor(mask)
 
-    def _stage(
+    def _vary_scene(
         self, i: int, photo: NDArray[np.uint8], mask: NDArray[np.uint8], random: np.random.Generator
     ) -> NDArray[np.uint8]:
         """Give the i-th photo with another scene, car or colour, or some of these, or none."""

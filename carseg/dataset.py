@@ -17,7 +17,7 @@ from PIL import Image
 
 from carseg.ahead import on_cores
 from carseg.duplicates import same_pictures, thumbnail
-from carseg.errors import CarsegError, warn
+from carseg.errors import CarsegError, warn_of
 from carseg.files import new_directory, write_bytes
 from carseg.lock import read_lock
 from carseg.pairs import Pair, entries_in, files_in, match
@@ -43,17 +43,7 @@ def snapshot(root: Path, dataset: Path) -> list[Pair]:
         CarsegError: a line for each fault found in any of the files; or there are none, and
             `dvc.lock` knows of others than the sample's.
     """
-    empty = not any(any(files_in(root / folder)) for folder in FOLDERS)
-    if (root / SAMPLE).exists() and not _is_of_sample(root):
-        shutil.rmtree(root / SAMPLE)  # cut off, and the user has put in photos since
-    if (root / SAMPLE).exists() or (empty and not _copy_from_home(root)):
-        if _knows_others(root):
-            raise CarsegError(
-                "Image, Mask: are empty, but the last run was of other photos than the sample; get "
-                "them back: dvc checkout dataset (in a fresh clone dvc pull dataset), then copy "
-                "dataset/Image and dataset/Mask there; or delete dvc.lock, and have the sample"
-            )
-        _render(root)
+    _fill_when_empty(root)
     before = _state(root)
     pairs, faults = match(root / "Image", root / "Mask")
     inverted: list[Path] = []  # as it seems
@@ -70,17 +60,17 @@ def snapshot(root: Path, dataset: Path) -> list[Pair]:
     told, more = list(islice(same, TOLD)), sum(1 for _ in same)
     if faults:
         raise CarsegError("\n".join(faults))
-    for one, other in told:
-        warn(
-            f"{pairs[other].photo}: shows the same as {pairs[one].photo}; remove one, as scores "
-            "flatter where one of them trains and the other validates"
-        )
-    if more:
-        warn(f"and {more} more show the same")
-    for mask in inverted[:TOLD]:
-        warn(f"{mask}: is white along most of its rim; if its car is black, invert it")
-    if len(inverted) > TOLD:
-        warn(f"and {len(inverted) - TOLD} more are white along most of their rim")
+    same_lines = (
+        f"{pairs[other].photo}: shows the same as {pairs[one].photo}; remove one, as scores "
+        "flatter where one of them trains and the other validates"
+        for one, other in told
+    )
+    warn_of(same_lines, more, "show the same")
+    rim_lines = (
+        f"{mask}: is white along most of its rim; if its car is black, invert it"
+        for mask in inverted[:TOLD]
+    )
+    warn_of(rim_lines, len(inverted) - TOLD, "are white along most of their rim")
     with new_directory(dataset) as fresh:
         for folder in FOLDERS:
             (fresh / folder).mkdir()
@@ -91,6 +81,20 @@ def snapshot(root: Path, dataset: Path) -> list[Pair]:
         if _state(root) != before:
             raise CarsegError("Image, Mask: were changed while they were read; run it again")
     return pairs
+
+
+def _fill_when_empty(root: Path) -> None:
+    empty = not any(any(files_in(root / folder)) for folder in FOLDERS)
+    if (root / SAMPLE).exists() and not _is_of_sample(root):
+        shutil.rmtree(root / SAMPLE)  # cut off, and the user has put in photos since
+    if (root / SAMPLE).exists() or (empty and not _copy_from_home(root)):
+        if _knows_others(root):
+            raise CarsegError(
+                "Image, Mask: are empty, but the last run was of other photos than the sample; get "
+                "them back: dvc checkout dataset (in a fresh clone dvc pull dataset), then copy "
+                "dataset/Image and dataset/Mask there; or delete dvc.lock, and have the sample"
+            )
+        _render(root)
 
 
 class Checked(NamedTuple):
@@ -196,8 +200,7 @@ def _copy_from_home(root: Path) -> bool:
 
 def _knows_others(root: Path) -> bool:
     """Tell whether the last run that DVC knows of was of the user's own photos."""
-    outs = read_lock(root / "dvc.lock").of("dataset").outs
-    known = next((out for out in outs if out.path == "dataset"), None)
+    known = read_lock(root / "dvc.lock").of("dataset").output("dataset")
     if known is None or known.size is None:
         return False
     return known.nfiles != FILES or abs(known.size / BYTES - 1) > 0.01

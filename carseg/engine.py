@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from carseg.device import Device
-from carseg.errors import CarsegError, needed
+from carseg.errors import CarsegError, import_optional, is_lack_of_memory
 from carseg.formats import INT8
 from carseg.predict import Look
 
@@ -31,21 +31,25 @@ def load_exported(path: Path, device: str, precision: str = "auto") -> tuple[Loo
     Raises:
         CarsegError: the file is missing, broken, not one of `carseg export`, or takes several
             photos at once; its engine is not installed; or it cannot run on that device.
+        MemoryError: there is too little memory.
+        OSError: the file may not be read.
     """
     if not path.is_file():
         raise CarsegError(f"{path}: there is no such file; run carseg export")
+    path.open("rb").close()  # an OSError tells of one that may not be read
     opener = {".onnx": _open_onnx, ".xml": _open_openvino}[path.suffix.lower()]
     try:
         look, size = opener(path, device, precision)
-    except CarsegError:
+    except (CarsegError, MemoryError):
         raise
     except Exception as error:  # the engines have no common base for what a broken file may raise
+        tell_of_memory(error)
         raise CarsegError(f"{path}: is not what carseg export writes; export it anew") from error
     return look, size
 
 
 def _open_onnx(path: Path, device: str, _: str) -> tuple[Look, int]:
-    runtime = needed("onnxruntime", "onnx")
+    runtime = import_optional("onnxruntime", "onnx")
     wanted = [provider for short, provider in PROVIDERS.items() if device in ("auto", short)]
     providers = [p for p in wanted if p[0] in runtime.get_available_providers()]
     if not providers:
@@ -53,7 +57,7 @@ def _open_onnx(path: Path, device: str, _: str) -> tuple[Look, int]:
     session = runtime.InferenceSession(str(path), providers=providers)
     if device == "cuda" and PROVIDERS["cuda"][0] not in session.get_providers():
         # It warns, then computes on the processor.
-        raise CarsegError("--device cuda: ONNX Runtime cannot start on it; mend CUDA, or take cpu")
+        raise CarsegError("--device cuda: ONNX Runtime cannot start on it; fix CUDA, or take cpu")
     known = session.get_modelmeta().custom_metadata_map
     if "image_size" not in known:
         raise CarsegError(
@@ -64,13 +68,17 @@ def _open_onnx(path: Path, device: str, _: str) -> tuple[Look, int]:
     _take_one(path, session.get_inputs()[0].shape[0])
 
     def look(photos: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {"photo": photos.numpy()})[0])
+        try:
+            return torch.from_numpy(session.run(None, {"photo": photos.numpy()})[0])
+        except Exception as error:  # its own, which have no common base
+            tell_of_memory(error)
+            raise
 
     return look, size
 
 
 def _open_openvino(path: Path, device: str, precision: str) -> tuple[Look, int]:
-    openvino = needed("openvino", "openvino")
+    openvino = import_optional("openvino", "openvino")
     if device == "cuda":
         raise CarsegError("--device cuda: OpenVINO has none; take cpu, or the .onnx file")
     core = openvino.Core()
@@ -87,7 +95,11 @@ def _open_openvino(path: Path, device: str, precision: str) -> tuple[Look, int]:
     compiled = core.compile_model(model, "CPU", hint)
 
     def look(photos: Tensor) -> Tensor:
-        return torch.from_numpy(np.array(compiled(photos.numpy())[0]))
+        try:
+            return torch.from_numpy(np.array(compiled(photos.numpy())[0]))
+        except RuntimeError as error:
+            tell_of_memory(error)
+            raise
 
     return look, size
 
@@ -99,3 +111,13 @@ def _take_one(path: Path, batch: object) -> None:
             f"{path}: takes {batch} photos at once, here they come one by one; export it anew "
             "without --batch"
         )
+
+
+def tell_of_memory(error: Exception) -> None:
+    """Raise an engine's error again where it tells of memory, in the one way that callers know.
+
+    Raises:
+        MemoryError: it does.
+    """
+    if is_lack_of_memory(error):
+        raise MemoryError(str(error)) from error

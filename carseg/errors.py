@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend, and the one place where they are shown."""
+"""Errors that are the user's to fix, and the one place where they are shown."""
 
 from __future__ import annotations
 
@@ -8,17 +8,25 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
+OUT_OF_MEMORY = (  # what torch, CUDA's libraries, ONNX Runtime and OpenVINO say
+    "DefaultCPUAllocator",
+    "out of memory",
+    "ALLOC_FAILED",
+    "Failed to allocate memory",
+    "bad_alloc",
+)
+
 
 class CarsegError(Exception):
-    """Something the user can mend: names the file or parameter, the fault and the remedy."""
+    """Something the user can fix: names the file or parameter, the fault and the remedy."""
 
 
 def run(stage: Callable[[], None]) -> None:
-    """Run a stage; what its user can mend ends it as plain lines on stderr with exit code 1."""
+    """Run a stage; what its user can fix ends it as plain lines on stderr with exit code 1."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Names of files may hold letters that the encoding of a log lacks.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -40,7 +48,7 @@ def run(stage: Callable[[], None]) -> None:
     except (FileExistsError, NotADirectoryError) as error:
         sys.exit(f"carseg: {error.filename}: is a file where a folder is to be; name another place")
     except OSError as error:
-        # A full or read-only disk, a lost network drive: nothing that code could mend.
+        # A full or read-only disk, a lost network drive: nothing that code could fix.
         try:
             _flush_output()
         except OSError:
@@ -48,9 +56,17 @@ def run(stage: Callable[[], None]) -> None:
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(f"carseg: {where}{error.strerror or error}; nothing was left half written")
     except (MemoryError, RuntimeError) as error:
+        if "DataLoader worker" in str(error):
+            sys.exit(
+                "carseg: a process that prepares photos was ended by the system, as it does where "
+                "memory is short; lower workers or batch_size, or give a container more of it (shm)"
+            )
         if not is_lack_of_memory(error):
             raise
-        sys.exit("carseg: memory ran out; lower batch_size or image_size, or take model: u2netp")
+        sys.exit(
+            "carseg: memory ran out; where photos are very large, scale them down, else lower "
+            "batch_size or image_size, or take model: u2netp"
+        )
     except KeyboardInterrupt:
         _end_at_once_when_asked_again()
         print("\ncarseg: interrupted; nothing was left half written", file=sys.stderr)
@@ -62,10 +78,18 @@ def warn(line: str) -> None:
     print(f"carseg: warning: {line}", file=sys.stderr)
 
 
+def warn_of(lines: Iterable[str], more: int, what: str) -> None:
+    """Warn with each line, then tell that so many `more` do `what`, if any."""
+    for line in lines:
+        warn(line)
+    if more > 0:
+        warn(f"and {more} more {what}")
+
+
 def is_lack_of_memory(error: Exception) -> bool:
-    """Tell it from other errors without importing torch, which has a class for GPUs alone."""
+    """Tell it from other errors without importing torch, which has no class for all of it."""
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return named or "DefaultCPUAllocator" in str(error)
+    return named or any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def _end_at_once_when_asked_again() -> None:
@@ -101,7 +125,7 @@ def hold_interrupts() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def needed(module: str, format: str) -> ModuleType:
+def import_optional(module: str, wanted_by: str) -> ModuleType:
     """Import an optional package.
 
     Raises:
@@ -113,6 +137,6 @@ def needed(module: str, format: str) -> ModuleType:
         package = module.split(".")[0]
         raise CarsegError(
             # Not by name: PyPI may have something else of that name.
-            f"{format}: needs the package {package}; run pip install -e '.[export]' in the "
+            f"{wanted_by}: needs the package {package}; run pip install -e '.[export]' in the "
             "project's folder"
         ) from error

@@ -25,6 +25,7 @@ from carseg.params import Params
 from carseg.photos import read_photo, read_truth, squared_photo
 from carseg.predict import at_size, combine, from_sides, probability
 from carseg.provenance import provenance, record
+from carseg.recorded import Recorded
 from carseg.report import SHOWN, show, write_report
 from carseg.spread import WORST, Spread, spread
 from carseg.tensors import photo_tensor
@@ -65,8 +66,10 @@ def evaluate(params: Params) -> None:
     predict in the view `upright` into `plots/overlays`, and `report.html`, which shows all of it.
 
     Raises:
-        CarsegError: a manifest, photo or weights file cannot be read.
+        CarsegError: a manifest, photo or weights file cannot be read, or parameters or code were
+            changed meanwhile.
     """
+    recorded = Recorded("evaluate")
     device = Device(params.precision)
     pairs = read_manifest(Path("split/val.csv"))
     found: dict[str, list[Judged]] = {}
@@ -75,12 +78,13 @@ def evaluate(params: Params) -> None:
             net = device.place_net(MAKE[name](params)).eval()
             found[name] = []
             for pair in tqdm(pairs, name, leave=False, disable=None):
-                masks = look(net, pair, params, device)
+                masks = predict_masks(net, pair, params, device)
                 found[name].append(judge(masks, read_truth(pair.mask)))
                 if name != "untrained":
                     car = masks["upright"]
                     picture = overlay(read_photo(pair.photo), car, read_truth(pair.mask))
                     picture.save(overlays / f"{pair.name}_{name}.jpg", quality=85)
+        recorded.check()
         # The net at hand is still the last one, of task 2.
         by_iou = sorted(range(len(pairs)), key=lambda i: found["dice"][i].scores["upright"].iou)
         shown = [
@@ -115,22 +119,22 @@ def evaluate(params: Params) -> None:
     print(_report(metrics, len(pairs)))
 
 
-def look(net: U2Net, pair: Pair, params: Params, device: Device) -> dict[str, Mask]:
+def predict_masks(net: U2Net, pair: Pair, params: Params, device: Device) -> dict[str, Mask]:
     """Look at a photo from all sides: a mask (H, W) for each of `VIEWS` and `TURNS`."""
     photo, size = read_photo(pair.photo), params.image_size
-    eye = partial(probability, net, device=device)
+    look = partial(probability, net, device=device)
     shape = (photo.height, photo.width)
-    seen = from_sides(eye, photo_tensor(squared_photo(photo, size)))  # (8, 1, S, S)
+    seen = from_sides(look, photo_tensor(squared_photo(photo, size)))  # (8, 1, S, S)
 
     def upright(quarters: int) -> NDArray[np.float32]:
         """Give what `find_upright` sees in the photo turned so far, out of looks there are."""
         held = turn(seen[quarters], (quarters, False))
-        lies = on_its_side(held, shape if quarters % 2 == 0 else shape[::-1])
-        looks = [quarters, (quarters + CLOCKWISE[0]) % 4] if lies else [quarters]
+        rotated = on_its_side(held, shape if quarters % 2 == 0 else shape[::-1])
+        looks = [quarters, (quarters + CLOCKWISE[0]) % 4] if rotated else [quarters]
         return at_size(combine(seen[looks]), shape)
 
     def again(found: NDArray[np.float32], views: Sequence[View]) -> NDArray[np.float32]:
-        return look_closer(eye, photo, found, views, size)
+        return look_closer(look, photo, found, views, size)
 
     def cut(values: NDArray[np.float32]) -> Mask:
         mask = values >= params.threshold
@@ -149,12 +153,12 @@ def look(net: U2Net, pair: Pair, params: Params, device: Device) -> dict[str, Ma
 
 def probability_at(net: U2Net, pair: Pair, params: Params, device: Device) -> NDArray[np.float32]:
     """Give each pixel's probability of being car in the upright view, (H, W), float32, 0…1."""
-    eye = partial(probability, net, device=device)
-    return find_upright(eye, read_photo(pair.photo), params.image_size)
+    look = partial(probability, net, device=device)
+    return find_upright(look, read_photo(pair.photo), params.image_size)
 
 
 def judge(masks: Mapping[str, Mask], truth: Mask) -> Judged:
-    """Score what `look` found in a photo against the truth, (H, W)."""
+    """Score what `predict_masks` found in a photo against the truth, (H, W)."""
     return Judged(
         {view: count(masks[view], truth) for view in VIEWS},
         {view: score(masks[view], truth) for view in VIEWS},

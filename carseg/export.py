@@ -51,16 +51,7 @@ def export(
             "--int8: safetensors hold float32 weights alone; add --format onnx or openvino"
         )
     names = [name for format in formats for name in FILES[format]] + ["MODEL_CARD.md"]
-    if folders := [out / name for name in names if (out / name).is_dir()]:
-        raise CarsegError(
-            "\n".join(
-                f"{path}: is a folder where a file is to be; move it away" for path in folders
-            )
-        )
-    if not force and (there := [out / name for name in names if (out / name).exists()]):
-        raise CarsegError(
-            "\n".join(f"{path}: exists already; add --force to replace it" for path in there)
-        )
+    _check_targets([out / name for name in names], force)
     net = weights.net_of(state, variant)
     about = Card.of(source, variant, size)
     calibration = Calibration.of(photos, size, about.threshold) if photos else None
@@ -76,6 +67,43 @@ def export(
         for format in formats:
             WRITERS[format](Probability(net).eval(), fresh, size, batch, about.metadata())
         write_bytes(fresh / "MODEL_CARD.md", card(about, names[:-1], batch, agreement).encode())
+        replace_all(fresh, out, names)
+    return [out / name for name in names]
+
+
+def replace_all(fresh: Path, out: Path, names: Sequence[str]) -> None:
+    """Move new files into a folder, in place of all old ones or of none.
+
+    Old ones go first: of a network in two files, killed in between, one would be run with the other
+    of an earlier export.
+
+    Args:
+        fresh: the folder that the new files are in; old ones are moved to a folder there.
+        out: the folder to move them to.
+        names: of the files.
+
+    Raises:
+        OSError: one cannot be replaced; the old ones are back.
+    """
+    old = fresh / "old"
+    old.mkdir()
+    try:
+        for name in names:
+            if os.path.lexists(out / name):
+                os.replace(out / name, old / name)
         for name in names:
             os.replace(fresh / name, out / name)
-    return [out / name for name in names]
+    except BaseException:  # an interrupt, too, as that folder is removed
+        for path in old.iterdir():
+            os.replace(path, out / path.name)
+        raise
+
+
+def _check_targets(paths: Sequence[Path], force: bool) -> None:
+    wrong = [path for path in paths if path.is_dir()]
+    fault = "is a folder where a file is to be; move it away"
+    if not wrong and not force:
+        wrong = [path for path in paths if path.exists()]
+        fault = "exists already; add --force to replace it"
+    if wrong:
+        raise CarsegError("\n".join(f"{path}: {fault}" for path in wrong))

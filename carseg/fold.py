@@ -44,9 +44,10 @@ class Lowered(nn.Module):
 class Tripled(nn.Module):
     """A convolution that keeps its precision where bfloat16 is all that an engine computes in.
 
-    Weights are sums of three bfloat16 numbers that read the same inputs; those of all that is the
-    same all over a picture read ones, and more ones fill a block up. Engines add products up in
-    float32, so that only the result is rounded.
+    Each weight is split into three bfloat16 terms, applied to three copies of the input. The bias
+    and what `constant` contributes are weights, too, applied to channels of ones; more such
+    channels pad to a multiple of `BLOCK`. Engines accumulate in float32, so only the result is
+    rounded.
     """
 
     def __init__(self, conv: nn.Conv2d, constant: Tensor | None = None) -> None:
@@ -60,7 +61,7 @@ class Tripled(nn.Module):
         assert conv.bias is not None
         weight = conv.weight.detach()
         height, width = (int(side) for side in conv.kernel_size)
-        # What each place of the kernel gives wherever it lies inside the picture.
+        # Per kernel position, as the ones are zero-padded, too: beyond the edges nothing is added.
         same = torch.zeros_like(weight[:, 0])  # (out, kernel, kernel)
         if constant is not None:
             same = (weight * constant.view(1, -1, 1, 1)).sum(dim=1)

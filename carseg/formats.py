@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from carseg.errors import CarsegError, needed
+from carseg.errors import CarsegError, import_optional
 from carseg.files import write_bytes
 from carseg.fold import fold
 from carseg.tensors import MEAN, STD
@@ -45,8 +45,8 @@ def write_onnx(
     net: Probability, folder: Path, size: int, batch: int | None, metadata: Mapping[str, str]
 ) -> None:
     """Write `model.onnx`: input `photo` (N, 3, S, S), output `probability` (N, 1, S, S)."""
-    needed("onnxscript", "onnx")
-    onnx = needed("onnx", "onnx")
+    import_optional("onnxscript", "onnx")
+    onnx = import_optional("onnx", "onnx")
     path = folder / FILES["onnx"][0]
     # Two photos, as an example of one would be taken for the only number there is.
     example = torch.zeros(batch or 2, 3, size, size)
@@ -86,7 +86,7 @@ def write_openvino(
     Raises:
         CarsegError: the file cannot be written.
     """
-    openvino = needed("openvino", "openvino")
+    openvino = import_optional("openvino", "openvino")
     # Engines that compute in bfloat16 would fold batch norms, too, but lose what must be exact.
     folded = Probability(fold(net.net))
     shape = openvino.PartialShape([batch or -1, 3, size, size])
@@ -111,7 +111,7 @@ def save_openvino(model: Any, path: Path, metadata: Mapping[str, str]) -> None:
     for name, value in metadata.items():
         model.set_rt_info(value, ["carseg", name])
     try:
-        needed("openvino", "openvino").save_model(model, path, compress_to_fp16=False)
+        import_optional("openvino", "openvino").save_model(model, path, compress_to_fp16=False)
     except RuntimeError as error:  # which does not tell of a full disk as others do
         why = " ".join(str(error).split())
         raise CarsegError(
@@ -123,7 +123,7 @@ def write_safetensors(
     net: Probability, folder: Path, size: int, batch: int | None, metadata: Mapping[str, str]
 ) -> None:
     """Write `model.safetensors`: the state dict, under the key names of the authors' code."""
-    safetensors = needed("safetensors.torch", "safetensors")
+    safetensors = import_optional("safetensors.torch", "safetensors")
     path = folder / FILES["safetensors"][0]
     write_bytes(path, safetensors.save(net.net.state_dict(), dict(metadata)))
     loaded = Probability(net_of(safetensors.load_file(path), net.net.variant)).eval()
@@ -150,7 +150,7 @@ def run_onnx(path: Path) -> Run:
     Raises:
         CarsegError: the package is missing.
     """
-    runtime = needed("onnxruntime", "onnx")
+    runtime = import_optional("onnxruntime", "onnx")
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return lambda photos: session.run(None, {"photo": photos})[0]
 
@@ -161,7 +161,7 @@ def run_openvino(path: Path) -> Run:
     Raises:
         CarsegError: the package is missing.
     """
-    openvino = needed("openvino", "openvino")
+    openvino = import_optional("openvino", "openvino")
     compiled = openvino.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda photos: np.asarray(compiled(photos)[0])
 

@@ -6,15 +6,15 @@ import glob
 import io
 import os
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from PIL import Image
 
 from carseg.errors import CarsegError
-from carseg.model import as_photo, turned_by_tag
-from carseg.photos import HEIC, drop_text
+from carseg.model import as_photo
+from carseg.photos import HEIC, RAW, drop_text, refuse_raw, turned_by_tag
 
-RAW = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"}  # of cameras
 # What Pillow opens without being able to give its pixels, or by another program alone.
 NO_PHOTOS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 EXIF_MARK = b"Exif\0\0"
@@ -40,16 +40,22 @@ def list_photos(
         if not text:  # Path("") is the current folder
             raise CarsegError("a path is empty; name a photo, a folder or a pattern")
         named = Path(text).exists()
-        matches = [text] if named else sorted(glob.glob(text, recursive=recursive))
+        texts = [text] if named else sorted(glob.glob(text, recursive=recursive))
+        matches = list(map(Path, texts))
         if not matches:
             raise CarsegError(f"{text}: there is no such file; check the path")
         photos: dict[Path, Path] = {}
-        for path in map(Path, matches):
+        results = set() if named else _results(text, matches, out)
+        for path in matches:
+            if path in results:
+                continue
             if not path.is_dir():
                 photos.setdefault(path, Path(path.stem))
-            elif named or not _lies_in(path, out):
+            else:
                 for photo in _photos_in(path, recursive, out):
                     photos.setdefault(photo, photo.relative_to(path).with_suffix(""))
+        if not photos and results:
+            raise CarsegError(f"{text}: matches nothing but results, in {out}; name another --out")
         if not photos:  # a pattern may match folders without any beside others
             hint = "" if recursive else ", or add --recursive"
             raise CarsegError(f"{text}: holds no photo; name another folder{hint}")
@@ -83,6 +89,18 @@ def _all_below(folder: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in names)
 
 
+def _results(pattern: str, matches: Sequence[Path], out: Path | None) -> set[Path]:
+    """Pick what results of an earlier run may be, unless a pattern looks nowhere but there."""
+    fixed = Path(*takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts))
+    if _lies_in(fixed, out):
+        return set()
+    # By folder, as asking for each photo would take long.
+    made = {folder for folder in {path.parent for path in matches} if _lies_in(folder, out)}
+    return {
+        path for path in matches if path.parent in made or (path.is_dir() and _lies_in(path, out))
+    }
+
+
 def _lies_in(path: Path, out: Path | None) -> bool:
     return out is not None and path.resolve().is_relative_to(out.resolve())
 
@@ -99,11 +117,7 @@ def read(content: bytes, source: Path) -> Image.Image:
         CarsegError: it is not an image, or a camera's raw file.
     """
     ending = source.suffix.lower()
-    if ending in RAW:
-        raise CarsegError(
-            f"{source}: is a camera's raw file, of which a preview at most can be read; convert it "
-            "to JPEG or leave it out"
-        )
+    refuse_raw(source)
     try:
         with Image.open(io.BytesIO(content)) as image:
             image.load()

@@ -158,5 +158,5 @@ def drawn(average: AveragedModel, remembered: U2Net | None) -> nn.Module:
     """Give a net of the averaged weights, drawn towards those of the remembered net, if any."""
     net = copy.deepcopy(average.module)
     if remembered is not None:
-        weights.approach(net, remembered, UNTRAINED + BEFORE)
+        weights.interpolate(net, remembered, UNTRAINED + BEFORE)
     return net

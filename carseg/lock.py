@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from carseg.errors import CarsegError
+from carseg.params import read_yaml
 
 
 class Content(BaseModel):
@@ -40,6 +41,10 @@ class Stage(BaseModel):
         """Give the hash of what was read or written at a path, if it is known."""
         return next((each.md5 for each in (*self.deps, *self.outs) if each.path == path), None)
 
+    def output(self, path: str) -> Content | None:
+        """Give what was written at a path, if anything."""
+        return next((out for out in self.outs if out.path == path), None)
+
     def settings(self) -> dict[str, Any]:
         """Give the parameters of the run, by name."""
         return self.params.get("params.yaml", {})
@@ -56,8 +61,7 @@ class Lock(BaseModel):
 
     def maker(self, path: str) -> Stage:
         """Give the run that writes a file, which may be none that is known."""
-        runs = (run for run in self.stages.values() if any(out.path == path for out in run.outs))
-        return next(runs, Stage())
+        return next((run for run in self.stages.values() if run.output(path)), Stage())
 
 
 def read_lock(path: Path) -> Lock:
@@ -82,4 +86,4 @@ def parse_lock(text: str) -> Lock:
     Raises:
         yaml.YAMLError, ValueError: it is broken.
     """
-    return Lock.model_validate(yaml.safe_load(text))
+    return Lock.model_validate(read_yaml(text))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import unicodedata
 from collections.abc import Container, Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from carseg.annotations import Annotated, Region, read
-from carseg.errors import CarsegError, warn
+from carseg.errors import CarsegError, warn_of
 from carseg.files import write_bytes
 from carseg.pairs import MASKS, PHOTOS
 from carseg.photos import read_photo
@@ -59,7 +60,7 @@ def import_masks(
             continue
         if path in masks:
             faults.append(f"{picture.name}: is annotated twice; leave one out")
-        elif stem in existing and not force:
+        elif os.path.lexists(path) and not force:  # on some disks in other case, too
             faults.append(f"{path}: exists already; add --force to replace it")
         elif others:
             faults.append(f"{others[0]}: shares its name with {path}; remove one")
@@ -78,10 +79,8 @@ def import_masks(
         raise CarsegError("\n".join(faults))
     for path, content in masks.items():
         write_bytes(path, content)
-    for line in several[:TOLD]:
-        warn(f"{line}; cars further back want another class, or none")
-    if len(several) > TOLD:
-        warn(f"and {len(several) - TOLD} more have several regions")
+    lines = (f"{line}; cars further back want another class, or none" for line in several[:TOLD])
+    warn_of(lines, len(several) - TOLD, "have several regions")
     return list(masks)
 
 

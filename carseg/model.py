@@ -10,7 +10,7 @@ from threading import Lock
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from carseg import weights
@@ -20,7 +20,7 @@ from carseg.device import Device
 from carseg.engine import load_exported
 from carseg.errors import CarsegError
 from carseg.fold import fold
-from carseg.photos import eight_bits, read_photo
+from carseg.photos import eight_bits, read_photo, turned_by_tag
 from carseg.predict import Look, find, probability
 from carseg.settings import settings_of
 from carseg.u2net import U2Net
@@ -125,6 +125,8 @@ def load(
 ) -> Model:
     """Load weights that a training saved, of either network, or a file of `carseg export`.
 
+    On Linux the process keeps memory that looks have taken, for those to come.
+
     Args:
         path: a .pth file; or an .onnx or .xml file, which runs on the engine of its format.
         size: side of the square that the net sees, 32 to 4096; `None`: the `image_size` that
@@ -188,10 +190,3 @@ def as_photo(picture: Picture) -> Image.Image:
     if 0 in photo.size:
         raise CarsegError("the picture has no pixels; give one that is not empty")
     return photo
-
-
-def turned_by_tag(image: Image.Image) -> Image.Image:
-    """Turn an image as its EXIF tag says; one that stands already is given itself, not copied."""
-    if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
-        return image
-    return ImageOps.exif_transpose(image)

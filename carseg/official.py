@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import pooch
 
-from carseg.errors import CarsegError
+from carseg.errors import CarsegError, warn
 from carseg.files import new_directory, write_bytes
 
 RELEASE = "https://github.com/danielgatis/rembg/releases/download/v0.0.0/"
@@ -80,6 +80,9 @@ def provide(init: str, own: Path, folder: Path) -> None:
                     f"params.yaml: init is {init!r} but there is no such file; put it there, or "
                     "set init to u2netp, u2net or scratch"
                 )
+            seen = (own.resolve(), _at_home(own).resolve())
+            if not any(source.resolve().is_relative_to(place) for place in seen):
+                warn(f"params.yaml: init is outside of {own}/; DVC does not see that file change")
             shutil.copyfile(source, fresh / source.name)
             origin = init
         write_bytes(fresh / "origin.txt", f"{origin}\n".encode())
@@ -92,9 +95,11 @@ def _bring(own: Path) -> None:
     """
     home = _at_home(own)
     if home.is_dir():
-        for path in home.iterdir():
-            if path.is_file() and not (own / path.name).exists():
-                shutil.copyfile(path, own / path.name)
+        for path in home.rglob("*"):
+            copy = own / path.relative_to(home)
+            if path.is_file() and not copy.exists():
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, copy)
 
 
 def _official_bytes(official: Official, own: Path) -> bytes:

@@ -135,7 +135,7 @@ def files_in(folder: Path) -> Iterator[Path]:
 
 
 def entries_in(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """Give what lies in a folder but is nobody's: no README and nothing that systems put there."""
+    """Give the user's own entries in a folder: no README, and no hidden or system files."""
     if folder.is_dir():
         with os.scandir(folder) as entries:
             for entry in entries:

@@ -77,6 +77,15 @@ _Loader.add_implicit_resolver(
 )
 
 
+def read_yaml(text: str) -> Any:
+    """Read YAML that DVC may have written.
+
+    Raises:
+        yaml.YAMLError, ValueError: it is broken.
+    """
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe one
+
+
 def load_params(path: Path = Path("params.yaml")) -> Params:
     """Read and check the parameters.
 
@@ -84,7 +93,7 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         CarsegError: one line for each unknown key, wrong type or value out of range.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506
+        content = read_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CarsegError(f"{path}: {error.strerror}; it holds the settings, restore it") from error
     except (yaml.YAMLError, ValueError) as error:

@@ -6,12 +6,24 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from carseg.errors import CarsegError
 
 HEIC = {".heic", ".heif"}  # Pillow reads it with a plugin
+RAW = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"}  # of cameras
 EXIF = (b"Exif", b"II", b"MM")  # what it begins with
+# Where a photo may tell how it is to be turned.
+TAGGED = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
+TURNS = {  # by the EXIF tag Orientation, but for 1, which stands
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def read_photo(path: Path) -> Image.Image:
@@ -75,12 +87,45 @@ def drop_text(image: Image.Image) -> None:
         del image.info["exif"]
 
 
+def refuse_raw(path: Path) -> None:
+    """Check that a file is not a camera's raw one, of which Pillow would read a preview.
+
+    Raises:
+        CarsegError: it is, by its name.
+    """
+    if path.suffix.lower() in RAW:
+        raise CarsegError(
+            f"{path}: is a camera's raw file, of which a preview at most can be read; convert it "
+            "to JPEG or leave it out"
+        )
+
+
+def turned_by_tag(image: Image.Image) -> Image.Image:
+    """Turn an image as its EXIF tag says; one that stands already is given itself, not copied.
+
+    Its other EXIF data come along, unless they are malformed.
+    """
+    orientation = image.getexif().get(ExifTags.Base.Orientation)
+    if orientation not in TURNS:
+        return image
+    try:
+        return ImageOps.exif_transpose(image)
+    except MemoryError:
+        raise
+    except Exception:  # whatever Pillow raises when it cannot write them anew
+        turned = image.transpose(TURNS[orientation])
+        for name in TAGGED:
+            turned.info.pop(name, None)
+        return turned
+
+
 def _open(path: Path) -> Image.Image:
+    refuse_raw(path)
     try:
         with Image.open(path) as image:
             image.load()
             drop_text(image)
-            return ImageOps.exif_transpose(image)
+            return turned_by_tag(image)
     except FileNotFoundError as error:
         raise CarsegError(f"{path}: there is no such file; put it back") from error
     except Image.DecompressionBombError as error:

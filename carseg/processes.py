@@ -81,8 +81,8 @@ class Processes:
         synchronise(net)
         # What batch norms keep is alike everywhere; there is nothing to hand on.
         joint = DistributedDataParallel(net, forward_sync_buffers=False)
-        # After its first gradients it puts what it adds up in another order. Were these gradients a
-        # training's own, one that was cut off would do so later and end with other last digits.
+        # DDP rebuilds its buckets after the first backward pass, which changes the order of sums.
+        # Done here, on a blank, as a resumed training would do it later and end in other digits.
         blank = next(net.parameters()).new_zeros(1, 3, 32, 32)
         joint.eval()(blank).sum().backward()
         joint.zero_grad(set_to_none=True)

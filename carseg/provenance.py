@@ -22,10 +22,10 @@ def record(stage: str, device: Device, processes: int = 1) -> None:
 
 
 def provenance(device: Device, processes: int = 1) -> dict[str, object]:
-    """Tell what sums of floating-point numbers come out differently for.
+    """Give what the last digits of a result depend on.
 
-    Another number of threads or another instruction set adds up in another order, another build of
-    torch takes other kernels. Nothing in it changes from run to run.
+    The number of threads and the instruction set decide the order of sums, the build of torch the
+    kernels. On one machine it is the same in every run.
     """
     gpu = torch.cuda.get_device_name() if device.torch.type == "cuda" else None
     return {

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from carseg.errors import CarsegError, needed
+from carseg.errors import CarsegError, import_optional
 from carseg.formats import (
     FILES,
     INT8,
@@ -96,32 +96,44 @@ def write_int8(
     path = folder / FILES["onnx"][0]
     write_onnx(net, folder, size, None, metadata)
     quantize(path, net.net, calibration.looks)
-    found = [agreement(net, run_onnx(path), calibration, path.name)]
+    found = []
     if "openvino" in formats:
-        model = needed("openvino", "openvino").convert_model(path)
-        xml = folder / FILES["openvino"][0]
-        save_openvino(model, xml, metadata)
-        found.append(agreement(net, run_openvino(xml), calibration, xml.name))
+        model = import_optional("openvino", "openvino").convert_model(path)
         if batch:
             model.reshape([batch, 3, size, size])
-            save_openvino(model, xml, metadata)
+        xml = folder / FILES["openvino"][0]
+        save_openvino(model, xml, metadata)
+        found.append(agreement(net, run_openvino(xml), calibration, xml.name, batch or 1))
     if batch:
         _fix_batch(path, batch)
+    found.append(agreement(net, run_onnx(path), calibration, path.name, batch or 1))
     return min(found)
 
 
-def agreement(net: Probability, run: Run, calibration: Calibration, name: str) -> float:
+def agreement(
+    net: Probability, run: Run, calibration: Calibration, name: str, batch: int = 1
+) -> float:
     """Give the mean IoU of an exported file's masks with those of torch, where there is a car.
+
+    Args:
+        net: what was exported.
+        run: the file.
+        calibration: its photos that were held out are looked at.
+        name: of the file.
+        batch: how many photos it takes at once.
 
     Raises:
         CarsegError: it is less than `AGREEMENT`, or there is no car.
     """
     found = []
-    for look in calibration.held_out:
-        with torch.inference_mode():
-            expected = net(torch.from_numpy(look)).numpy() >= calibration.threshold
-        if expected.any():
-            found.append(iou(count(run(look) >= calibration.threshold, expected)))
+    for start in range(0, len(calibration.held_out), batch):
+        looks = calibration.held_out[start : start + batch]
+        full = [*looks, *[looks[-1]] * (batch - len(looks))]
+        for look, probability in zip(looks, run(np.concatenate(full)), strict=False):
+            with torch.inference_mode():
+                expected = net(torch.from_numpy(look)).numpy() >= calibration.threshold
+            if expected.any():
+                found.append(iou(count(probability >= calibration.threshold, expected[0])))
     if not found:
         raise CarsegError("--int8: no car was found in these photos; name photos of cars")
     if mean(found) < AGREEMENT:
@@ -143,8 +155,8 @@ def quantize(path: Path, net: U2Net, looks: Looks) -> None:
     Raises:
         CarsegError: a package is missing.
     """
-    onnx = needed("onnx", "--int8")
-    quantization = needed("onnxruntime.quantization", "--int8")
+    onnx = import_optional("onnx", "--int8")
+    quantization = import_optional("onnxruntime.quantization", "--int8")
     model = onnx.load(str(path))
     told = [*model.metadata_props]
     model.metadata_props.add(key=PREPARED, value="onnxruntime.quant")
@@ -182,8 +194,8 @@ def _reader(quantization: Any, looks: Looks) -> Any:
 
 def _fix_batch(path: Path, batch: int) -> None:
     """Let an ONNX file take so many photos at once, and no other number."""
-    onnx = needed("onnx", "--int8")
-    tools = needed("onnxruntime.tools.onnx_model_utils", "--int8")
+    onnx = import_optional("onnx", "--int8")
+    tools = import_optional("onnxruntime.tools.onnx_model_utils", "--int8")
     model = onnx.load(str(path))
     (number,) = {
         value.type.tensor_type.shape.dim[0].dim_param

@@ -27,9 +27,9 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def _without_gradient(x: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Resize as `F.interpolate` does, which on a GPU that is to repeat its bytes takes a slow way.
+    """Resize as `F.interpolate`, without the slow path it takes on GPUs in deterministic mode.
 
-    It does so for the sake of the gradient alone.
+    Only the gradient needs that path.
     """
     resized: Tensor = torch.ops.aten.upsample_bilinear2d.default(x, size, False)
     return resized

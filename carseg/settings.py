@@ -42,7 +42,7 @@ def settings_of(weights: Path) -> Params:
 
 
 def settings_file(weights: Path) -> Path | None:
-    """Find the params.yaml of the project that weights are of, not of where somebody stands."""
+    """Find the params.yaml of the project that weights are of, not of the working directory."""
     places = [weights.parent]
     if weights.suffix.lower() in EXPORTED:  # in a folder of their own in the project
         places.append(Path(os.path.normpath(weights.parent / "..")))

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.stats import bootstrap, norm, t
 
 LEVEL = 0.95  # of the interval
+FEW = 5
 RESAMPLES, AT_ONCE = 10_000, 100  # all of them at once take gigabytes with 20,000 photos
 WORST: Mapping[str, Callable[[Sequence[float]], float]] = {
     "dice": min,
@@ -23,31 +24,52 @@ class Spread(NamedTuple):
 
     mean: float
     std: float  # of a sample: divided by one photo less
-    low: float  # of the bootstrap interval of the mean
-    high: float
+    low: float | None  # of the mean's interval; None: of one photo there is none
+    high: float | None
     worst: float
+
+    def interval(self, digits: int) -> str:
+        """Give the interval for reading."""
+        if self.low is None or self.high is None:
+            return "of one photo: none"
+        return f"{self.low:.{digits}f} to {self.high:.{digits}f}"
 
 
 def spread(values: Sequence[float], worst: Callable[[Sequence[float]], float]) -> Spread:
     """Summarise one score of all photos; the interval is a percentile bootstrap over photos.
 
     It reaches further out, as percentiles alone are too narrow for few photos (the expanded
-    percentile interval, Hesterberg 2015, arXiv:1411.5279).
+    percentile interval, Hesterberg 2015, arXiv:1411.5279). Of fewer than `FEW` it is Student's, as
+    no mean of some of them reaches beyond the outermost.
+
+    Args:
+        values: a score of each photo.
+        worst: min, of scores from 0 to 1, or max, of distances.
     """
     mean = float(np.mean(values))
+    if len(values) == 1:
+        return Spread(round(mean, 6), 0, None, None, round(worst(values), 6))
     low = high = mean
     std = 0.0
     if len(set(values)) > 1:
         std = float(np.std(values, ddof=1))
-        interval = bootstrap(
-            (values,), np.mean, n_resamples=RESAMPLES, method="percentile",
-            confidence_level=expanded(len(values)), rng=np.random.default_rng(0), batch=AT_ONCE,
-        ).confidence_interval  # fmt: skip
-        low, high = float(interval.low), float(interval.high)
+        low, high = _interval(values, mean, std)
+        low, high = max(0.0, low), min(1.0, high) if worst is min else high
     return Spread(*(round(x, 6) for x in (mean, std, low, high, worst(values))))
 
 
+def _interval(values: Sequence[float], mean: float, std: float) -> tuple[float, float]:
+    if len(values) < FEW:
+        reach = t.ppf(1 - (1 - LEVEL) / 2, len(values) - 1) * std / len(values) ** 0.5
+        return float(mean - reach), float(mean + reach)
+    interval = bootstrap(
+        (values,), np.mean, n_resamples=RESAMPLES, method="percentile",
+        confidence_level=expanded(len(values)), rng=np.random.default_rng(0), batch=AT_ONCE,
+    ).confidence_interval  # fmt: skip
+    return float(interval.low), float(interval.high)
+
+
 def expanded(number: int) -> float:
-    """Give the level at which a normal interval of so many values' mean is as wide as Student's."""
+    """Give the level that makes a normal interval as wide as Student's t for `number` values."""
     reach = t.ppf(1 - (1 - LEVEL) / 2, number - 1) * (number / (number - 1)) ** 0.5
     return float(1 - 2 * norm.sf(reach))

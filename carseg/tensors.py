@@ -15,8 +15,8 @@ STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 def photo_tensor(photo: NDArray[np.uint8]) -> Tensor:
     """Normalise a photo (H, W, 3), uint8, to (3, H, W), float32.
 
-    It is divided by its own maximum, then by ImageNet's mean and standard deviation, which is
-    what the official weights (and rembg) expect.
+    It is divided by its own maximum, then standardised with ImageNet's mean and standard
+    deviation, as the official weights (and rembg) expect.
     """
     brightest = max(int(photo.max()), 1)
     scaled = torch.from_numpy(photo.astype(np.float32)).permute(2, 0, 1) / brightest

@@ -16,25 +16,24 @@ from tqdm import tqdm
 
 from carseg import weights
 from carseg.checkpoint import Checkpoint, fingerprint
+from carseg.curve import Curve
 from carseg.data import EpochSampler, Shares, Squares
 from carseg.device import Device
 from carseg.errors import CarsegError
-from carseg.files import write_csv
 from carseg.learner import BEFORE, UNTRAINED, Learner
 from carseg.losses import BCELoss, DiceLoss
 from carseg.pairs import Pair, evenly, read_manifest
 from carseg.params import Params
 from carseg.photos import read_photo, squared_photo
-from carseg.probe import Probe, Score
+from carseg.probe import Probe
 from carseg.processes import ALONE, Processes, together
 from carseg.provenance import record
+from carseg.recorded import Recorded
 from carseg.store import room
 from carseg.tensors import photo_tensor
 from carseg.u2net import U2Net
 from carseg.views import D4, turn
 
-CURVE = ("epoch", "train_loss", "val_loss", "train_dice", "val_dice", "train_iou", "val_iou")
-DIGITS = 6  # of what the curve tells
 TASKS = ("bce", "dice")
 FINE = 0.0005  # the second task's learning rate, at most: more undoes what the first has learnt
 SETTLE_PHOTOS = 64  # enough for the statistics of a batch norm
@@ -68,7 +67,7 @@ def train_dice(params: Params) -> None:
         if params.init != "scratch":  # what begins at random has nothing to remember, all to learn
             share = BEFORE / (UNTRAINED + BEFORE)
             remembered = start(params)
-            weights.approach(remembered, net, share)
+            weights.interpolate(remembered, net, share)
         fine = params.model_copy(update={"learning_rate": min(params.learning_rate, FINE)})
         train("dice", net, DiceLoss(), fine, output, folder, remembered, processes)
 
@@ -99,15 +98,13 @@ def train(
     remembered: U2Net | None = None,
     processes: Processes = ALONE,
 ) -> None:
-    """Train on `split/train.csv`; keep the weights of the best epoch, or of the last.
+    """Train on `split/train.csv`; keep the epoch that `params.keep` says, last or best by val IoU.
 
-    The best is the one with the highest validation IoU; `params.keep` says which is kept.
-
-    What is measured and kept is not the net that learns but the average of its last steps, drawn
-    towards the remembered net where one is given, with batch norms measured for these weights.
+    What is measured and kept is not the net that learns but a moving average of its weights,
+    interpolated towards the remembered net where one is given, with batch norms measured for it.
     Epoch 0 is the net as it came, so the best is never below where training began. The curve goes
-    to `plots/TASK.csv`: training and validation are both measured in eval mode on whole photos, not
-    augmented, cars stood up; the training side on as many photos as validate.
+    to `plots/TASK.csv`: training and validation are both measured in eval mode on whole photos,
+    not augmented, in the view `upright`; the training side on as many photos as validate.
 
     Args:
         task: a member of `TASKS`.
@@ -120,21 +117,96 @@ def train(
         processes: who trains; each calls this with the same arguments.
 
     Raises:
-        CarsegError: a manifest, a photo or the state to go on from cannot be read, or the loss is
-            no longer finite.
+        CarsegError: a manifest, a photo or the state to go on from cannot be read, the loss is no
+            longer finite, or parameters or code were changed meanwhile.
     """
+    recorded = Recorded(f"train_{task}")
     torch.manual_seed(params.seed)
     device = Device(params.precision)
     parts = [read_manifest(Path(f"split/{part}.csv")) for part in ("train", "val")]
-    train_pairs, val_pairs = parts
+    train_pairs = parts[0]
     many = f", {processes.count} processes" if processes.count > 1 else ""
     processes.say(f"{task}: {len(train_pairs)} photos, {params.epochs} epochs, {device}{many}")
+    sampler, shares, loader, probes, looks = _prepare(
+        task, params, parts, folder, device, processes
+    )
+    learner = Learner(
+        net, criterion, params.learning_rate, params.epochs * len(loader), device, processes
+    )
+    if remembered is not None:
+        device.place_net(remembered)
+    kept = copy.deepcopy(net)
+
+    starts = [net] if remembered is None else [net, remembered]
+    digest = fingerprint(params, device, processes.count, parts, starts) if processes.first else ""
+    checkpoint = Checkpoint(task, digest, processes)
+    curve = Curve()
+    state = {**learner.parts, "kept": kept, "curve": curve}
+    if checkpoint.restore(state, device):
+        processes.say(f"{task}: goes on after epoch {len(curve) - 1}")
+
+    try:
+        for epoch in range(len(curve), params.epochs + 1):
+            if epoch == 0:
+                measured: nn.Module = device.place_net(copy.deepcopy(net))
+            else:
+                sampler.epoch = epoch
+                learn(learner, loader, shares, train_pairs, f"{task} {epoch}", processes)
+                measured = learner.averaged(remembered, looks)
+            scores = [probe.measure(measured, criterion, device) for probe in probes]
+            if not math.isfinite(loss := sum(score.loss for score in scores)):
+                remedy = "lower learning_rate" if epoch else "start from other weights"
+                raise Diverged(f"the loss is {loss} after epoch {epoch}; {remedy}")
+            row = curve.add(*scores)
+            kept_epoch = curve.best if params.keep == "best" else epoch
+            if kept_epoch == epoch:
+                kept.load_state_dict(measured.state_dict())
+            del measured  # steps need the memory
+            processes.say(row.line(task, params.epochs, better=curve.best == epoch))
+            if params.patience is not None and epoch - curve.best >= params.patience:
+                processes.say(f"{task}: no better epoch in {params.patience}, stopping early")
+                break
+            if 0 < epoch < params.epochs and processes.first:
+                checkpoint.save(state)
+    except Diverged as error:
+        if processes.first and curve:
+            weights.save(kept, output)  # what has been learnt until then
+        processes.gather([None])  # who ended before that is done would end the others
+        raise CarsegError(f"{task}: {error}") from error
+    if processes.first:
+        recorded.check()  # before the state goes, which the next run can go on from
+        weights.save(kept, output)
+        curve.write(Path(f"plots/{task}.csv"))
+        record(f"train_{task}", device, processes.count)
+        checkpoint.remove()
+    processes.say(f"{task}: kept epoch {kept_epoch}, {output}")
+
+
+class Material(NamedTuple):
+    """The photos of a training, as it reads them."""
+
+    sampler: EpochSampler
+    shares: Shares
+    loader: DataLoader[Batch]
+    probes: list[Probe]  # to measure on: training, validation
+    looks: list[Tensor]  # (N, 3, S, S) each, that batch norms are measured on
+
+
+def _prepare(
+    task: str,
+    params: Params,
+    parts: Sequence[Sequence[Pair]],
+    folder: Path,
+    device: Device,
+    processes: Processes,
+) -> Material:
+    train_pairs, val_pairs = parts
     # Each task sees the photos in an order and in variations of its own.
     seed = int(np.random.SeedSequence([params.seed, TASKS.index(task)]).generate_state(1)[0])
     # A net that knows nothing learns more from photos as they are than from what puzzles one
     # that knows cars.
-    staged = params.init != "scratch"
-    squares = Squares(train_pairs, params.image_size, folder, seed, processes, staged)
+    scenes = params.init != "scratch"
+    squares = Squares(train_pairs, params.image_size, folder, seed, processes, scenes)
     sampler = EpochSampler(len(squares), seed)
     probes = [
         Probe(pairs, params, folder, processes)
@@ -150,61 +222,7 @@ def train(
         pin_memory=device.torch.type == "cuda",
     )
     looks = [look[processes.mine].clone() for look in plain_looks(squares)]
-    learner = Learner(
-        net, criterion, params.learning_rate, params.epochs * len(loader), device, processes
-    )
-    if remembered is not None:
-        device.place_net(remembered)
-    kept = copy.deepcopy(net)
-
-    starts = [net] if remembered is None else [net, remembered]
-    printed = fingerprint(params, device, processes.count, parts, starts) if processes.first else ""
-    checkpoint = Checkpoint(task, printed, processes)
-    state = {**learner.parts, "kept": kept}
-    curve: list[Row] = []
-    best = 0
-    if (saved := checkpoint.restore(state, device)) is not None:
-        curve = [Row(epoch, Score(*train), Score(*val)) for epoch, train, val in saved["curve"]]
-        best = saved["best"]
-        processes.say(f"{task}: goes on after epoch {curve[-1].epoch}")
-
-    try:
-        for epoch in range(len(curve), params.epochs + 1):
-            if epoch == 0:
-                measured: nn.Module = device.place_net(copy.deepcopy(net))
-            else:
-                sampler.epoch = epoch
-                learn(learner, loader, shares, train_pairs, f"{task} {epoch}", processes)
-                measured = learner.averaged(remembered, looks)
-            row = Row(epoch, *(probe.measure(measured, criterion, device) for probe in probes))
-            if not math.isfinite(loss := row.train.loss + row.val.loss):
-                remedy = "lower learning_rate" if epoch else "start from other weights"
-                raise Diverged(f"the loss is {loss} after epoch {epoch}; {remedy}")
-            curve.append(row)
-            if epoch == 0 or row.better_than(curve[best]):
-                best = epoch
-            kept_epoch = best if params.keep == "best" else epoch
-            if kept_epoch == epoch:
-                kept.load_state_dict(measured.state_dict())
-            del measured  # steps need the memory
-            processes.say(row.line(task, params.epochs, better=best == epoch))
-            if params.patience is not None and epoch - best >= params.patience:
-                processes.say(f"{task}: no better epoch in {params.patience}, stopping early")
-                break
-            if 0 < epoch < params.epochs and processes.first:
-                rows = [(row.epoch, tuple(row.train), tuple(row.val)) for row in curve]
-                checkpoint.save(state, curve=rows, best=best)
-    except Diverged as error:
-        if processes.first and curve:
-            weights.save(kept, output)  # what has been learnt until then
-        processes.gather([None])  # who ended before that is done would end the others
-        raise CarsegError(f"{task}: {error}") from error
-    if processes.first:
-        weights.save(kept, output)
-        write_csv(Path(f"plots/{task}.csv"), CURVE, [row.values() for row in curve])
-        record(f"train_{task}", device, processes.count)
-        checkpoint.remove()
-    processes.say(f"{task}: kept epoch {kept_epoch}, {output}")
+    return Material(sampler, shares, loader, probes, looks)
 
 
 class Diverged(Exception):
@@ -255,29 +273,3 @@ def plain_looks(squares: Squares) -> Iterator[Tensor]:
                 for i in range(at, at + LOOKS_AT_ONCE)
             ]
         )
-
-
-class Row(NamedTuple):
-    """One epoch of the curve."""
-
-    epoch: int
-    train: Score
-    val: Score
-
-    def better_than(self, other: Row) -> bool:
-        """Compare validation IoU, as far as the curve tells it."""
-        return round(self.val.iou, DIGITS) > round(other.val.iou, DIGITS)
-
-    def values(self) -> list[object]:
-        """Give the row in the order of `CURVE`."""
-        pairs = zip(self.train, self.val, strict=True)
-        return [self.epoch, *(round(value, DIGITS) for pair in pairs for value in pair)]
-
-    def line(self, task: str, epochs: int, better: bool) -> str:
-        """Give the row for reading."""
-        loss, dice, iou = (
-            f"{name} {train:.4f} | {val:.4f}"
-            for name, train, val in zip(Score._fields, self.train, self.val, strict=True)
-        )
-        best = "  best so far" if better else ""
-        return f"{task} {self.epoch:>3}/{epochs}  train | val  {loss}   {dice}   {iou}{best}"

@@ -120,10 +120,10 @@ class ConvBNReLU(nn.Module):
 
 
 def keep_apart(joined: Tensor, parts: Sequence[Tensor]) -> AbstractContextManager[object]:
-    """Let what is computed here keep parts for its gradient, to join anew, instead of joined ones.
+    """Make autograd save `parts`, not `joined`, here and join them again in the backward pass.
 
-    To keep both takes 0.4 GB in float32, which training in bfloat16 does not miss. That parts are
-    changed in place afterwards, which nobody may do, would go unnoticed.
+    Saving both takes 0.4 GB in float32, which training in bfloat16 can spare. Parts must not be
+    changed in place afterwards: autograd would not notice.
     """
     if len(parts) == 1 or joined.dtype != torch.float32 or not joined.requires_grad:
         return nullcontext()

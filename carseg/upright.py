@@ -11,7 +11,7 @@ from torch import Tensor
 from carseg.photos import squared_photo
 from carseg.predict import Look, at_size, combine, from_sides
 from carseg.tensors import photo_tensor
-from carseg.views import AS_HELD, CAR, View, extent, standing
+from carseg.views import AS_HELD, CAR, View, extent, standing_views
 
 # Photos with an EXIF tag are turned by it before; those that lie have mostly lost theirs, and tags
 # mostly ask for this turn (orientation 6).
@@ -59,4 +59,4 @@ def on_its_side(found: Tensor, shape: tuple[int, int]) -> bool:
     """
     up, across = extent(np.asarray(found[0] >= CAR))
     height, width = shape
-    return AS_HELD[0] not in standing((up * height, across * width), (*AS_HELD, CLOCKWISE))
+    return AS_HELD[0] not in standing_views((up * height, across * width), (*AS_HELD, CLOCKWISE))

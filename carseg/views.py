@@ -36,11 +36,10 @@ def turn_back(x: Tensor, view: View) -> Tensor:
     return torch.rot90(x.flip(-1) if flip else x, -turns, (-2, -1))
 
 
-def standing(car: tuple[float, float], views: Sequence[View]) -> Sequence[View]:
-    """Give those of `views` in which a car stands, be it on its roof, not on its side.
+def standing_views(car: tuple[float, float], views: Sequence[View]) -> Sequence[View]:
+    """Give those of `views` that show a car upright or upside down: wider than tall.
 
-    A car lies where it is higher than wide. All views are given where that is not clear, as without
-    a car, and if it would lie in every one.
+    All of them where that is not clear, as without a car, or holds in none.
 
     Args:
         car: its height and width in the photo as held, in any unit.

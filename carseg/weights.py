@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from carseg.device import Device
-from carseg.errors import CarsegError
+from carseg.errors import CarsegError, is_lack_of_memory
 from carseg.files import write_bytes
 from carseg.u2net import VARIANTS, U2Net
 from carseg.widen import widen
@@ -88,13 +88,12 @@ def save(net: nn.Module, path: Path) -> None:
     write_bytes(path, content.getbuffer())
 
 
-def approach(net: nn.Module, end: nn.Module, share: float) -> None:
-    """Bring a net's weights nearer to those of another: not at all at share 0, all the way at 1.
-
-    What batch norms count is taken over whole, whatever the share.
+def interpolate(net: nn.Module, end: nn.Module, share: float) -> None:
+    """Interpolate a net's weights in place: unchanged at share 0, those of `end` at share 1.
 
     A net half-way keeps more of what the start knew than it loses of what was learnt since
-    (WiSE-FT, Wortsman et al. 2022, arXiv:2109.01903). The nets may be on different devices.
+    (WiSE-FT, Wortsman et al. 2022, arXiv:2109.01903). Integers, which are batch norms' counters,
+    are copied. The nets may be on different devices.
     """
     wanted = end.state_dict()
     with torch.no_grad():
@@ -118,6 +117,8 @@ def read_checkpoint(path: Path) -> State:
     except PermissionError:  # of which what is in it is not to blame
         raise
     except Exception as error:  # torch has no common base for what a broken file may raise
+        if is_lack_of_memory(error):
+            raise
         raise CarsegError(f"{path}: is not a whole PyTorch checkpoint of tensors alone") from error
     if not isinstance(state, dict) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
@@ -146,6 +147,8 @@ def read_onnx(path: Path) -> State:
             for wanted in (node.input[1:3] for node in graph.node if node.op_type == "Conv")
         ]
     except Exception as error:  # onnx has no common base for what a broken file may raise
+        if is_lack_of_memory(error):
+            raise
         raise CarsegError(f"{path}: is not a whole ONNX file with its weights inside") from error
     if any(node.op_type == "BatchNormalization" for node in graph.node):
         raise CarsegError(

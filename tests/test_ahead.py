@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -36,15 +37,18 @@ def test_all_cores_work_at_once_and_results_come_in_order() -> None:
 
 
 def test_processes_divide_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    working: set[int] = set()
+    given: list[int] = []
 
-    def thread(_: int) -> None:
-        working.add(threading.get_ident())
+    def threads(jobs: int) -> ThreadPoolExecutor:
+        given.append(jobs)
+        return ThreadPoolExecutor(jobs)
 
-    for beside in (cores(), 2 * cores()):
+    monkeypatch.setattr("carseg.ahead.ThreadPoolExecutor", threads)
+    monkeypatch.setattr("carseg.ahead.cores", lambda: 6)
+    for beside in (1, 2, 4, 12):
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(beside))
-        list(on_cores(thread, range(50)))
-    assert len(working) <= 2, "one thread a call"
+        assert list(on_cores(abs, range(3))) == [0, 1, 2]
+    assert given == [6, 3, 1, 1]
 
 
 def test_what_goes_wrong_is_told_in_its_turn_and_nothing_more_begins() -> None:

@@ -11,8 +11,8 @@ from carseg.augment import (
     ALTERED,
     SIZES,
     Augment,
-    before,
     camouflage,
+    composite,
     mean_colour,
     put_behind,
     put_elsewhere,
@@ -329,7 +329,7 @@ def test_shifted_pictures_show_no_second_car() -> None:
 def test_every_share_of_car_blends_two_colours_as_it_should() -> None:
     shares, photo, scene = (a.astype(np.uint8) for a in np.mgrid[0:256, 0:256:15, 0:256:15])
     mask, *colours = (values.reshape(256, -1) for values in (shares, photo, scene))
-    mixed = before(np.dstack([colours[0]] * 3), mask, np.dstack([colours[1]] * 3))
+    mixed = composite(np.dstack([colours[0]] * 3), mask, np.dstack([colours[1]] * 3))
     exact = (colours[0] * (mask / 255) + colours[1] * (1 - mask / 255)).round()
     assert np.array_equal(mixed, np.dstack([exact] * 3))
 

@@ -145,6 +145,26 @@ def test_results_are_no_photos_of_a_second_run(again: dict[str, bool]) -> None:
     assert [path.name for path, _ in found] == ["a.png", "b.png", "c.png"]
 
 
+@pytest.mark.parametrize("pattern", ["photos/**/*.*g", "photos/**", "photos/*/*.*g", "**/*.*g"])
+def test_results_that_a_pattern_matches_are_no_photos(pattern: str) -> None:
+    made = Path("photos/over")
+    before = list_photos([pattern], recursive=True, out=made)
+    assert Path("photos/more/c.png") in dict(before)
+    do("photos", kinds=("overlay",), recursive=True, out=str(made))
+    assert files(str(made)) == ["a.jpg", "b.jpg", "more/c.jpg"]
+    assert list_photos([pattern], recursive=True, out=made) == before
+    assert len(list_photos([pattern], recursive=True, out=Path("out"))) > len(before)
+
+
+def test_photos_of_a_pattern_may_get_masks_beside_them() -> None:
+    Path("cars").mkdir()
+    photo().save("cars/a.jpg")
+    do("cars/*.jpg", out="cars")
+    assert files("cars") == ["a.jpg", "a.png"]
+    with pytest.raises(CarsegError, match=r"^car\*: matches nothing but results, in cars; name"):
+        do("car*", out="cars")
+
+
 def test_a_folder_without_photos_that_a_pattern_matches_stops_nothing() -> None:
     Path("photos/empty").mkdir()
     do("photos/*[!t]")

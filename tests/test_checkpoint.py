@@ -5,6 +5,7 @@ import time
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from conftest import write_manifests
 from PIL import Image
 from torch import nn
 
-from carseg import checkpoint, learner, weights
+from carseg import checkpoint, learner, provenance, weights
 from carseg import train as training
 from carseg.checkpoint import FOLDER, Checkpoint, fingerprint
+from carseg.curve import Curve
 from carseg.device import Device
 from carseg.errors import CarsegError
 from carseg.losses import BCELoss
@@ -261,10 +263,28 @@ def test_machines_that_differ_go_on_from_the_first_ones_state_or_none(there: boo
             return [said.pop(0), *share]
 
     FOLDER.mkdir()
-    torch.save({"best": 3}, FOLDER / "bce-first.pt")
+    first, curve = Curve(), Curve()
+    first.add(Score(0.1, 0.2, 0.3), Score(0.4, 0.5, 0.6))
+    torch.save({"curve": first.state_dict()}, FOLDER / "bce-first.pt")
     state = Checkpoint("bce", "second", Second(rank=1, count=2))
-    assert state.restore({}, CPU) == ({"best": 3} if there else None)
+    assert state.restore({"curve": curve}, CPU) is there
+    assert len(curve) == there
     assert [path.name for path in states()] == ["bce-first.pt"]
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "no"), MemoryError(), RuntimeError("CUDA out of memory")]
+)
+def test_a_state_that_cannot_be_read_now_is_not_called_broken(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FOLDER.mkdir()
+    (FOLDER / "bce-it.pt").touch()
+    state = Checkpoint("bce", "it")
+    monkeypatch.setattr(torch, "load", Mock(side_effect=error))
+    with pytest.raises(type(error)):
+        state.restore({}, CPU)
+    assert [path.name for path in states()] == ["bce-it.pt"]
 
 
 def test_the_size_of_a_state_counts_tensors_at_any_depth() -> None:
@@ -295,7 +315,9 @@ def test_a_broken_state_is_an_error_that_says_what_to_do(cut: Cut) -> None:
         run()
 
 
-def test_the_fingerprint_is_the_same_for_the_same_and_no_nets_weights_alone() -> None:
+def test_the_fingerprint_is_the_same_for_the_same_and_no_nets_weights_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     pairs = read_manifest(Path("split/train.csv"))
     one, again = (fingerprint(PARAMS, CPU, 1, [pairs], [net()]) for _ in range(2))
     assert one == again
@@ -308,7 +330,10 @@ def test_the_fingerprint_is_the_same_for_the_same_and_no_nets_weights_alone() ->
         fingerprint(PARAMS, CPU, 1, [pairs], [net(), net()]),
         fingerprint(PARAMS, CPU, 2, [pairs], [net()]),
     }
-    assert len(differing) == 6
+    with monkeypatch.context() as patch:  # whose sums come out differently
+        patch.setattr(provenance, "processor", lambda: "another one")
+        differing.add(fingerprint(PARAMS, CPU, 1, [pairs], [net()]))
+    assert len(differing) == 7
     indifferent = {"workers": 2, "launcher": "torchrun", "cleanup": True}
     other = PARAMS.model_copy(update=indifferent)
     assert fingerprint(other, CPU, 1, [pairs], [net()]) == one

@@ -129,13 +129,23 @@ class OutOfMemoryError(RuntimeError):
         MemoryError(),
         OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ],
 )
 def test_lack_of_memory_is_a_line_with_a_remedy(error: Exception) -> None:
     def stage() -> None:
         raise error
 
-    with pytest.raises(SystemExit, match=r"^carseg: memory ran out; lower batch_size"):
+    with pytest.raises(SystemExit, match=r"^carseg: memory ran out; .* lower batch_size"):
+        run(stage)
+
+
+def test_a_process_that_the_system_ended_is_a_line_with_a_remedy() -> None:
+    def stage() -> None:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is ...")
+
+    with pytest.raises(SystemExit, match=r"^carseg: a process that prepares .* lower workers"):
         run(stage)
 
 

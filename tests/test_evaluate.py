@@ -19,16 +19,17 @@ from sklearn.metrics import f1_score, jaccard_score
 from carseg import evaluate as evaluation
 from carseg import weights
 from carseg.clean import clean
+from carseg.curve import COLUMNS
 from carseg.device import Device
 from carseg.edges import boundary_iou, hd95
 from carseg.errors import CarsegError
-from carseg.evaluate import evaluate, lies, look, probability_at
+from carseg.evaluate import evaluate, lies, predict_masks, probability_at
 from carseg.files import read_csv, write_csv
 from carseg.overlay import FALSE_NEGATIVE, FALSE_POSITIVE, LONG_SIDE, TRUE_POSITIVE, overlay
 from carseg.pairs import Pair, read_manifest
 from carseg.params import Params
 from carseg.photos import read_truth
-from carseg.train import CURVE, TASKS
+from carseg.train import TASKS
 from carseg.u2net import U2Net
 
 Mask = NDArray[np.bool_]
@@ -62,7 +63,7 @@ def prepare(root: Path, nets: dict[str, U2Net]) -> None:
     for task in TASKS:
         level = 0.4 + 0.1 * TASKS.index(task)
         rows = [(epoch, *[round(level + 0.01 * epoch, 6)] * 6) for epoch in range(3)]
-        write_csv(root / f"plots/{task}.csv", CURVE, rows)
+        write_csv(root / f"plots/{task}.csv", COLUMNS, rows)
     for name, net in nets.items():
         weights.save(net, root / FILES[name])
 
@@ -105,7 +106,7 @@ def perfect(nets: dict[str, U2Net], monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
     monkeypatch.chdir(tmp_path)
     prepare(tmp_path, nets)
-    monkeypatch.setattr(evaluation, "look", find)
+    monkeypatch.setattr(evaluation, "predict_masks", find)
 
 
 def scores() -> dict[str, dict[str, dict[str, float]]]:
@@ -326,9 +327,9 @@ def test_a_car_taller_than_wide_lies_on_its_side(shape: tuple[int, int], expecte
 @pytest.mark.usefixtures("evaluated")
 def test_clean_up_is_done_when_asked(nets: dict[str, U2Net]) -> None:
     pair, device = read_manifest(Path("split/val.csv"))[0], Device("float32")
-    as_found = look(nets["bce"], pair, TINY, device)
+    as_found = predict_masks(nets["bce"], pair, TINY, device)
     assert any(label(mask)[1] > 1 for mask in as_found.values()), "else nothing is to be cleaned"
-    cleaned = look(nets["bce"], pair, TINY.model_copy(update={"cleanup": True}), device)
+    cleaned = predict_masks(nets["bce"], pair, TINY.model_copy(update={"cleanup": True}), device)
     assert list(cleaned) == list(as_found) == [*VIEWS, *TURNS]
     for name, mask in cleaned.items():
         assert (mask == clean(as_found[name])).all()

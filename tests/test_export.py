@@ -3,6 +3,8 @@
 import hashlib
 import json
 import logging
+import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -22,7 +24,7 @@ from safetensors import safe_open
 
 from carseg import __main__, export, weights
 from carseg.card import Card, card
-from carseg.errors import CarsegError, needed
+from carseg.errors import CarsegError, import_optional
 from carseg.files import write_csv, write_json
 from carseg.formats import TOLERANCE, WRITERS, Probability, compare, quiet
 from carseg.model import load
@@ -273,12 +275,116 @@ def test_files_of_another_project_tell_nothing_of_the_weights(run: Path) -> None
 
 def test_scores_of_another_evaluation_or_at_another_size_are_not_told(run: Path) -> None:
     about = Card.of(run / WEIGHTS, "u2netp", 96)
-    assert "the last evaluation was at an `image_size` of 64." in card(about, ["model.onnx"], 1)
+    line = "Not known with this `image_size`: the last evaluation was with 64."
+    assert line in card(about, ["model.onnx"], 1)
     assert "metrics" not in about.metadata()
     (run / "metrics.json").write_text((run / "metrics.json").read_text() + "\n")
     about = Card.of(run / WEIGHTS, "u2netp", SIZE)
     assert "the last evaluation was of other weights" in card(about, ["model.onnx"], 1)
     assert "metrics" not in about.metadata()
+
+
+def judged_with(run: Path, setting: str) -> None:
+    """Let the last evaluation have had a setting."""
+    text = (run / "dvc.lock").read_text()
+    lock = yaml.safe_load(text)
+    lock["stages"]["evaluate"]["params"]["params.yaml"] |= yaml.safe_load(setting)
+    (run / "dvc.lock").write_text(yaml.safe_dump(lock))
+
+
+def test_scores_at_another_threshold_are_not_told(run: Path) -> None:
+    judged_with(run, "threshold: 0.25")
+    about = Card.of(run / WEIGHTS, "u2netp", SIZE)
+    line = "Not known with this `threshold`: the last evaluation was with 0.25."
+    assert line in card(about, ["model.onnx"], 1)
+    assert "metrics" not in about.metadata()
+    with (run / "params.yaml").open("a") as file:
+        file.write("threshold: 0.25\n")
+    about = Card.of(run / WEIGHTS, "u2netp", SIZE)
+    assert "Not known" not in card(about, ["model.onnx"], 1)
+
+
+def test_scores_of_cleaned_masks_are_told_to_be_that(run: Path) -> None:
+    about = Card.of(run / WEIGHTS, "u2netp", SIZE)
+    assert "cleaned up" not in card(about, ["model.onnx"], 1)
+    assert "metrics_cleaned_up" not in about.metadata()
+    judged_with(run, "cleanup: true")
+    about = Card.of(run / WEIGHTS, "u2netp", SIZE)
+    assert "Masks were cleaned up before, as `cleanup` says" in card(about, ["model.onnx"], 1)
+    assert about.metadata()["metrics_cleaned_up"] == "true"
+
+
+def test_a_small_learning_rate_is_read_as_dvc_writes_it(run: Path) -> None:
+    text = (run / "dvc.lock").read_text()
+    assert "0.0003" in text
+    (run / "dvc.lock").write_text(text.replace("0.0003", "5e-05"))  # in YAML 1.1 that is no number
+    about = Card.of(run / WEIGHTS, "u2netp", SIZE)
+    assert "learning rate 5e-05 |" in card(about, ["model.onnx"], 1)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "full"), KeyboardInterrupt()])
+@pytest.mark.parametrize("at", range(1, 6))
+def test_files_that_cannot_all_be_replaced_are_all_left(
+    at: int, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh, out = tmp_path / "fresh", tmp_path / "out"
+    for folder, names in ((fresh, "abc"), (out, "ab")):
+        folder.mkdir()
+        for name in names:
+            (folder / name).write_text(folder.name)
+    replace, done = os.replace, []
+
+    def fail(one: Path, other: Path) -> None:
+        done.append(one)
+        if len(done) == at:
+            raise error
+        replace(one, other)
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(type(error)):
+        export.replace_all(fresh, out, ["a", "b", "c"])
+    left = {path.name: path.read_text() for path in out.iterdir()}
+    assert left == {"a": "out", "b": "out"}
+
+
+def test_a_network_in_two_files_is_never_of_two_exports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh, out = tmp_path / "fresh", tmp_path / "out"
+    for folder in (fresh, out):
+        folder.mkdir()
+        for name in ("model.xml", "model.bin"):
+            (folder / name).write_text(folder.name)
+    replace = os.replace
+
+    def watched(one: Path, other: Path) -> None:
+        replace(one, other)
+        assert len({path.read_text() for path in out.iterdir()}) < 2
+
+    monkeypatch.setattr(os, "replace", watched)
+    export.replace_all(fresh, out, ["model.xml", "model.bin"])
+    assert {path.read_text() for path in out.iterdir()} == {"fresh"}
+
+
+@pytest.mark.parametrize(
+    ("error", "seen"),
+    [(Exception("Failed to allocate memory for requested buffer of size 9"), MemoryError),
+     (Exception("CUDA failure 2: out of memory"), MemoryError),
+     (RuntimeError("std::bad_alloc"), MemoryError), (RuntimeError("a bug"), RuntimeError)],
+)  # fmt: skip
+def test_an_engines_lack_of_memory_is_known_as_that(
+    error: Exception, seen: type[Exception], project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = MagicMock()
+    session.get_modelmeta.return_value.custom_metadata_map = {"image_size": "64"}
+    session.run.side_effect = error
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, **__: session)
+    model = load(project / "exported/model.onnx")
+    with pytest.raises(seen, match=re.escape(str(error))):
+        model.predict(Image.new("RGB", (64, 64)))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", MagicMock(side_effect=error))
+    with pytest.raises(seen if seen is MemoryError else CarsegError):
+        load(project / "exported/model.onnx")
 
 
 @pytest.mark.parametrize(
@@ -389,7 +495,7 @@ def test_no_number_is_no_agreement(net: U2Net) -> None:
 def test_a_missing_package_is_named() -> None:
     line = r"needs the package nowhere; run pip install -e '\.\[export\]' in the project's folder"
     with pytest.raises(CarsegError, match=line):
-        needed("nowhere.at_all", "onnx")
+        import_optional("nowhere.at_all", "onnx")
 
 
 def test_openvino_on_a_full_disk_is_a_line(

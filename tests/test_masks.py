@@ -129,6 +129,17 @@ def test_of_two_masks_of_one_name_none_is_replaced() -> None:
     ]
 
 
+def test_a_mask_in_other_case_is_one_that_exists_where_disks_say_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    MASK.mkdir()
+    Image.new("L", (64, 40)).save(MASK / "A.png")
+    file = labelme("a.jpg", ("car", SQUARE))
+    # As on disks of macOS and Windows.
+    monkeypatch.setattr("os.path.lexists", lambda path: path.with_stem(path.stem.upper()).exists())
+    assert refused(file) == ["Mask/a.png: exists already; add --force to replace it"]
+
+
 def test_a_picture_that_is_refused_is_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     def draw(_: Region) -> np.ndarray:
         raise AssertionError("drawn")

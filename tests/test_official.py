@@ -198,11 +198,19 @@ def test_scratch_leaves_no_weights_of_an_earlier_run() -> None:
     assert provided().keys() == {"origin.txt"}
 
 
-def test_a_file_of_the_users_choice_is_copied() -> None:
-    Path("mine.pth").write_bytes(b"mine")
-    provide("mine.pth", Path("Weights"), Path("pretrained"))
-    assert provided() == {"mine.pth": b"mine", "origin.txt": b"mine.pth\n"}
-    assert Path("mine.pth").read_bytes() == b"mine"
+@pytest.mark.parametrize(
+    ("init", "seen"), [("mine.pth", False), ("Weights/mine.pth", True), ("Weights/a/b.pth", True)]
+)
+def test_a_file_of_the_users_choice_is_copied(
+    init: str, seen: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(init).parent.mkdir(exist_ok=True)
+    Path(init).write_bytes(b"mine")
+    provide(init, Path("Weights"), Path("pretrained"))
+    assert provided() == {Path(init).name: b"mine", "origin.txt": f"{init}\n".encode()}
+    assert Path(init).read_bytes() == b"mine"
+    told = "params.yaml: init is outside of Weights/; DVC does not see that file change"
+    assert (told in capsys.readouterr().err) == (not seen)
 
 
 def test_a_missing_file_of_the_users_choice_is_named() -> None:
@@ -212,7 +220,9 @@ def test_a_missing_file_of_the_users_choice_is_named() -> None:
 
 
 def test_in_a_copy_made_by_dvc_files_are_found_at_home(
-    elsewhere: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    elsewhere: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(official.pooch, "retrieve", unwanted)
     folder = elsewhere("Weights")
@@ -220,9 +230,13 @@ def test_in_a_copy_made_by_dvc_files_are_found_at_home(
     (folder / "mine.pth").write_bytes(b"mine")
     provide("u2netp", Path("Weights"), Path("pretrained"))
     assert provided()["tiny.onnx"] == CONTENT
-    provide("Weights/mine.pth", Path("Weights"), Path("pretrained"))
-    assert provided()["mine.pth"] == b"mine"
-    assert Path("Weights/mine.pth").read_bytes() == b"mine", "else DVC does not see it"
+    (folder / "run/3").mkdir(parents=True)
+    (folder / "run/3/best.pth").write_bytes(b"best")
+    for path, content in (("Weights/mine.pth", b"mine"), ("Weights/run/3/best.pth", b"best")):
+        provide(path, Path("Weights"), Path("pretrained"))
+        assert provided()[Path(path).name] == content
+        assert Path(path).read_bytes() == content, "else DVC does not see it"
+    assert "outside" not in capsys.readouterr().err
 
 
 def test_the_copys_own_file_comes_before_the_one_at_home(

@@ -3,7 +3,6 @@
 import io
 import struct
 import zlib
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from carseg.photos import (
     read_truth,
     squared_mask,
     squared_photo,
+    turned_by_tag,
 )
 
 CAR = ellipse(40, 64, seed=3)
@@ -229,9 +229,29 @@ def test_odd_exif_data_beside_the_orientation_is_no_bug(tmp_path: Path) -> None:
     entries = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0) + struct.pack("<HHI4s", 0x0100, 7, 4, b"30")
     exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + bytes(4)
     Image.new("RGB", (30, 20)).save(tmp_path / "a.jpg", exif=exif)
-    # To read the photo is fine, to refuse it is fine, anything else is not.
-    with suppress(CarsegError):
-        assert read_photo(tmp_path / "a.jpg").size == (20, 30)
+    assert read_photo(tmp_path / "a.jpg").size == (20, 30)
+
+
+@pytest.mark.parametrize("orientation", AS_SEEN)
+def test_malformed_exif_data_do_not_keep_a_photo_from_being_turned(orientation: int) -> None:
+    # A resolution as text: Pillow cannot write that anew.
+    entries = struct.pack("<HHIHH", 0x0112, 3, 1, orientation, 0)
+    entries += struct.pack("<HHI4s", 0x011A, 2, 4, b"300")
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + bytes(4)
+    stored = UPRIGHT.repeat(8, 0).repeat(8, 1)
+    memory = io.BytesIO()
+    Image.fromarray(stored).save(memory, "PNG", exif=exif)
+    with Image.open(memory) as image:
+        image.load()
+        turned = turned_by_tag(image)
+    assert np.array_equal(np.asarray(turned), AS_SEEN[orientation](stored))
+    assert turned_by_tag(turned) is turned, "it is not turned again"
+
+
+def test_the_preview_in_raw_data_is_no_photo(tmp_path: Path) -> None:
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.NEF", "TIFF")
+    with pytest.raises(CarsegError, match=r"a\.NEF: is a camera's raw file, .* to JPEG or leave"):
+        read_photo(tmp_path / "a.NEF")
 
 
 def test_a_squared_photo_is_stretched_whole() -> None:

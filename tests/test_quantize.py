@@ -202,6 +202,24 @@ def test_masks_that_disagree_are_told_of(made: Made) -> None:
         agreement(net, found, made.calibration._replace(threshold=1.1), "it")
 
 
+def test_masks_are_compared_in_batches_that_the_file_takes(made: Made) -> None:
+    net = Probability(copy.deepcopy(made.net)).eval()
+    given: list[NDArray[np.float32]] = []
+
+    def last_is_wrong(photos: NDArray[np.float32]) -> NDArray[np.float32]:
+        given.append(photos)
+        with torch.inference_mode():
+            found: NDArray[np.float32] = net(torch.from_numpy(photos)).numpy()
+        if len(given) == 2:
+            found[1:] = 1 - found[1:]  # what only fills the batch up
+        return found
+
+    assert len(made.calibration.held_out) == 3
+    assert agreement(net, last_is_wrong, made.calibration, "it", batch=2) == 1
+    assert [len(photos) for photos in given] == [2, 2]
+    assert np.array_equal(np.concatenate(given)[:3], np.concatenate(made.calibration.held_out))
+
+
 def test_nothing_is_left_of_what_disagrees(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +16,10 @@ from project import SHALLOW
 from sklearn.metrics import f1_score, jaccard_score
 from torch import Tensor, nn
 
-from carseg import data, learner, weights
+from carseg import checkpoint, data, learner, weights
 from carseg import train as training
 from carseg.augment import Augment
+from carseg.curve import COLUMNS
 from carseg.data import CROWDED, HIDDEN, MOVED, PAINTED, EpochSampler, Squares
 from carseg.device import Device
 from carseg.errors import CarsegError
@@ -37,10 +39,8 @@ from carseg.params import Params
 from carseg.probe import Probe, Score
 from carseg.processes import ALONE
 from carseg.train import (
-    CURVE,
     FINE,
     LOOKS_AT_ONCE,
-    Row,
     plain_looks,
     start,
     train,
@@ -130,11 +130,11 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Script]:
 
 def test_the_curve_has_a_row_for_each_epoch_and_the_start() -> None:
     run()
-    assert PLOT.read_text().splitlines()[0] == ",".join(CURVE)
+    assert PLOT.read_text().splitlines()[0] == ",".join(COLUMNS)
     rows = curve()
     assert [row["epoch"] for row in rows] == [0, 1, 2]
-    assert all(0 <= row[key] <= 1 for row in rows for key in CURVE[3:])
-    assert all(math.isfinite(row[key]) for row in rows for key in CURVE)
+    assert all(0 <= row[key] <= 1 for row in rows for key in COLUMNS[3:])
+    assert all(math.isfinite(row[key]) for row in rows for key in COLUMNS)
     assert len({row["val_loss"] for row in rows}) == 3, "the net must have changed in each epoch"
 
 
@@ -272,11 +272,30 @@ def test_a_start_that_computes_nothing_is_told_of_and_leaves_nothing() -> None:
     assert not OUTPUT.exists()
 
 
-def test_a_row_is_better_where_the_curve_shows_it() -> None:
-    rows = [Row(epoch, Score(0, 0, 0), Score(0, 0, iou)) for epoch, iou in enumerate((0.98, 0.981))]
-    assert rows[1].better_than(rows[0])
-    close = Row(2, Score(0, 0, 0), Score(0, 0, 0.9800004))
-    assert not close.better_than(rows[0]), "the report, which reads the curve, names epoch 0"
+def test_a_parameter_changed_meanwhile_ends_a_run_that_can_be_taken_up_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(checkpoint, "SHARE", math.inf)  # each epoch's state is written
+    whole = run()
+    OUTPUT.unlink()
+    PLOT.unlink()
+    Path("dvc.yaml").write_text("stages: {train_bce: {params: [epochs]}}")
+    Path("params.yaml").write_text("epochs: 2\n")
+    measure = Probe.measure
+
+    def edit(*given: Any) -> Score:
+        Path("params.yaml").write_text("epochs: 9\n")
+        return measure(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Probe, "measure", edit)
+        with pytest.raises(CarsegError, match=r"^params\.yaml: epochs was changed while this ran"):
+            run()
+    assert not OUTPUT.exists()
+    assert not PLOT.exists()
+    Path("params.yaml").write_text("epochs: 2\n")
+    assert run() == whole
+    assert "bce: goes on after epoch 1\n" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("whole")
@@ -430,7 +449,7 @@ def test_looks_that_are_not_staged_are_photos_turned_and_shaded_and_no_more(
 ) -> None:
     monkeypatch.setattr(Augment, "__call__", lambda _, photo, mask, seed: (photo, mask))
     pairs = read_manifest(Path("split/train.csv"))
-    plain, scenes = Squares(pairs, 64, Path(), staged=False), Squares(pairs, 64, Path())
+    plain, scenes = Squares(pairs, 64, Path(), scenes=False), Squares(pairs, 64, Path())
     for i, (photo, mask) in enumerate(plain.plain()):
         for epoch in range(8):
             assert torch.equal(plain[epoch, i][0], photo)
@@ -447,7 +466,7 @@ def test_a_staged_look_has_the_car_of_its_mask_and_what_others_have_around_it(
     squares = Squares(pairs, 64, Path())
     for i in range(len(squares)):
         photo, mask = squares._pair(i)
-        looks = [squares._stage(i, photo, mask, np.random.default_rng(k)) for k in range(40)]
+        looks = [squares._vary_scene(i, photo, mask, np.random.default_rng(k)) for k in range(40)]
         assert all(np.array_equal(look[mask == 255], photo[mask == 255]) for look in looks)
         others = {squares._other(i, np.random.default_rng(k))[0].tobytes() for k in range(40)}
         assert others == {squares._pair(k)[0].tobytes() for k in range(len(squares)) if k != i}
@@ -472,7 +491,7 @@ def test_every_way_of_staging_is_drawn_by_itself(monkeypatch: pytest.MonkeyPatch
     photo, mask = squares._pair(0)
     for k in range(400):
         chosen.append(set())
-        squares._stage(0, photo, mask, np.random.default_rng(k))
+        squares._vary_scene(0, photo, mask, np.random.default_rng(k))
     for one, share in shares.items():
         assert np.mean([one in names for names in chosen]) == pytest.approx(share, abs=0.08)
         for other in shares.keys() - {one}:
@@ -485,9 +504,9 @@ def test_only_a_net_that_knows_cars_learns_from_staged_looks(
     init: str, staged: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
-    stage = Squares._stage
+    stage = Squares._vary_scene
     monkeypatch.setattr(
-        Squares, "_stage", lambda self, *arguments: calls.append(0) or stage(self, *arguments)
+        Squares, "_vary_scene", lambda self, *arguments: calls.append(0) or stage(self, *arguments)
     )
     train("bce", fresh_net(), BCELoss(), tiny(init=init, epochs=1), OUTPUT, Path())
     assert bool(calls) == staged

@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import noise
 
-from carseg.views import CLEARLY, D4, View, extent, standing, turn, turn_back
+from carseg.views import CLEARLY, D4, View, extent, standing_views, turn, turn_back
 
 
 @pytest.mark.parametrize("view", D4)
@@ -47,12 +47,12 @@ def test_a_car_stands_where_it_is_clearly_wider_than_high(
     car: tuple[float, float], expected: list[View]
 ) -> None:
     assert CLEARLY == 1.25
-    assert list(standing(car, D4)) == expected
+    assert list(standing_views(car, D4)) == expected
 
 
 def test_views_are_kept_in_which_the_car_always_lies() -> None:
-    assert list(standing((30, 10), EVEN)) == EVEN
-    assert list(standing((10, 30), D4[:2])) == [D4[0]]
+    assert list(standing_views((30, 10), EVEN)) == EVEN
+    assert list(standing_views((10, 30), D4[:2])) == [D4[0]]
 
 
 @pytest.mark.parametrize("view", D4)
@@ -60,14 +60,14 @@ def test_turning_the_photo_turns_the_views(view: View) -> None:
     car = torch.zeros(20, 20, dtype=torch.bool)
     car[3:8, 2:17] = True
     laid = np.asarray(turn(car, view))
-    assert list(standing(extent(laid), D4)) == (EVEN if view[0] % 2 == 0 else ODD)
+    assert list(standing_views(extent(laid), D4)) == (EVEN if view[0] % 2 == 0 else ODD)
 
 
 def test_specks_far_from_the_car_do_not_turn_it() -> None:
     car = np.zeros((1200, 900), bool)
     car[800:1000, 100:700] = True
     car[150:153, 300:303] = True  # from the first row to the last more than it is wide
-    assert list(standing(extent(car), D4)) == EVEN
+    assert list(standing_views(extent(car), D4)) == EVEN
 
 
 def test_the_extent_is_the_deviation_of_rows_and_columns() -> None:

@@ -327,7 +327,7 @@ def test_a_net_approaches_another_in_every_weight_and_statistic(share: float) ->
     net, end = uneven(U2Net("u2netp"), seed=0), uneven(U2Net("u2netp"), seed=1)
     end.stage1.rebnconvin.bn_s1.num_batches_tracked += 7  # type: ignore[operator, union-attr]
     before, wanted = copy.deepcopy(net.state_dict()), copy.deepcopy(end.state_dict())
-    weights.approach(net, end, share)
+    weights.interpolate(net, end, share)
     for key, value in net.state_dict().items():
         if value.is_floating_point():
             torch.testing.assert_close(value, (1 - share) * before[key] + share * wanted[key])
@@ -342,7 +342,7 @@ def test_a_net_approaches_another_in_every_weight_and_statistic(share: float) ->
 def test_nets_on_two_devices_approach_each_other() -> None:
     """torch's meta device, which computes shapes alone, stands in for a GPU."""
     net = U2Net("u2netp").to("meta")
-    weights.approach(net, U2Net("u2netp"), 0.5)
+    weights.interpolate(net, U2Net("u2netp"), 0.5)
     assert {value.device.type for value in net.state_dict().values()} == {"meta"}
 
 

@@ -1,0 +1,76 @@
+"""The curve of a training: how its net does before the first epoch and after each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from carseg.files import write_csv
+from carseg.probe import Score
+
+COLUMNS = ("epoch", "train_loss", "val_loss", "train_dice", "val_dice", "train_iou", "val_iou")
+DIGITS = 6  # of what the file tells
+
+
+class Row(NamedTuple):
+    """One epoch, 0 being the net as it came."""
+
+    epoch: int
+    train: Score
+    val: Score
+
+    def better_than(self, other: Row) -> bool:
+        """Compare validation IoU, as far as the file tells it."""
+        return round(self.val.iou, DIGITS) > round(other.val.iou, DIGITS)
+
+    def values(self) -> list[object]:
+        """Give the row in the order of `COLUMNS`."""
+        pairs = zip(self.train, self.val, strict=True)
+        return [self.epoch, *(round(value, DIGITS) for pair in pairs for value in pair)]
+
+    def line(self, task: str, epochs: int, better: bool) -> str:
+        """Give the row for reading."""
+        loss, dice, iou = (
+            f"{name} {train:.4f} | {val:.4f}"
+            for name, train, val in zip(Score._fields, self.train, self.val, strict=True)
+        )
+        best = "  best so far" if better else ""
+        return f"{task} {self.epoch:>3}/{epochs}  train | val  {loss}   {dice}   {iou}{best}"
+
+
+class Curve:
+    """All epochs so far.
+
+    Attributes:
+        best: the epoch of the highest validation IoU, of equal ones the first.
+    """
+
+    def __init__(self) -> None:
+        self._rows: list[Row] = []
+        self.best = 0
+
+    def __len__(self) -> int:
+        """Count the epochs, and so name the next one."""
+        return len(self._rows)
+
+    def add(self, train: Score, val: Score) -> Row:
+        """Note how the net does after the next epoch."""
+        row = Row(len(self), train, val)
+        self._rows.append(row)
+        if row.better_than(self._rows[self.best]):
+            self.best = row.epoch
+        return row
+
+    def write(self, path: Path) -> None:
+        """Write a CSV file, a row for each epoch."""
+        write_csv(path, COLUMNS, [row.values() for row in self._rows])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tell the scores to the last digit, for a checkpoint."""
+        return {"scores": [(tuple(row.train), tuple(row.val)) for row in self._rows]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the scores back, in place of what is there."""
+        self._rows, self.best = [], 0
+        for train, val in state_dict["scores"]:
+            self.add(Score(*train), Score(*val))

@@ -1,0 +1,59 @@
+"""What DVC records a result as made of: it looks when a stage has ended, so nothing may change."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from carseg.errors import CarsegError
+from carseg.params import read_yaml
+
+CODE = ("carseg/", "stages/")
+
+
+class Recorded:
+    """A stage's parameters and code, as they are when this is made; outside of a project none."""
+
+    def __init__(self, stage: str) -> None:
+        """Look at what dvc.yaml names under `stage`."""
+        named = _read(Path("dvc.yaml")).get("stages", {}).get(stage, {})
+        self._params: list[str] = named.get("params", [])
+        self._code = [Path(path) for path in named.get("deps", []) if path.startswith(CODE)]
+        self._before = self._look()
+
+    def check(self) -> None:
+        """Check that all is as it was.
+
+        Raises:
+            CarsegError: a parameter or a module was changed.
+        """
+        now = self._look()
+        for name, before in self._before.items():
+            if now[name] != before:
+                raise CarsegError(
+                    f"{name} was changed while this ran; set it back and run again, as DVC would "
+                    "record the result as made with it"
+                )
+
+    def _look(self) -> dict[str, object]:
+        values = _read(Path("params.yaml"))
+        found: dict[str, object] = {
+            f"params.yaml: {name}": values.get(name) for name in self._params
+        }
+        for path in self._code:
+            if not path.is_dir():
+                content = path.read_bytes() if path.is_file() else b""
+                found[f"{path.as_posix()}:"] = hashlib.sha256(content).digest()
+        return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Read a mapping; what cannot be read, as while it is being edited, is an empty one."""
+    try:
+        content = read_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,95 @@
+"""What DVC records is what a result was made with, or the stage fails."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from carseg.errors import CarsegError
+from carseg.recorded import Recorded
+
+PIPELINE = """
+stages:
+  train_bce:
+    deps: [stages/train_bce.py, carseg/train.py, carseg/sample, dataset]
+    params: [epochs, split, patience]
+  evaluate:
+    deps: [carseg/train.py]
+"""
+PARAMS = "epochs: 20\npatience: null\nsplit: {val_size: 5, fold: null}\nworkers: 0\n"
+MODULE = Path("carseg/train.py")
+
+
+@pytest.fixture(autouse=True)
+def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("carseg/sample", "stages", "dataset"):
+        Path(folder).mkdir(parents=True)
+    Path("dvc.yaml").write_text(PIPELINE)
+    Path("params.yaml").write_text(PARAMS)
+    for path in (MODULE, Path("stages/train_bce.py")):
+        path.write_text("pass")
+
+
+def set_to(old: str, new: str) -> None:
+    text = Path("params.yaml").read_text()
+    assert old in text
+    Path("params.yaml").write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (lambda: set_to("epochs: 20", "epochs: 5"), "params.yaml: epochs"),
+        (lambda: set_to("fold: null", "fold: 1"), "params.yaml: split"),
+        (lambda: set_to("patience: null", "patience: 3"), "params.yaml: patience"),
+        (lambda: set_to("epochs: 20\n", ""), "params.yaml: epochs"),
+        (lambda: Path("params.yaml").write_text("<<<<<<< HEAD"), "params.yaml: epochs"),
+        (lambda: MODULE.write_text("other"), "carseg/train.py:"),
+        (MODULE.unlink, "carseg/train.py:"),
+    ],
+)
+def test_what_was_changed_is_named(change: Callable[[], object], name: str) -> None:
+    recorded = Recorded("train_bce")
+    change()
+    with pytest.raises(CarsegError, match=rf"^{name} was changed while this ran; set it back and"):
+        recorded.check()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda: None,
+        lambda: set_to("workers: 0", "workers: 4"),
+        lambda: set_to("epochs: 20", "epochs:   20  # of each"),
+        lambda: Path("dataset/new.jpg").touch(),
+        lambda: Path("dvc.yaml").write_text(""),
+    ],
+)
+def test_what_changes_no_result_may_change(change: Callable[[], object]) -> None:
+    recorded = Recorded("train_bce")
+    change()
+    recorded.check()
+
+
+def test_what_is_set_back_was_not_changed() -> None:
+    recorded = Recorded("train_bce")
+    set_to("epochs: 20", "epochs: 5")
+    set_to("epochs: 5", "epochs: 20")
+    recorded.check()
+
+
+def test_each_stage_has_its_own() -> None:
+    recorded = Recorded("evaluate")
+    set_to("epochs: 20", "epochs: 5")
+    recorded.check()
+    MODULE.write_text("other")
+    with pytest.raises(CarsegError, match=r"^carseg/train\.py: was changed"):
+        recorded.check()
+
+
+@pytest.mark.parametrize("name", ["dvc.yaml", "params.yaml"])
+def test_outside_of_a_project_nothing_is_recorded(name: str) -> None:
+    Path(name).unlink()
+    Recorded("train_bce").check()
+    Recorded("unknown").check()
