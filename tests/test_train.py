@@ -499,9 +499,9 @@ def test_every_way_of_staging_is_drawn_by_itself(monkeypatch: pytest.MonkeyPatch
             assert np.mean(among) == pytest.approx(share, abs=0.15), f"{one} goes by {other}"
 
 
-@pytest.mark.parametrize(("init", "staged"), [("u2netp", True), ("scratch", False)])
+@pytest.mark.parametrize(("init", "scenes"), [("u2netp", True), ("scratch", False)])
 def test_only_a_net_that_knows_cars_learns_from_staged_looks(
-    init: str, staged: bool, monkeypatch: pytest.MonkeyPatch
+    init: str, scenes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
     stage = Squares._vary_scene
@@ -509,7 +509,7 @@ def test_only_a_net_that_knows_cars_learns_from_staged_looks(
         Squares, "_vary_scene", lambda self, *arguments: calls.append(0) or stage(self, *arguments)
     )
     train("bce", fresh_net(), BCELoss(), tiny(init=init, epochs=1), OUTPUT, Path())
-    assert bool(calls) == staged
+    assert bool(calls) == scenes
 
 
 def same_looks(one: Squares, epoch: int, other: Squares, other_epoch: int) -> bool:
