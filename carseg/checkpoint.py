@@ -44,7 +44,7 @@ class Checkpoint:
     """The file that holds one training's state.
 
     Its name says what the training depends on, so a state is never taken up by another one; those
-    of one task that fit no longer are removed.
+    of one task that fit no longer are removed, but not where torchrun starts a training again.
     """
 
     def __init__(self, task: str, fingerprint: str, processes: Processes = ALONE) -> None:
@@ -61,8 +61,10 @@ class Checkpoint:
         self._full = False
         self._made = time.monotonic()
         self._next: float | None = None  # when a state is written again, by the same clock
+        # What torchrun has started again may find other parameters, and is no user's decision.
+        again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
         for path in FOLDER.glob(f"{task}-*"):
-            if path != self._path and processes.first:
+            if path != self._path and processes.first and not again:
                 path.unlink(missing_ok=True)
         # All go on from a state, or none.
         self._found = processes.gather([self._path.is_file()])[0]

@@ -61,8 +61,8 @@ def _is_for_quick(x: Tensor) -> bool:
 class Quick(torch.autograd.Function):
     """Convolve by Winograd tiles where there are many channels, elsewhere with torch.
 
-    The weight gradient is `gradient_of_weight` from `NARROW` channels on: torch is slow at it with
-    channels last.
+    Without tiles the weight gradient is `gradient_of_weight`, from `NARROW` channels on: torch is
+    slow at it with channels last.
     """
 
     @staticmethod

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from carseg.device import Device
-from carseg.errors import CarsegError, import_optional, is_lack_of_memory
+from carseg.errors import CarsegError, as_memory_error, import_optional
 from carseg.formats import INT8
 from carseg.predict import Look
 
@@ -39,11 +39,11 @@ def load_exported(path: Path, device: str, precision: str = "auto") -> tuple[Loo
     path.open("rb").close()  # an OSError tells of one that may not be read
     opener = {".onnx": _open_onnx, ".xml": _open_openvino}[path.suffix.lower()]
     try:
-        look, size = opener(path, device, precision)
+        with as_memory_error():
+            look, size = opener(path, device, precision)
     except (CarsegError, MemoryError):
         raise
     except Exception as error:  # the engines have no common base for what a broken file may raise
-        tell_of_memory(error)
         raise CarsegError(f"{path}: is not what carseg export writes; export it anew") from error
     return look, size
 
@@ -68,11 +68,8 @@ def _open_onnx(path: Path, device: str, _: str) -> tuple[Look, int]:
     _take_one(path, session.get_inputs()[0].shape[0])
 
     def look(photos: Tensor) -> Tensor:
-        try:
+        with as_memory_error():
             return torch.from_numpy(session.run(None, {"photo": photos.numpy()})[0])
-        except Exception as error:  # its own, which have no common base
-            tell_of_memory(error)
-            raise
 
     return look, size
 
@@ -95,11 +92,8 @@ def _open_openvino(path: Path, device: str, precision: str) -> tuple[Look, int]:
     compiled = core.compile_model(model, "CPU", hint)
 
     def look(photos: Tensor) -> Tensor:
-        try:
+        with as_memory_error():
             return torch.from_numpy(np.array(compiled(photos.numpy())[0]))
-        except RuntimeError as error:
-            tell_of_memory(error)
-            raise
 
     return look, size
 
@@ -111,13 +105,3 @@ def _take_one(path: Path, batch: object) -> None:
             f"{path}: takes {batch} photos at once, here they come one by one; export it anew "
             "without --batch"
         )
-
-
-def tell_of_memory(error: Exception) -> None:
-    """Raise an engine's error again where it tells of memory, in the one way that callers know.
-
-    Raises:
-        MemoryError: it does.
-    """
-    if is_lack_of_memory(error):
-        raise MemoryError(str(error)) from error

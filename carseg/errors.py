@@ -56,7 +56,7 @@ def run(stage: Callable[[], None]) -> None:
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(f"carseg: {where}{error.strerror or error}; nothing was left half written")
     except (MemoryError, RuntimeError) as error:
-        if "DataLoader worker" in str(error):
+        if "DataLoader worker (pid" in str(error):  # else it is what went wrong in one
             sys.exit(
                 "carseg: a process that prepares photos was ended by the system, as it does where "
                 "memory is short; lower workers or batch_size, or give a container more of it (shm)"
@@ -90,6 +90,17 @@ def is_lack_of_memory(error: Exception) -> bool:
     """Tell it from other errors without importing torch, which has no class for all of it."""
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return named or any(words in str(error) for words in OUT_OF_MEMORY)
+
+
+@contextmanager
+def as_memory_error() -> Iterator[None]:
+    """Let lack of memory in an engine, whose errors may have no common base, be a MemoryError."""
+    try:
+        yield
+    except Exception as error:
+        if is_lack_of_memory(error):
+            raise MemoryError(str(error)) from error
+        raise
 
 
 def _end_at_once_when_asked_again() -> None:

@@ -59,7 +59,7 @@ class Judged(NamedTuple):
     turned: Mapping[str, float]  # IoU, a turn each
 
 
-def evaluate(params: Params) -> None:
+def evaluate(params: Params, recorded: Recorded | None = None) -> None:
     """Score every net on `split/val.csv`, at each photo's own resolution.
 
     Writes `metrics.json` (net → view → score), `plots/scores.csv` (a row a photo), what both tasks
@@ -69,7 +69,6 @@ def evaluate(params: Params) -> None:
         CarsegError: a manifest, photo or weights file cannot be read, or parameters or code were
             changed meanwhile.
     """
-    recorded = Recorded("evaluate")
     device = Device(params.precision)
     pairs = read_manifest(Path("split/val.csv"))
     found: dict[str, list[Judged]] = {}
@@ -84,7 +83,6 @@ def evaluate(params: Params) -> None:
                     car = masks["upright"]
                     picture = overlay(read_photo(pair.photo), car, read_truth(pair.mask))
                     picture.save(overlays / f"{pair.name}_{name}.jpg", quality=85)
-        recorded.check()
         # The net at hand is still the last one, of task 2.
         by_iou = sorted(range(len(pairs)), key=lambda i: found["dice"][i].scores["upright"].iou)
         shown = [
@@ -104,10 +102,13 @@ def evaluate(params: Params) -> None:
     }
     for name in NETS:
         table |= _columns(name, found[name])
+    spreads = {name: {view: _spreads(found[name], view) for view in VIEWS} for name in NETS}
+    if recorded:
+        recorded.check()
     write_csv(Path("plots/scores.csv"), list(table), zip(*table.values(), strict=True))
     write_report(
         Path("report.html"),
-        scores={name: {view: _spreads(found[name], view) for view in VIEWS} for name in NETS},
+        scores=spreads,
         curves={task: read_csv(Path(f"plots/{task}.csv")) for task in ("bce", "dice")},
         shown=shown,
         pairs={"train": read_manifest(Path("split/train.csv")), "val": pairs},

@@ -94,6 +94,9 @@ def replace_all(fresh: Path, out: Path, names: Sequence[str]) -> None:
         for name in names:
             os.replace(fresh / name, out / name)
     except BaseException:  # an interrupt, too, as that folder is removed
+        for name in names:
+            if not os.path.lexists(fresh / name):
+                (out / name).unlink(missing_ok=True)
         for path in old.iterdir():
             os.replace(path, out / path.name)
         raise

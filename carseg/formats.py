@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from carseg.errors import CarsegError, import_optional
+from carseg.errors import CarsegError, as_memory_error, import_optional
 from carseg.files import write_bytes
 from carseg.fold import fold
 from carseg.tensors import MEAN, STD
@@ -152,7 +152,12 @@ def run_onnx(path: Path) -> Run:
     """
     runtime = import_optional("onnxruntime", "onnx")
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return lambda photos: session.run(None, {"photo": photos})[0]
+
+    def run(photos: NDArray[np.float32]) -> NDArray[np.float32]:
+        with as_memory_error():
+            return np.asarray(session.run(None, {"photo": photos})[0])
+
+    return run
 
 
 def run_openvino(path: Path) -> Run:
@@ -163,7 +168,12 @@ def run_openvino(path: Path) -> Run:
     """
     openvino = import_optional("openvino", "openvino")
     compiled = openvino.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return lambda photos: np.asarray(compiled(photos)[0])
+
+    def run(photos: NDArray[np.float32]) -> NDArray[np.float32]:
+        with as_memory_error():
+            return np.asarray(compiled(photos)[0])
+
+    return run
 
 
 def compare(net: Probability, run: Run, size: int, batch: int | None, name: str) -> None:

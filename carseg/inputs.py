@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from carseg.errors import CarsegError
+from carseg.errors import CarsegError, warn
 from carseg.model import as_photo
 from carseg.photos import HEIC, RAW, drop_text, refuse_raw, turned_by_tag
 
@@ -56,6 +56,8 @@ def list_photos(
                     photos.setdefault(photo, photo.relative_to(path).with_suffix(""))
         if not photos and results:
             raise CarsegError(f"{text}: matches nothing but results, in {out}; name another --out")
+        if results:
+            warn(f"{text}: what it matches in {out} is taken for results, and passed over")
         if not photos:  # a pattern may match folders without any beside others
             hint = "" if recursive else ", or add --recursive"
             raise CarsegError(f"{text}: holds no photo; name another folder{hint}")

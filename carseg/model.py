@@ -125,7 +125,8 @@ def load(
 ) -> Model:
     """Load weights that a training saved, of either network, or a file of `carseg export`.
 
-    On Linux the process keeps memory that looks have taken, for those to come.
+    Where torch computes on a processor, under Linux, the process keeps memory that looks have
+    taken, for those to come.
 
     Args:
         path: a .pth file; or an .onnx or .xml file, which runs on the engine of its format.

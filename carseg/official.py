@@ -80,8 +80,9 @@ def provide(init: str, own: Path, folder: Path) -> None:
                     f"params.yaml: init is {init!r} but there is no such file; put it there, or "
                     "set init to u2netp, u2net or scratch"
                 )
-            seen = (own.resolve(), _at_home(own).resolve())
-            if not any(source.resolve().is_relative_to(place) for place in seen):
+            # DVC follows links in there.
+            seen = [os.path.abspath(place) for place in (own, _at_home(own))]
+            if not any(Path(os.path.abspath(source)).is_relative_to(place) for place in seen):
                 warn(f"params.yaml: init is outside of {own}/; DVC does not see that file change")
             shutil.copyfile(source, fresh / source.name)
             origin = init

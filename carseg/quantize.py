@@ -91,7 +91,7 @@ def write_int8(
         CarsegError: as `agreement`, `write_onnx` and `save_openvino`.
     """
     # Scores are those of the weights.
-    metadata = {f"float32_{k}" if k == "metrics" else k: v for k, v in metadata.items()}
+    metadata = {f"float32_{k}" if k.startswith("metrics") else k: v for k, v in metadata.items()}
     metadata["precision"] = INT8
     path = folder / FILES["onnx"][0]
     write_onnx(net, folder, size, None, metadata)

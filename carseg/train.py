@@ -43,7 +43,7 @@ QUARTERED = (D4[0], D4[0], D4[1], D4[3])  # how photos are turned for that: as h
 Batch = tuple[Tensor, Tensor]  # photos (N, 3, S, S), masks (N, 1, S, S)
 
 
-def train_bce(params: Params) -> None:
+def train_bce(params: Params, recorded: Recorded | None = None) -> None:
     """Task 1: from the start weights, with BCE, to `u2net_segmentation.pth`.
 
     Raises:
@@ -51,10 +51,10 @@ def train_bce(params: Params) -> None:
     """
     output = Path("u2net_segmentation.pth")
     with together() as processes, room(processes) as folder:
-        train("bce", start(params), BCELoss(), params, output, folder, processes=processes)
+        train("bce", start(params), BCELoss(), params, output, folder, None, processes, recorded)
 
 
-def train_dice(params: Params) -> None:
+def train_dice(params: Params, recorded: Recorded | None = None) -> None:
     """Task 2: from the weights of task 1, with Dice loss, to `u2net_segmentation_dice_loss.pth`.
 
     Raises:
@@ -69,7 +69,7 @@ def train_dice(params: Params) -> None:
             remembered = start(params)
             weights.interpolate(remembered, net, share)
         fine = params.model_copy(update={"learning_rate": min(params.learning_rate, FINE)})
-        train("dice", net, DiceLoss(), fine, output, folder, remembered, processes)
+        train("dice", net, DiceLoss(), fine, output, folder, remembered, processes, recorded)
 
 
 def start(params: Params) -> U2Net:
@@ -97,6 +97,7 @@ def train(
     folder: Path,
     remembered: U2Net | None = None,
     processes: Processes = ALONE,
+    recorded: Recorded | None = None,
 ) -> None:
     """Train on `split/train.csv`; keep the epoch that `params.keep` says, last or best by val IoU.
 
@@ -115,12 +116,12 @@ def train(
         folder: where prepared photos are kept meanwhile.
         remembered: what not to forget; `UNTRAINED + BEFORE` of it are in what is kept.
         processes: who trains; each calls this with the same arguments.
+        recorded: what must not have changed in the end, if anything.
 
     Raises:
         CarsegError: a manifest, a photo or the state to go on from cannot be read, the loss is no
             longer finite, or parameters or code were changed meanwhile.
     """
-    recorded = Recorded(f"train_{task}")
     torch.manual_seed(params.seed)
     device = Device(params.precision)
     parts = [read_manifest(Path(f"split/{part}.csv")) for part in ("train", "val")]
@@ -174,7 +175,8 @@ def train(
         processes.gather([None])  # who ended before that is done would end the others
         raise CarsegError(f"{task}: {error}") from error
     if processes.first:
-        recorded.check()  # before the state goes, which the next run can go on from
+        if recorded:  # before the state goes, which the next run can go on from
+            recorded.check()
         weights.save(kept, output)
         curve.write(Path(f"plots/{task}.csv"))
         record(f"train_{task}", device, processes.count)

@@ -6,12 +6,14 @@ from carseg.errors import hold_interrupts, run
 def main() -> None:
     with hold_interrupts():
         from carseg.params import load_params
+        from carseg.recorded import Recorded
 
+    recorded = Recorded("evaluate")
     params = load_params()  # a fault in it is told before the rest takes seconds to import
     with hold_interrupts():
         from carseg.evaluate import evaluate
 
-    evaluate(params)
+    evaluate(params, recorded)
 
 
 if __name__ == "__main__":

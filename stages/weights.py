@@ -9,8 +9,11 @@ def main() -> None:
     with hold_interrupts():
         from carseg.official import provide
         from carseg.params import load_params
+        from carseg.recorded import Recorded
 
+    recorded = Recorded("weights")
     provide(load_params().init, Path("Weights"), Path("pretrained"))
+    recorded.check()
 
 
 if __name__ == "__main__":

@@ -156,6 +156,17 @@ def test_results_that_a_pattern_matches_are_no_photos(pattern: str) -> None:
     assert len(list_photos([pattern], recursive=True, out=Path("out"))) > len(before)
 
 
+def test_that_results_are_passed_over_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    made = Path("photos/over")
+    list_photos(["photos/**/*.png"], recursive=True, out=made)
+    assert capsys.readouterr().err == ""
+    do("photos", recursive=True, out=str(made))
+    capsys.readouterr()
+    list_photos(["photos/**/*.png"], recursive=True, out=made)
+    told = "photos/**/*.png: what it matches in photos/over is taken for results, and passed over"
+    assert capsys.readouterr().err == f"carseg: warning: {told}\n"
+
+
 def test_photos_of_a_pattern_may_get_masks_beside_them() -> None:
     Path("cars").mkdir()
     photo().save("cars/a.jpg")

@@ -272,6 +272,19 @@ def test_machines_that_differ_go_on_from_the_first_ones_state_or_none(there: boo
     assert [path.name for path in states()] == ["bce-first.pt"]
 
 
+def test_what_torchrun_starts_again_leaves_states_that_it_cannot_take_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    FOLDER.mkdir()
+    (FOLDER / "bce-it.pt").touch()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    Checkpoint("bce", "other")
+    assert [path.name for path in states()] == ["bce-it.pt"]
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    Checkpoint("bce", "other")
+    assert states() == []
+
+
 @pytest.mark.parametrize(
     "error", [PermissionError(13, "no"), MemoryError(), RuntimeError("CUDA out of memory")]
 )

@@ -149,6 +149,14 @@ def test_a_process_that_the_system_ended_is_a_line_with_a_remedy() -> None:
         run(stage)
 
 
+def test_a_bug_in_a_process_that_prepares_photos_is_shown() -> None:
+    def stage() -> None:
+        raise RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nTraceback")
+
+    with pytest.raises(RuntimeError, match="Traceback"):
+        run(stage)
+
+
 def shell(command: str) -> tuple[int, str, str]:
     """Run it with output that waits in a buffer, as most users' does."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "", "PYTHON": sys.executable}

@@ -29,6 +29,7 @@ from carseg.overlay import FALSE_NEGATIVE, FALSE_POSITIVE, LONG_SIDE, TRUE_POSIT
 from carseg.pairs import Pair, read_manifest
 from carseg.params import Params
 from carseg.photos import read_truth
+from carseg.recorded import Recorded
 from carseg.train import TASKS
 from carseg.u2net import U2Net
 
@@ -107,6 +108,25 @@ def perfect(nets: dict[str, U2Net], monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.chdir(tmp_path)
     prepare(tmp_path, nets)
     monkeypatch.setattr(evaluation, "predict_masks", find)
+
+
+@pytest.mark.usefixtures("perfect")
+def test_a_parameter_changed_meanwhile_ends_a_run_without_results(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Path("dvc.yaml").write_text("stages: {evaluate: {params: [threshold]}}")
+    Path("params.yaml").write_text("threshold: 0.45\n")
+    recorded = Recorded("evaluate")
+
+    def edit(*_: object) -> NDArray[np.float32]:
+        Path("params.yaml").write_text("threshold: 0.3\n")
+        return np.zeros((40, 60), np.float32)
+
+    monkeypatch.setattr(evaluation, "probability_at", edit)
+    with pytest.raises(CarsegError, match=r"^params\.yaml: threshold was changed while this ran"):
+        evaluate(TINY, recorded)
+    left = ("metrics.json", "report.html", "plots/scores.csv", "provenance")
+    assert not any(Path(name).exists() for name in left)
 
 
 def scores() -> dict[str, dict[str, dict[str, float]]]:

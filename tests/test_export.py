@@ -324,8 +324,9 @@ def test_a_small_learning_rate_is_read_as_dvc_writes_it(run: Path) -> None:
 
 @pytest.mark.parametrize("error", [OSError(28, "full"), KeyboardInterrupt()])
 @pytest.mark.parametrize("at", range(1, 6))
+@pytest.mark.parametrize("order", ["abc", "cab"])
 def test_files_that_cannot_all_be_replaced_are_all_left(
-    at: int, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    order: str, at: int, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fresh, out = tmp_path / "fresh", tmp_path / "out"
     for folder, names in ((fresh, "abc"), (out, "ab")):
@@ -342,7 +343,7 @@ def test_files_that_cannot_all_be_replaced_are_all_left(
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(type(error)):
-        export.replace_all(fresh, out, ["a", "b", "c"])
+        export.replace_all(fresh, out, [*order])
     left = {path.name: path.read_text() for path in out.iterdir()}
     assert left == {"a": "out", "b": "out"}
 

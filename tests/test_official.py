@@ -213,6 +213,14 @@ def test_a_file_of_the_users_choice_is_copied(
     assert (told in capsys.readouterr().err) == (not seen)
 
 
+def test_a_link_in_the_users_folder_is_seen(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("big.pth").write_bytes(b"big")
+    Path("Weights/big.pth").symlink_to(Path("big.pth").absolute())
+    provide("Weights/big.pth", Path("Weights"), Path("pretrained"))
+    assert provided()["big.pth"] == b"big"
+    assert capsys.readouterr().err == ""
+
+
 def test_a_missing_file_of_the_users_choice_is_named() -> None:
     with pytest.raises(CarsegError, match=r"params\.yaml: init is 'Weights/gone\.pth'"):
         provide("Weights/gone.pth", Path("Weights"), Path("pretrained"))

@@ -38,6 +38,7 @@ from carseg.pairs import Pair, read_manifest
 from carseg.params import Params
 from carseg.probe import Probe, Score
 from carseg.processes import ALONE
+from carseg.recorded import Recorded
 from carseg.train import (
     FINE,
     LOOKS_AT_ONCE,
@@ -281,6 +282,11 @@ def test_a_parameter_changed_meanwhile_ends_a_run_that_can_be_taken_up_again(
     PLOT.unlink()
     Path("dvc.yaml").write_text("stages: {train_bce: {params: [epochs]}}")
     Path("params.yaml").write_text("epochs: 2\n")
+
+    def train_recorded() -> None:
+        recorded = Recorded("train_bce")
+        train("bce", fresh_net(), BCELoss(), TINY, OUTPUT, Path(), recorded=recorded)
+
     measure = Probe.measure
 
     def edit(*given: Any) -> Score:
@@ -290,11 +296,12 @@ def test_a_parameter_changed_meanwhile_ends_a_run_that_can_be_taken_up_again(
     with monkeypatch.context() as patch:
         patch.setattr(Probe, "measure", edit)
         with pytest.raises(CarsegError, match=r"^params\.yaml: epochs was changed while this ran"):
-            run()
+            train_recorded()
     assert not OUTPUT.exists()
     assert not PLOT.exists()
     Path("params.yaml").write_text("epochs: 2\n")
-    assert run() == whole
+    train_recorded()
+    assert (OUTPUT.read_bytes(), PLOT.read_bytes()) == whole
     assert "bce: goes on after epoch 1\n" in capsys.readouterr().out
 
 
