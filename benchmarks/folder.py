@@ -3,10 +3,10 @@
     python -m benchmarks.folder                     200 photos of 12 megapixels, random weights
     python -m benchmarks.folder --weights exported/model.xml --photos 40
 
-The folder is what `carseg predict DIR` does: reading and writing beside the network. One at a time
-is the same model called photo after photo, each read, masked and written before the next. *Calls*
-is a `carseg predict FILE` for each photo, which starts Python and loads weights every time; a few
-of them are timed. The first two take turns, a share of the photos at a time.
+*Folder* is `carseg predict DIR`, which reads and writes in parallel with the network. *One at a
+time* is the same model called photo after photo, each read, masked and written before the next.
+*Calls* is a `carseg predict FILE` for each photo, which starts Python and loads weights every time;
+a few of them are timed. The first two take turns, a fifth of the photos at a time.
 """
 
 from __future__ import annotations

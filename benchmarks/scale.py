@@ -1,11 +1,11 @@
-"""Time and memory of the pipeline as the data grows: a table, a row for each number of pairs.
+"""Time and memory of the pipeline as the data grows: a table of stages for each number of pairs.
 
     python -m benchmarks.scale --pairs 200 20000 --until train_bce
     python -m benchmarks.scale --pairs 200 5000 --launcher "torchrun --nproc-per-node=2"
 
-Each row is a `dvc repro` in a clone of what is committed here, with small photos under many names
+Each table is a `dvc repro` in a clone of what is committed here, with small photos under many names
 and the tiny configuration of `SETTINGS`. Memory is the peak of a stage's largest process, as Linux
-tells it. Seconds a pair are those that more pairs add: of a stage, less what 8 pairs take.
+reports it. The time a pair is what each pair beyond 8 adds to a stage.
 """
 
 from __future__ import annotations

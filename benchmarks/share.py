@@ -1,12 +1,12 @@
-"""Which share of `dvc repro` goes into training and validation steps, and what takes the rest.
+"""Fraction of `dvc repro` that is spent outside of training and validation steps, and on what.
 
     python -m benchmarks.share                                a clone with the rendered sample
     python -m benchmarks.share --images DIR --masks DIR -S epochs=2
 
 Runs the pipeline as committed, in a clone, from an empty cache. Each stage is timed inside its own
-process: its imports, its steps (learning from a batch, averaging weights, measuring batch norms and
-scores, looking at photos), and the rest, such as reading photos, augmentation, checkpoints and
-plots. *DVC* is all that is left of the whole. The share is of what is not imports.
+process: its imports, its steps (training on a batch, averaging weights, computing batch norm
+statistics and scores, predicting photos), and the rest, such as reading photos, augmentation,
+checkpoints and plots. *DVC* is the remaining time. The fraction leaves imports out.
 """
 
 from __future__ import annotations

@@ -1,22 +1,21 @@
-"""Training step and prediction, timed against the usual ways, and against what the processor can.
+"""Training step and prediction, timed against common alternatives and the processor's peak.
 
     python -m benchmarks.speed                    the full net, 320×320, batches of 4
     python -m benchmarks.speed --model u2netp     the small net
     python -m benchmarks.speed --weights FILE --images DIR     the masks, too, are compared
     ... --int8 DIR                                our prediction in 8-bit integers
 
-Ours and theirs take turns in one run, so that what else the machine does hits both; read the
-ratios, not the seconds. *Theirs* is, for training, the plain loop: float32, photos decoded and
-resized for every look, the same network, batch and optimiser; for prediction, ONNX Runtime in
-float32 on the exported network, photos resized with Lanczos as rembg does. Theirs has a process of
-its own, as it would without carseg, which changes how a process gets its memory. The peak is that
-of a matrix product, which convolutions are made of, in the number format that training computes in.
-The share of it is counted in products of plain convolutions, also where ours take fewer. Results go
-to `bench.json`, too.
+Ours and theirs take turns in one run, so that other load on the machine affects both; read the
+ratios, not the seconds. *Theirs* is, for training, a plain loop: float32, photos decoded and
+resized for every sample, the same network, batch and optimiser; for prediction, ONNX Runtime in
+float32 on the exported network, photos resized with Lanczos as rembg does. Theirs runs in its own
+process, as carseg changes how its process allocates memory. The peak is that of a matrix product,
+which convolutions consist of, in the number format of training; the share of it counts the products
+of plain convolutions, even where ours need fewer. Results are also written to `bench.json`.
 
 Our prediction is that of `carseg export --format openvino` where OpenVINO is installed and computes
 in bfloat16, else torch; or of `carseg export --int8`, calibrated on other photos than `--images`.
-With trained weights and photos, *agreement* is the IoU of our masks with those of ONNX Runtime.
+With trained weights, *agreement* is the IoU of our masks with those of ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -222,7 +221,7 @@ def write_ours(
 
 
 def our_prediction(file: Path, size: int) -> Find:
-    """Give what finds the mask of a photo in our way, in one look as the other does."""
+    """Return a function that finds a photo's mask with carseg, in one forward pass as theirs."""
     model = load(file, size, device="cpu")
     return lambda path: model.look(path) >= 0.5
 

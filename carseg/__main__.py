@@ -56,7 +56,7 @@ def _add_weights(command: argparse.ArgumentParser, what: str, known: str = "") -
 
 
 def _settle(arguments: argparse.Namespace) -> None:
-    """Give options that were left out the value that the weights were trained with."""
+    """Fill in omitted options from the settings next to the weights; check the image size."""
     names = ("image_size", "threshold", "cleanup")
     given = vars(arguments)
     missing = [name for name in names if name in given and given[name] is None]
@@ -69,12 +69,12 @@ def _settle(arguments: argparse.Namespace) -> None:
 
 
 def check_weights(path: Path) -> None:
-    """Check that there are weights, before anything is made of them.
+    """Check that a weights file exists; a missing exported file is reported when it is opened.
 
     Raises:
-        CarsegError: there are none.
+        CarsegError: it does not.
     """
-    if not path.exists() and path.suffix.lower() not in EXPORTED:  # of which is told elsewhere
+    if not path.exists() and path.suffix.lower() not in EXPORTED:
         raise CarsegError(
             f"{path}: there is no such file; run dvc repro, or name the weights with --weights"
         )

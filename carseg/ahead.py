@@ -18,9 +18,9 @@ Result = TypeVar("Result")
 def ahead(
     function: Callable[[Item], Result], items: Iterable[Item], jobs: int
 ) -> Generator[tuple[Item, Future[Result]], None, None]:
-    """Map in threads, in order; at most `jobs` results wait, so that memory stays flat.
+    """Map in threads, in order; at most `jobs` results are queued, so that memory stays flat.
 
-    Closed before its end, it lets go of what has not begun, and waits for nothing.
+    Closing it early cancels calls that have not started and does not wait for the others.
     """
     pool = ThreadPoolExecutor(jobs)
     waiting: deque[tuple[Item, Future[Result]]] = deque()
@@ -35,13 +35,13 @@ def ahead(
 
 
 def on_cores(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Map on all cores, in order: Pillow lets other threads go on while it reads and scales.
+    """Map in order, a thread per core up to `MOST`: Pillow releases the GIL as it reads and scales.
 
-    Processes that torchrun started on this machine divide its cores, as all of them do the same.
+    Processes that torchrun started on this machine divide its cores, as each of them calls this.
 
     Args:
-        function: what to do with each item; what it raises is raised when its turn has come.
-        items: taken as they are needed.
+        function: applied to each item; its exception is raised when its result is due.
+        items: consumed as needed.
     """
     beside = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     with closing(ahead(function, items, min(MOST, max(1, cores() // beside)))) as found:

@@ -48,11 +48,11 @@ class Region(NamedTuple):
 
     @property
     def mask(self) -> Mask:
-        """Draw it, (H, W), True inside; only now, as many large ones do not fit into memory.
+        """Draw the region on access, (H, W), True inside: many large masks do not fit into memory.
 
         Raises:
-            CarsegError: its outline is broken, has no inside, or is nowhere in the picture, or the
-                picture is of a size that none has.
+            CarsegError: its outline is broken, encloses nothing or lies outside of the picture, or
+                the picture's size is impossible.
         """
         return self.draw()
 
@@ -85,7 +85,7 @@ def read(path: Path) -> list[Annotated]:
 
 
 def _of(path: Path, picture: Annotated) -> Annotated:
-    """Let a picture's regions name their file and it when they cannot be drawn."""
+    """Return the picture with regions whose errors name the file and the picture."""
     # Windows writes paths with its own separators.
     picture = picture._replace(name=picture.name.replace("\\", "/"))
     regions = [
@@ -110,7 +110,7 @@ def _draw(path: Path, picture: Annotated, region: Region) -> Mask:
 
 @contextmanager
 def _naming(where: str) -> Iterator[None]:
-    """Let errors in what a file holds name it."""
+    """Turn errors in a file's content into CarsegErrors that name it."""
     try:
         yield
     except CarsegError as error:
@@ -192,7 +192,7 @@ def _from_coco(found: Mapping[str, Any], size: tuple[int, int]) -> Mask:
 
 
 def _decompressed(text: str) -> list[int]:
-    """Give the run lengths in COCO's text; pycocotools does not tell when there are too few."""
+    """Decode COCO's compressed run lengths; pycocotools does not notice missing ones."""
     lengths: list[int] = []
     value = bits = 0
     for code in text.encode():
@@ -329,7 +329,7 @@ def _cvat_ellipse(given: Mapping[str, str], size: tuple[int, int]) -> Mask:
 
 
 def _rotation(given: Mapping[str, str]) -> NDArray[np.float64]:
-    """Give what turns points, (N, 2), about (0, 0): clockwise, as y points down."""
+    """Return the matrix that rotates points (N, 2) about (0, 0), clockwise as y points down."""
     turn = math.radians(float(given.get("rotation", 0)))
     cos, sin = math.cos(turn), math.sin(turn)
     return np.array([[cos, sin], [-sin, cos]])

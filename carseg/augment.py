@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-SIZES = (0.3, 0.8)  # of a car put behind another, against its own size
-PARTS = (0.25, 0.7)  # side of the part of a photo that becomes a background, against the photo's
-TRIES = 20  # parts looked at, to find one without car
-CAR = 0.1  # share of car in such a part, at most
-BLOCKS = (0.15, 0.6)  # sides of a camouflaged block, against the photo's
-ALTERED = 0.7  # share of looks that are turned, shifted, coloured, … at all
+SIZES = (0.3, 0.8)  # scale of a car pasted behind another
+PARTS = (0.25, 0.7)  # side of a crop used as background, relative to the photo's
+TRIES = 20  # crops drawn to find one without car
+CAR = 0.1  # largest fraction of car in such a crop
+BLOCKS = (0.15, 0.6)  # sides of a camouflaged block, relative to the photo's
+ALTERED = 0.7  # probability that a sample is turned, shifted, coloured, … at all
 
 
 class Augment:
@@ -28,17 +28,17 @@ class Augment:
     def __init__(self) -> None:
         self._compose = A.Compose(
             [
-                # Many cars lie on their side, as the camera was turned: the group D4 of right-angle
-                # turns and flips is the first thing to be invariant to. Half of the looks are not
-                # turned, since photos to come will be held as those at hand were.
+                # Many cars lie on their side, as the camera was turned: invariance to D4, the group
+                # of right-angle turns and flips, comes first. Half of the samples skip it, since
+                # new photos will be held as the training photos were.
                 A.D4(p=0.5 / ALTERED),
                 A.Affine(
                     scale=(0.85, 1.2),
                     translate_percent=(-0.06, 0.06),
                     rotate=(-8, 8),
                     interpolation=cv2.INTER_LINEAR,
-                    # Soft edges are shares of car: taken from the nearest pixel instead, they
-                    # would lie beside the photo's.
+                    # As the photo: with nearest-pixel sampling, the mask's soft edges would be
+                    # shifted against the photo's.
                     mask_interpolation=cv2.INTER_LINEAR,
                     # Not mirrored: that would show a second car, and call it one.
                     border_mode=cv2.BORDER_CONSTANT,
@@ -60,7 +60,7 @@ class Augment:
                     p=0.2 / ALTERED,
                 ),
             ],
-            # The others stay as photos are met.
+            # The others stay as photos are at prediction.
             p=ALTERED,
         )  # fmt: skip
         self._paint = A.Compose(
@@ -76,8 +76,8 @@ class Augment:
         self, photo: NDArray[np.uint8], mask: NDArray[np.uint8], seed: int
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Augment a photo (H, W, 3), uint8, and its soft mask (H, W), uint8, 0…255; H = W."""
-        # One stream for all: by `set_random_seed` each would draw the same first number, and what
-        # is rare would only ever come with all that is not.
+        # One generator for all: with `set_random_seed` each would draw the same first number, and
+        # a rare transform would only ever come with all more frequent ones.
         self._compose.set_random_state(np.random.default_rng(seed), Random(seed))  # noqa: S311
         result = self._compose(image=photo, mask=mask)
         return result["image"], result["mask"]
@@ -97,18 +97,18 @@ def put_behind(
     other_mask: NDArray[np.uint8],
     random: np.random.Generator,
 ) -> NDArray[np.uint8]:
-    """Give the photo with the car of another one, smaller, sticking out from behind its own.
+    """Paste another photo's car, scaled down, behind the photo's own; return the photo.
 
     The mask stays as it is: cars in the background are background. Few photos show one, and a
-    net that has seen none takes it for a part of the car before it. After copy-paste
-    augmentation (Ghiasi et al. 2021, arXiv:2012.07177).
+    net that has seen none takes it for part of the car in front. After copy-paste augmentation
+    (Ghiasi et al. 2021, arXiv:2012.07177).
 
     Args:
         photo: (S, S, 3), uint8.
-        mask: (S, S), uint8, share of car in each pixel, 0…255.
-        other_photo: as `photo`, where the other car comes from.
+        mask: (S, S), uint8, fraction of car in each pixel, 0…255.
+        other_photo: as `photo`, the source of the other car.
         other_mask: as `mask`.
-        random: what scale, side and place are drawn from.
+        random: draws scale, flip and position.
     """
     scale = random.uniform(*SIZES)
     flip = random.random() < 0.5
@@ -139,10 +139,10 @@ def put_elsewhere(
     other_mask: NDArray[np.uint8],
     random: np.random.Generator,
 ) -> NDArray[np.uint8]:
-    """Give the photo's car before a part of another photo that shows next to nothing of its car.
+    """Paste the photo's car onto a nearly car-free crop of another photo, and return the result.
 
-    Fifteen backgrounds are few: what stands beside a car only once is easily taken for car. A
-    photo without such a part changes nothing. Arguments as of `put_behind`.
+    Fifteen backgrounds are few: what stands next to a car only once is easily taken for car. If
+    no such crop is found, the photo is returned unchanged. Arguments as in `put_behind`.
     """
     size = photo.shape[0]
     boxes = []
@@ -163,10 +163,10 @@ def put_elsewhere(
 def camouflage(
     photo: NDArray[np.uint8], mask: NDArray[np.uint8], random: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """Give the photo with what surrounds its car, or a block of that, nearer to the car's colour.
+    """Shift the colour of the car's surroundings, or of a block there, towards the car's.
 
-    A white car in snow, a blue one before a blue sign: what touches a car and has its colour is
-    what a net takes for car, and only the texture tells. Arguments as of `put_behind`.
+    A white car in snow, a blue one in front of a blue sign: a net takes for car what touches it
+    and has its colour; only texture distinguishes them. Arguments as in `put_behind`.
     """
     places = np.argwhere(outline(mask))
     if not len(places):

@@ -34,20 +34,20 @@ def predict(
     force: bool = False,
     jobs: int | None = None,
 ) -> None:
-    """Write what is wanted of every photo; one that cannot be read does not stop the others.
+    """Write the outputs of every photo; an unreadable photo does not stop the others.
 
-    A disk that takes no more does.
+    A full or read-only disk does.
 
     Args:
         paths: files, folders, patterns, or "-" alone: standard input to standard output.
         out: the folder to write to.
         model: what to predict with.
-        kinds: what to make of each photo.
+        kinds: outputs to write for each photo.
         d4: as in `Model.predict`.
         closer: likewise.
-        recursive: look into folders in folders, too.
-        force: replace files that exist, but none that lie where photos do.
-        jobs: photos in work at once, each in a thread; None: as many as suit the model.
+        recursive: search subfolders, too.
+        force: replace existing files, but none in folders that photos come from.
+        jobs: photos processed at once, each in a thread; None: `model.jobs`.
 
     Raises:
         CarsegError: nothing to do, a file that must not be replaced (nothing is written then), or
@@ -104,7 +104,7 @@ def _predict_stream(model: Model, kinds: Kinds, d4: bool, closer: bool) -> None:
 
 
 def as_line(error: Exception, job: Job) -> str:
-    """Give an error as one line that names its file; what is a bug is raised again."""
+    """Return an error as one line that names its file; re-raise it if it is a bug."""
     if isinstance(error, OSError):
         return f"{error.filename or job.source}: {error.strerror or error}"
     if is_lack_of_memory(error):
@@ -116,7 +116,7 @@ def as_line(error: Exception, job: Job) -> str:
 
 @contextmanager
 def ended(results: Generator[object, None, None], stopped: Event) -> Iterator[None]:
-    """Close a generator at the end of the block, early ones as well, and tell its threads."""
+    """Signal a generator's threads to stop, and close it, however the block ends."""
     try:
         yield
     finally:

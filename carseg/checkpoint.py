@@ -1,4 +1,4 @@
-"""The state of a training, kept now and then, so that a run that was cut off goes on from it."""
+"""Checkpoints of a training, saved now and then, from which an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ INDIFFERENT = {"workers", "launcher", "cleanup", "split"}
 
 
 class Stateful(Protocol):
-    """Net, optimiser, curve: what can tell its state and take it back."""
+    """A net, optimiser or curve, whose state can be saved and restored."""
 
     def state_dict(self) -> dict[str, Any]:
         """Tell the state."""
@@ -43,8 +43,8 @@ class Stateful(Protocol):
 class Checkpoint:
     """The file that holds one training's state.
 
-    Its name says what the training depends on, so a state is never taken up by another one; those
-    of one task that fit no longer are removed, but not where torchrun starts a training again.
+    Its name contains the fingerprint, so no other training resumes from it. Files of the task with
+    another fingerprint are removed, except when torchrun restarts a training.
     """
 
     def __init__(self, task: str, fingerprint: str, processes: Processes = ALONE) -> None:
@@ -61,7 +61,7 @@ class Checkpoint:
         self._full = False
         self._made = time.monotonic()
         self._next: float | None = None  # when a state is written again, by the same clock
-        # What torchrun has started again may find other parameters, and is no user's decision.
+        # A restart by torchrun, which the user did not ask for, may find other parameters.
         again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
         for path in FOLDER.glob(f"{task}-*"):
             if path != self._path and processes.first and not again:
@@ -70,10 +70,10 @@ class Checkpoint:
         self._found = processes.gather([self._path.is_file()])[0]
 
     def save(self, parts: Mapping[str, Stateful]) -> None:
-        """Replace the state, if writing takes no more than `SHARE` of the time since the last one.
+        """Save the state, if writing takes at most `SHARE` of the time since the last save.
 
-        The first one comes after half the time that its size asks for. A disk that is full or
-        cannot be written to is told of once; training goes on.
+        The first save comes after half the interval that the state's size implies at `RATE`. A disk
+        that is full or not writable is reported once; training goes on.
         """
         if self._full:
             return
@@ -98,7 +98,7 @@ class Checkpoint:
             print(f"{self._path}: cannot be written, training goes on without ({error})")
 
     def restore(self, parts: Mapping[str, Stateful], device: Device) -> bool:
-        """Bring `parts` to the saved state, if there is one; tell whether.
+        """Restore `parts` from the saved state, if there is one; return whether there was.
 
         Raises:
             CarsegError: the file is broken.
@@ -135,9 +135,9 @@ def size(state: object) -> int:
 
 @contextmanager
 def without_checksums() -> Iterator[None]:
-    """Let torch write files without the checksums of their parts, which take as long as the rest.
+    """Make torch write files without checksums, which take as long as the rest of the write.
 
-    Nothing but torch reads such a file, and torch does not look at them.
+    Only torch reads these files, and it does not verify checksums.
     """
     before = get_crc32_options()
     set_crc32_options(False)

@@ -1,4 +1,4 @@
-"""A second look, at the box around the car alone: the net sees more of it in as many pixels."""
+"""A second prediction, of the box around the car alone, which then fills the net's input."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels, as of PI
 def look_closer(
     look: Look, photo: Image.Image, found: NDArray[np.float32], views: Sequence[View], size: int
 ) -> NDArray[np.float32]:
-    """Find the car again, in the box around what was found; outside of it that stays as it is.
+    """Refine probabilities inside the box around the car; outside of it they stay as they are.
 
-    A square of the whole photo is half street. The box is stretched to a square of the same size,
-    so edges are met more finely, and what stands about is seen no more. What was found also tells
-    how the car lies, so that it is not looked at on its side. It is averaged with what the box
-    shows, by certainty: of a car that the photo cuts off, the whole photo tells more.
+    Half of a whole photo is street. The box is stretched to a square of the same size, which shows
+    edges more finely and leaves the surroundings out. Views in which `found` clearly shows the car
+    on its side are skipped. `found` is averaged with the result, by certainty: of a car that the
+    photo cuts off, the whole photo shows more.
 
     Args:
-        look: at squares.
+        look: maps squares (N, 3, S, S) to probabilities (N, 1, S, S).
         photo: RGB, W×H.
-        found: (H, W), what the looks at the whole photo gave, 0…1.
-        views: how the box may be laid.
-        size: side of those squares, in pixels.
+        found: (H, W), probabilities predicted from the whole photo, 0…1.
+        views: turns and flips of the box to choose from.
+        size: S, in pixels.
     """
     car = found >= CAR
     left, top, right, bottom = box = box_around(car)

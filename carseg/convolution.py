@@ -20,11 +20,11 @@ NARROW = 16  # with fewer channels matrix products are slow
 class Convolution(nn.Conv2d):
     """3×3 convolution with zeros around: (N, in, H, W) to (N, out, H, W).
 
-    In float32, on processors, of pictures with channels last, it does not compute as torch does:
-    see `Quick`. Results differ by rounding.
+    In float32 on CPUs, with channels last, it may use `Quick` instead of torch's convolution;
+    results differ by rounding.
 
     Attributes:
-        may_tile: compute by tiles where that pays, and be off by more in the last digits.
+        may_tile: allow Winograd tiles where they are faster; their rounding errors are larger.
     """
 
     def __init__(self, in_channels: int, out_channels: int, dilation: int = 1) -> None:
@@ -47,7 +47,7 @@ class Convolution(nn.Conv2d):
 
 
 def _is_for_quick(x: Tensor) -> bool:
-    """Tell whether `Quick` is for x; what is exported is to be torch's alone."""
+    """Check whether `Quick` supports x; exported graphs must hold torch's operators alone."""
     traced: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     return (
         not (traced or torch.compiler.is_compiling())
@@ -122,7 +122,7 @@ def _gradients(
 
 
 def _is_for_tiles(x: Tensor, weight: Tensor, dilation: int) -> bool:
-    """Tell whether Winograd's way is the faster one, in either direction."""
+    """Check whether Winograd tiles are faster, in both the forward and the backward pass."""
     outs, ins, _, _ = weight.shape
     height, width = x.shape[-2:]
     return (
@@ -137,22 +137,22 @@ def _is_for_tiles(x: Tensor, weight: Tensor, dilation: int) -> bool:
 
 @cache
 def _multiplies_slowly() -> bool:
-    """Tell whether this processor multiplies so slowly that saving products pays.
+    """Check whether this processor multiplies so slowly that saving products pays.
 
-    That was measured with AVX2. AVX-512 has twice its products for the same memory to transform in,
-    and without MKL small matrix products are slow.
+    Measured with AVX2. AVX-512 doubles the products per second, but not the memory bandwidth that
+    transforms need, and without MKL small matrix products are slow.
     """
     has_mkl: bool = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
     return has_mkl and torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
 def gradient_of_weight(x: Tensor, gradient: Tensor, dilation: int) -> Tensor:
-    """Give the gradient of a 3×3 convolution's weights, a matrix product for each of their places.
+    """Compute the weight gradient of a 3×3 convolution, a matrix product per kernel position.
 
     Args:
-        x: what was convolved, (N, H, W, in).
-        gradient: of what that gave, (N, H, W, out).
-        dilation: how many pixels the kernel's places are apart.
+        x: the input, (N, H, W, in).
+        gradient: of the output, (N, H, W, out).
+        dilation: distance between kernel positions, in pixels.
 
     Returns:
         The gradient, (out, 3, 3, in).
@@ -160,7 +160,7 @@ def gradient_of_weight(x: Tensor, gradient: Tensor, dilation: int) -> Tensor:
     ins, outs, ends = x.shape[-1], gradient.shape[-1], 2 * dilation
     found = x.new_zeros(outs, 3, 3, ins)
     for photo, given in zip(x, gradient, strict=True):
-        # With as many zeros beside both, each place reads the photo as one matrix, from a row on.
+        # Padded to the same width, both are matrices of pixels; a kernel position is a row offset.
         padded = F.pad(photo, (0, 0, dilation, dilation, dilation, dilation))
         width = padded.shape[1]
         pixels = padded.view(-1, ins)

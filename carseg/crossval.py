@@ -160,7 +160,7 @@ def scores(name: str, ref: str, wanted: Params) -> list[Row]:
 
 
 def read_from(ref: str) -> frozenset[tuple[str, str | None]]:
-    """Tell what an experiment came of: its photos, official weights and code, and their hashes."""
+    """Return the paths and hashes of an experiment's photos, start weights and code."""
     lock = parse_lock(git("show", f"{ref}:./dvc.lock"))
     used = [dep for stage in lock.stages.values() for dep in stage.deps]
     names = ("dataset", "pretrained", "carseg/", "stages/")
@@ -168,7 +168,7 @@ def read_from(ref: str) -> frozenset[tuple[str, str | None]]:
 
 
 def _head() -> str:
-    """Give the commit that experiments start from, after a look at what DVC needs for them."""
+    """Return the commit that experiments start from; check that git has one, and a user."""
     try:
         head = git("rev-parse", "--verify", "HEAD")
     except CarsegError as error:

@@ -20,7 +20,7 @@ class Row(NamedTuple):
     val: Score
 
     def better_than(self, other: Row) -> bool:
-        """Compare validation IoU, as far as the file tells it."""
+        """Return whether validation IoU is higher, rounded as in the file."""
         return round(self.val.iou, DIGITS) > round(other.val.iou, DIGITS)
 
     def values(self) -> list[object]:
@@ -50,7 +50,7 @@ class Curve:
         self.best = 0
 
     def __len__(self) -> int:
-        """Count the epochs, and so name the next one."""
+        """Return the number of rows, which is the next epoch's number."""
         return len(self._rows)
 
     def add(self, train: Score, val: Score) -> Row:

@@ -22,16 +22,16 @@ from carseg.processes import ALONE, Processes
 from carseg.store import Store
 from carseg.tensors import mask_tensor, photo_tensor
 
-MOVED = 0.25  # share of looks at a car before another photo's background
-CROWDED = 0.5  # share of looks at a car with another behind it
-PAINTED = 0.3  # share of looks at a car in another colour
-HIDDEN = 0.5  # share of looks at a car whose surroundings take on its colour
+MOVED = 0.25  # probability of `put_elsewhere`
+CROWDED = 0.5  # probability of `put_behind`
+PAINTED = 0.3  # probability of `Augment.recolour`
+HIDDEN = 0.5  # probability of `camouflage`
 
 
 class Squares(Dataset[tuple[Tensor, Tensor]]):
-    """Training photos, decoded and squared once, augmented anew at each look.
+    """Training photos, decoded and squared once, augmented anew in each epoch.
 
-    An index is (epoch, position), so that what a look gives depends on nothing else.
+    An index is (epoch, position), so that a sample depends on nothing else but the seed.
     """
 
     def __init__(
@@ -43,13 +43,13 @@ class Squares(Dataset[tuple[Tensor, Tensor]]):
         processes: Processes = ALONE,
         scenes: bool = True,
     ) -> None:
-        """Prepare the photos; the processes of a machine share that, and what comes of it.
+        """Prepare the photos; the processes of a machine divide the work and share the results.
 
         Args:
             pairs: the photos and their masks.
             size: side of the squares, in pixels.
-            folder: where they are kept; it is to outlive this.
-            seed: of all that is random in looks.
+            folder: for the prepared photos; it must outlive this object.
+            seed: of all augmentation.
             processes: each calls this with the same arguments.
             scenes: whether samples show other backgrounds, other cars and other colours, too.
 
@@ -108,7 +108,7 @@ class Squares(Dataset[tuple[Tensor, Tensor]]):
         return photo.reshape(self._size, self._size, 3), mask.reshape(self._size, self._size)
 
     def collate(self, looks: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """Stack looks to photos (N, 3, H, W) and masks (N, 1, H, W); N may be 0."""
+        """Stack samples to photos (N, 3, H, W) and masks (N, 1, H, W); N may be 0."""
         side = (self._size, self._size)
         if not looks:
             return torch.empty(0, 3, *side), torch.empty(0, 1, *side)
@@ -152,7 +152,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 class Shares(Sampler[list[tuple[int, int]]]):
-    """One process's shares of an epoch's batches; some are empty where a batch has fewer photos."""
+    """One process's part of each batch of an epoch; empty where a batch has too few photos."""
 
     def __init__(self, sampler: EpochSampler, batch_size: int, processes: Processes) -> None:
         self._sampler = sampler
@@ -166,7 +166,7 @@ class Shares(Sampler[list[tuple[int, int]]]):
         return (batch[self._processes.mine] for batch in self.whole())
 
     def whole(self) -> Iterator[list[tuple[int, int]]]:
-        """Give the epoch's batches, with what all processes have of them."""
+        """Yield the epoch's batches whole, not only this process's part of each."""
         left = iter(self._sampler)
         while batch := list(islice(left, self._batch_size)):
             yield batch

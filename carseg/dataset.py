@@ -25,8 +25,8 @@ from carseg.photos import read_levels, read_photo
 from carseg.sample import render_sample
 
 FOLDERS = ("Image", "Mask")
-DARK, LIGHT, GREY = 32, 224, 0.25  # edges may be soft; a photo is grey in more than a quarter
-DIM = 0.2  # a car cut out of its photo has more that is too dark to count, against what is bright
+DARK, LIGHT, GREY = 32, 224, 0.25  # soft edges are grey; a photo is so in more than a quarter
+DIM = 0.2  # dark grey pixels per bright one; a car cut out of its photo has more
 LABELS = 20  # the highest level of a mask that numbers classes
 TOLD = 10  # lines of a kind of warning, at most
 SAMPLE = ".sample"  # rendered whole, not yet copied into the user's folders
@@ -37,11 +37,11 @@ def snapshot(root: Path, dataset: Path) -> list[Pair]:
     """Check the pairs in `root`'s folders Image and Mask and copy them into `dataset`.
 
     When both folders are empty, sample pairs are rendered into them first. Nothing in them is
-    ever changed or deleted. Photos that show the same, and masks that seem inverted, are told of.
+    ever changed or deleted. Duplicate photos and masks that seem inverted cause warnings.
 
     Raises:
-        CarsegError: a line for each fault found in any of the files; or there are none, and
-            `dvc.lock` knows of others than the sample's.
+        CarsegError: a line for each fault in any file; or files were changed meanwhile; or there
+            are none, and `dvc.lock` records others than the sample's.
     """
     _fill_when_empty(root)
     before = _state(root)
@@ -207,9 +207,9 @@ def _knows_others(root: Path) -> bool:
 
 
 def _render(root: Path) -> None:
-    """Render the sample whole, then copy it in file by file; where cut off, it is taken up again.
+    """Render the sample whole, then copy it in file by file; resume after an interruption.
 
-    Copied, as the user's folders may be on another disk.
+    It is not moved, as the user's folders may be on another disk.
     """
     done = root / SAMPLE
     if not done.exists():

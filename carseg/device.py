@@ -37,8 +37,8 @@ class Device:
             precision: auto, float32 or bfloat16. auto takes bfloat16 where the hardware computes
                 with it: about twice as fast as float32.
             name: auto, cpu or cuda. auto takes the GPU where there is one.
-            repeatable: let a GPU give the same bytes in each run, and whole float32 where that is
-                asked for. It is a setting of the whole process; False leaves that as it is.
+            repeatable: make a GPU deterministic, and its convolutions compute without TF32. These
+                are settings of the whole process; False leaves them as they are.
 
         Raises:
             CarsegError: cuda is asked for and there is none.
@@ -86,10 +86,10 @@ class Device:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep large pieces of freed memory for the next step, which asks for the same ones.
+    """Make glibc keep large freed blocks for the next step, which asks for the same sizes.
 
-    It would return them to the system, which hands them out again page by page, zeroed: 4 % of a
-    training step. Elsewhere than on glibc this does nothing.
+    The system, to which it would return them, gives them back page by page, zeroed: 4 % of a
+    training step. Without glibc this does nothing.
     """
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
         mallopt(M_MMAP_MAX, 0)

@@ -23,10 +23,10 @@ def thumbnail(photo: Image.Image) -> NDArray[np.uint8]:
 
 
 def same_pictures(thumbnails: Iterable[NDArray[np.uint8]]) -> Iterator[tuple[int, int]]:
-    """Give the positions of photos that show the same as an earlier one, each with that one first.
+    """Yield (first, i) for each photo i that duplicates an earlier one; `first` is the first such.
 
-    Turned by right angles a photo shows the same, as one without its EXIF tag does; mirrored or
-    cropped it is another. However many are alike, each is told once.
+    A photo turned by right angles, as without its EXIF tag, is a duplicate; a mirrored or cropped
+    one is not.
 
     Args:
         thumbnails: of the photos, (8, 8, 3), uint8 each.

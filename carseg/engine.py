@@ -20,13 +20,13 @@ PROVIDERS = {  # of ONNX Runtime; with TF32, a GPU's convolutions round to 10 bi
 
 
 def load_exported(path: Path, device: str, precision: str = "auto") -> tuple[Look, int]:
-    """Open a file that `carseg export` wrote; give what looks at photos, and their side in pixels.
+    """Open a file of `carseg export`; return its network as a function, and its side in pixels.
 
     Args:
         path: model.onnx or model.xml.
         device: auto, cpu or cuda.
-        precision: auto, float32 or bfloat16; of OpenVINO's files in float32. ONNX Runtime computes
-            in float32, and files in 8-bit integers as they say.
+        precision: auto, float32 or bfloat16, of OpenVINO's float32 files alone. ONNX Runtime always
+            computes in float32, and 8-bit files have their own precision.
 
     Raises:
         CarsegError: the file is missing, broken, not one of `carseg export`, or takes several
@@ -99,7 +99,7 @@ def _open_openvino(path: Path, device: str, precision: str) -> tuple[Look, int]:
 
 
 def _take_one(path: Path, batch: object) -> None:
-    """Check that a file takes photos one at a time; where it takes any number, `batch` is none."""
+    """Check that a file takes photos one at a time; `batch` is an int only where it is fixed."""
     if isinstance(batch, int) and batch != 1:
         raise CarsegError(
             f"{path}: takes {batch} photos at once, here they come one by one; export it anew "

@@ -26,7 +26,7 @@ class CarsegError(Exception):
 
 
 def run(stage: Callable[[], None]) -> None:
-    """Run a stage; what its user can fix ends it as plain lines on stderr with exit code 1."""
+    """Run a stage; report what its user can fix as plain lines on stderr, with exit code 1."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Names of files may hold letters that the encoding of a log lacks.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -87,14 +87,14 @@ def warn_of(lines: Iterable[str], more: int, what: str) -> None:
 
 
 def is_lack_of_memory(error: Exception) -> bool:
-    """Tell it from other errors without importing torch, which has no class for all of it."""
+    """Check for lack of memory without importing torch, which has no single class for it."""
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return named or any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 @contextmanager
 def as_memory_error() -> Iterator[None]:
-    """Let lack of memory in an engine, whose errors may have no common base, be a MemoryError."""
+    """Convert an engine's lack of memory, which may have no common base, to a MemoryError."""
     try:
         yield
     except Exception as error:
@@ -104,10 +104,10 @@ def as_memory_error() -> Iterator[None]:
 
 
 def _end_at_once_when_asked_again() -> None:
-    """Let the next Ctrl-C not wait for threads, which Python does at exit, nor show a traceback."""
+    """Make the next Ctrl-C end the process without waiting for threads, and without traceback."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        # By the system: Python calls a function of its own only when it runs code, and a Ctrl-C
-        # that comes just before it waits would be heard after that.
+        # The system's handler: one in Python runs only between bytecodes, so a Ctrl-C just before
+        # the wait for threads, at exit, would be handled after it.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

@@ -121,14 +121,14 @@ def evaluate(params: Params, recorded: Recorded | None = None) -> None:
 
 
 def predict_masks(net: U2Net, pair: Pair, params: Params, device: Device) -> dict[str, Mask]:
-    """Look at a photo from all sides: a mask (H, W) for each of `VIEWS` and `TURNS`."""
+    """Predict a photo in all turns and flips: a mask (H, W) for each of `VIEWS` and `TURNS`."""
     photo, size = read_photo(pair.photo), params.image_size
     look = partial(probability, net, device=device)
     shape = (photo.height, photo.width)
     seen = from_sides(look, photo_tensor(squared_photo(photo, size)))  # (8, 1, S, S)
 
     def upright(quarters: int) -> NDArray[np.float32]:
-        """Give what `find_upright` sees in the photo turned so far, out of looks there are."""
+        """Return what `find_upright` finds in the photo turned so far, computed from `seen`."""
         held = turn(seen[quarters], (quarters, False))
         rotated = on_its_side(held, shape if quarters % 2 == 0 else shape[::-1])
         looks = [quarters, (quarters + CLOCKWISE[0]) % 4] if rotated else [quarters]

@@ -72,18 +72,18 @@ def export(
 
 
 def replace_all(fresh: Path, out: Path, names: Sequence[str]) -> None:
-    """Move new files into a folder, in place of all old ones or of none.
+    """Move new files into a folder, replacing all old ones or none.
 
-    Old ones go first: of a network in two files, killed in between, one would be run with the other
-    of an earlier export.
+    Old ones are moved away first: if the process is killed in between, a network in two files must
+    not mix one of them with one of an earlier export.
 
     Args:
-        fresh: the folder that the new files are in; old ones are moved to a folder there.
+        fresh: folder of the new files; old ones are moved to a subfolder of it.
         out: the folder to move them to.
         names: of the files.
 
     Raises:
-        OSError: one cannot be replaced; the old ones are back.
+        OSError: one cannot be replaced; the old ones are restored.
     """
     old = fresh / "old"
     old.mkdir()

@@ -76,7 +76,7 @@ def parse_csv(text: str) -> list[dict[str, str]]:
 
 @contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
-    """Give an empty folder beside `path` that takes its place when the block ends well."""
+    """Yield an empty sibling folder that replaces `path` if the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(dir=path.parent, prefix=PREFIX))
     old = fresh.with_name(fresh.name + ".old")

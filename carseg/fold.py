@@ -14,13 +14,13 @@ BLOCK = 32  # channels that processors multiply at once; others than multiples o
 
 
 class Lowered(nn.Module):
-    """A convolution and ReLU that leave out a constant of each channel: max(0, conv) - constant.
+    """A convolution and ReLU that omit a constant of each channel: max(0, conv) - constant.
 
-    Numbers around a large constant lose what tells them apart where bfloat16 is all that an engine
-    computes in. What reads this adds the constant again (`Tripled`).
+    In an engine that computes in bfloat16 alone, values around a large constant lose their
+    differences. The layer that reads these adds the constant again (`Tripled`).
 
     Attributes:
-        constant: (C,), of numbers that bfloat16 holds; 0 where a channel adds no large one.
+        constant: (C,), exact in bfloat16; 0 where a channel adds no large one.
     """
 
     constant: Tensor
@@ -115,9 +115,9 @@ def fold(net: U2Net) -> U2Net:
 
 
 def _lower(block: RSU) -> None:
-    """Let layers of a block that give large numbers leave their constants to those that read them.
+    """Move the constants of a block's layers with large outputs into the layers that read them.
 
-    Those are the layers on the way up: each reads what the one below gives, then its skip.
+    Those are the decoder's: each reads the output of the level below, then its skip connection.
     """
     for i in range(block.height - 1, 0, -1):
         below = f"rebnconv{i + 1}" if i + 1 == block.height else f"rebnconv{i + 1}d"
@@ -138,7 +138,7 @@ def _conv(layer: ConvBNReLU) -> nn.Conv2d:
 
 
 def _compute_with(layer: ConvBNReLU, conv: nn.Module) -> None:
-    """Put a convolution into a layer that has its batch norm in it already."""
+    """Replace a layer's convolution and batch norm with `conv`, which computes both."""
     layer.conv_s1 = conv  # type: ignore[assignment]
     layer.bn_s1 = nn.Identity()  # type: ignore[assignment]
     layer.exact = layer.large = False

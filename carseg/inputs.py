@@ -23,14 +23,14 @@ EXIF_MARK = b"Exif\0\0"
 def list_photos(
     paths: Sequence[str], recursive: bool, out: Path | None = None
 ) -> list[tuple[Path, Path]]:
-    """List photos, each with the name that its results go by: a path without ending.
+    """List photos, each with the relative path of its results, without extension.
 
-    Results of a folder's photos lie as those do in it.
+    Results of a folder's photos keep its subfolders.
 
     Args:
         paths: files, folders and patterns.
-        recursive: look into folders in folders, too.
-        out: where results go: no photos, in folders that were not named themselves.
+        recursive: search subfolders, too.
+        out: folder of results; its files are no photos, unless a path or pattern leads into it.
 
     Raises:
         CarsegError: there is no such file, or no photo in a folder.
@@ -92,7 +92,7 @@ def _all_below(folder: Path) -> Iterator[Path]:
 
 
 def _results(pattern: str, matches: Sequence[Path], out: Path | None) -> set[Path]:
-    """Pick what results of an earlier run may be, unless a pattern looks nowhere but there."""
+    """Return matches in `out`, which may be earlier results, unless the pattern leads there."""
     fixed = Path(*takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts))
     if _lies_in(fixed, out):
         return set()

@@ -18,8 +18,8 @@ from carseg.u2net import U2Net
 
 WARM_UP = 0.2  # share of all steps in which the learning rate climbs to its peak
 MEMORY = 0.2  # share of all steps over which weights are averaged
-# Of what the second task keeps, shares: the untrained weights, those of the first task; the rest is
-# what the second task has learnt.
+# The net that task 2 keeps is a weighted mean: these are the fractions of the untrained weights and
+# of task 1's; the rest is what task 2 has learnt.
 UNTRAINED, BEFORE = 0.15, 0.4
 
 
@@ -27,7 +27,7 @@ class Learner:
     """A net with its optimiser, its learning rate's schedule and its moving average.
 
     Attributes:
-        parts: what changes by the step, for a state to go on from.
+        parts: what changes with each step, to be saved in checkpoints.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Learner:
         }
 
     def step(self, photos: Tensor, masks: Tensor, weight: float) -> float:
-        """Learn from one batch, as the function `step`; give the loss before.
+        """Train on one batch with the function `step`; return the weighted loss before the step.
 
         Args:
             photos: (N, 3, H, W), float32, normalised.
@@ -82,11 +82,11 @@ class Learner:
         return loss
 
     def averaged(self, remembered: U2Net | None, looks: Iterable[Tensor]) -> nn.Module:
-        """Give the average of the last steps as a net to measure and keep.
+        """Return the averaged net, to score and keep, with batch norm statistics recomputed.
 
         Args:
-            remembered: a net that it is drawn towards, if any.
-            looks: photos (N, 3, H, W) that its batch norms are measured on.
+            remembered: a net to interpolate towards, as in `drawn`, if any.
+            looks: photos (N, 3, H, W) to recompute the statistics on.
         """
         self._optimizer.zero_grad(set_to_none=True)  # measuring needs the memory
         net = self._device.place_net(drawn(self._average, remembered))
@@ -104,10 +104,10 @@ def step(
     masks: Tensor,
     weight: float = 1.0,
 ) -> float:
-    """Learn from one batch, photos (N, 3, H, W) and masks (N, 1, H, W); give the loss before.
+    """Train on photos (N, 3, H, W), masks (N, 1, H, W); return the weighted loss before the step.
 
-    `weight` is how many photos of a batch this process has, against the mean of all processes. With
-    no photo at all, it computes along with the others and adds nothing.
+    `weight` is the number of photos in this process, relative to the mean over processes. Without
+    any photo, the process takes part in the computation and contributes nothing.
     """
     net.train()
     optimizer.zero_grad(set_to_none=True)  # before activations need the memory
@@ -155,7 +155,7 @@ def moving_average(net: U2Net, memory: float) -> AveragedModel:
 
 
 def drawn(average: AveragedModel, remembered: U2Net | None) -> nn.Module:
-    """Give a net of the averaged weights, drawn towards those of the remembered net, if any."""
+    """Return the averaged net, moved by `UNTRAINED + BEFORE` towards the remembered net, if any."""
     net = copy.deepcopy(average.module)
     if remembered is not None:
         weights.interpolate(net, remembered, UNTRAINED + BEFORE)

@@ -30,7 +30,7 @@ class Stage(BaseModel):
     params: dict[str, dict[str, Any]] = {}  # file → name → value
 
     def differs(self, file: Path) -> bool:
-        """Tell whether a file beside dvc.lock is not the one of its name that this run had."""
+        """Check whether a file beside dvc.lock is another than this run had by its name, if any."""
         recorded = self.md5(file.name)
         if recorded is None or not file.is_file():
             return False

@@ -27,7 +27,7 @@ from carseg.u2net import U2Net
 from carseg.upright import find_upright
 from carseg.views import AS_HELD, D4, TURNED
 
-# Photos in work at once where looks wait for each other: one is looked at, one read, one written.
+# Photos in progress where forward passes take turns: one in the net, one read, one written.
 IN_TURN = 3
 
 PRECISIONS, DEVICES = ("auto", "float32", "bfloat16"), ("auto", "cpu", "cuda")
@@ -40,17 +40,17 @@ class Model:
     """A trained net that takes any image; several threads may use it.
 
     Attributes:
-        size: side of the square that the net sees, in pixels; the one that it was trained with.
-        jobs: how many photos to have in work at once, each in a thread.
+        size: side of the net's square input, in pixels; should be that of its training.
+        jobs: how many photos to process at once, each in a thread.
     """
 
     def __init__(self, look: Look, size: int = 320, divisible: bool = False) -> None:
-        """Take what looks at photos; `load` and `of` make it.
+        """Wrap a prediction function; `load` and `of` provide it.
 
         Args:
-            look: photos (N, 3, S, S) to probabilities (N, 1, S, S).
+            look: maps photos (N, 3, S, S) to probabilities (N, 1, S, S).
             size: S.
-            divisible: `look` computes on torch's threads, which several looks can divide.
+            divisible: `look` computes on torch's threads, which concurrent calls can divide.
         """
         self._look = look
         self._one_at_a_time: AbstractContextManager[object] = Lock()
@@ -69,19 +69,19 @@ class Model:
     def predict(
         self, picture: Picture, *, d4: bool = False, closer: bool = False
     ) -> NDArray[np.float32]:
-        """Give each pixel's probability of being car, (H, W), float32, 0…1, at the picture's size.
+        """Return each pixel's probability of being car, (H, W), float32, 0…1, at picture size.
 
-        Without `d4`, a car that lies on its side is looked at once more, in the picture turned by a
-        quarter.
+        Without `d4`, where the car lies on its side, the picture turned by a quarter is predicted,
+        too, and averaged.
 
         Args:
             picture: a file, a PIL image of any mode (levels 0…255 or, in modes I, 0…65535), or an
                 array (H, W, 3), uint8, RGB. Files and PIL images are turned upright where their
                 EXIF tag says how the camera was held.
-            d4: look at all eight right-angle turns and flips, and average.
-            closer: then look at the car's box alone, in the two turns in which the car stands (with
-                `d4`, flipped, too), and average: two (four) looks more. Where it is about as long
-                as high, or none is found, in all turns: four (eight) more.
+            d4: average over all eight right-angle turns and flips.
+            closer: then predict the car's box alone, in the two turns in which the car stands (with
+                `d4`, flipped, too), and average: two (four) more forward passes. Where it is about
+                as long as high, or none is found, in all turns: four (eight) more.
 
         Raises:
             CarsegError: the file cannot be read as an image.
@@ -92,15 +92,15 @@ class Model:
         return look_closer(look, photo, found, D4 if d4 else TURNED, size) if closer else found
 
     def look(self, picture: Picture) -> NDArray[np.float32]:
-        """Give what one look at the picture as it is held finds, as `predict` gives it."""
+        """Predict the picture as it is held, in one forward pass; return as `predict` does."""
         return find(self._look_alone, as_photo(picture), AS_HELD, self.size)
 
     @contextmanager
     def among(self, jobs: int) -> Iterator[None]:
-        """Divide the cores among the looks of `jobs` threads that start inside this context.
+        """Divide the cores among the `jobs` threads that start inside this context.
 
-        Each then works on a photo of its own from file to mask and waits for nobody, where cores
-        that share a look wait for each other in every layer. Engines and GPUs are not divided.
+        Each then processes a photo of its own without waiting, whereas cores that share a forward
+        pass wait for each other in every layer. Engines and GPUs are not divided.
         """
         if not self._divisible:
             yield
@@ -115,7 +115,7 @@ class Model:
             self._one_at_a_time = lock
 
     def _look_alone(self, photos: Tensor) -> Tensor:
-        """Look; a look takes all cores, so threads take turns, and scale photos meanwhile."""
+        """Predict; a call takes all cores, so threads take turns, and scale photos meanwhile."""
         with self._one_at_a_time:
             return self._look(photos)
 
@@ -125,14 +125,13 @@ def load(
 ) -> Model:
     """Load weights that a training saved, of either network, or a file of `carseg export`.
 
-    Where torch computes on a processor, under Linux, the process keeps memory that looks have
-    taken, for those to come.
+    With torch on a CPU under Linux, the process keeps memory that forward passes have used, for the
+    next ones.
 
     Args:
         path: a .pth file; or an .onnx or .xml file, which runs on the engine of its format.
-        size: side of the square that the net sees, 32 to 4096; `None`: the `image_size` that
-            `dvc.lock`, or else `params.yaml`, beside the weights tells, 320 without. Exported files
-            know it themselves.
+        size: side of the net's square input, 32 to 4096; `None`: the `image_size` in `dvc.lock`, or
+            else `params.yaml`, next to the weights, else 320. Exported files use their own.
         precision: auto, float32 or bfloat16; .onnx files always run in float32, and files in 8-bit
             integers (`carseg export --int8`) in those, with the rest in float32.
         device: auto, cpu or cuda.
@@ -164,7 +163,7 @@ def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
 
 
 def as_photo(picture: Picture) -> Image.Image:
-    """Bring a picture of any kind to an upright RGB image; one that is that is given itself.
+    """Convert a picture of any kind to an upright RGB image; one already so is not copied.
 
     Raises:
         CarsegError: the file cannot be read as an image.

@@ -123,7 +123,7 @@ class Job(NamedTuple):
 
 
 def plan(found: Sequence[tuple[Path, Path]], out: Path, kinds: Kinds) -> list[Job]:
-    """Name the files to write; photos of one name get their ending, then a number, behind it."""
+    """Name the files to write; equal names get the photo's extension, then a number, appended."""
     listed = []
     shared = Counter(_folded(name) for _, name in found)
     taken: set[str] = set()
@@ -144,12 +144,12 @@ def plan(found: Sequence[tuple[Path, Path]], out: Path, kinds: Kinds) -> list[Jo
 
 
 def _folded(name: Path) -> str:
-    """Give what is the same for names that are one on some file systems: a.jpg and A.JPG."""
+    """Return a key, equal for names that some file systems treat as one: a.jpg and A.JPG."""
     return unicodedata.normalize("NFC", name.as_posix()).casefold()
 
 
 def refuse_losses(listed: Sequence[Job], force: bool, scenery: Path | None = None) -> None:
-    """Check that no picture of the user's is written over nor, unless forced, any file.
+    """Check that no photo, background or file among photos is replaced, nor, unless forced, any.
 
     Raises:
         CarsegError: a line for each.

@@ -72,7 +72,7 @@ def read_manifest(path: Path) -> list[Pair]:
 
 
 def evenly(items: Sequence[T], most: int) -> Sequence[T]:
-    """Pick at most so many, evenly: names that follow each other are often of one car or place."""
+    """Pick at most `most` items, evenly spaced: neighbours often show one car or place."""
     count = min(len(items), most)
     return [items[i * len(items) // count] for i in range(count)]
 
@@ -101,7 +101,7 @@ def match(images: Path, masks: Path) -> tuple[list[Pair], list[str]]:
     pairs = []
     alone: dict[str, str] = {}  # photos without a mask
     masks_alone: dict[str, str] = {}
-    # Two sorted lists side by side take half of what tables by name do.
+    # Merging two sorted lists takes half the memory of tables by name.
     for name, files in groupby(heapq.merge(photos, shapes, key=_name), key=_name):
         one, *other = files  # a photo comes before its mask
         if other:
@@ -146,7 +146,7 @@ def entries_in(folder: Path) -> Iterator[os.DirEntry[str]]:
 def _usable(
     folder: Path, endings: tuple[str, ...], faults: list[str]
 ) -> tuple[list[str], set[str]]:
-    """Give the files that can be used, by name, and the names of those `faults` now tells of."""
+    """Return usable files, sorted by name, and names of faulty ones; `faults` gets doubles, too."""
     found: list[str] = []
     faulty: set[str] = set()
     for path in files_in(folder):
@@ -172,7 +172,7 @@ def _name(file: str) -> str:
 
 
 def _beginnings(name: str) -> Iterator[str]:
-    """Give what may be a photo's name in that of a mask, `car` in `car_mask`, the longest first."""
+    """Yield possible photo names in a mask's name, `car` in `car_mask`, the longest first."""
     for at in range(len(name) - 1, 0, -1):
         if name[at] in "_-. ":
             yield name[:at]

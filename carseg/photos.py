@@ -71,7 +71,7 @@ def read_truth(path: Path) -> NDArray[np.bool_]:
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
-    """Bring an image of 16 bits to its upper 8; Pillow would cut off all that is brighter."""
+    """Reduce a 16-bit image to its upper 8 bits; Pillow would clip levels above 255."""
     if not image.mode.startswith("I"):
         return image
     high = np.asarray(image, np.int64).clip(0, 65535) >> 8
@@ -79,7 +79,7 @@ def eight_bits(image: Image.Image) -> Image.Image:
 
 
 def drop_text(image: Image.Image) -> None:
-    """Forget what a PNG holds as mere text under names to which Pillow gives a meaning."""
+    """Remove PNG text under names that Pillow uses for metadata, and malformed EXIF data."""
     for name in ("icc_profile", "transparency"):
         if isinstance(image.info.get(name), str):
             del image.info[name]
@@ -101,9 +101,9 @@ def refuse_raw(path: Path) -> None:
 
 
 def turned_by_tag(image: Image.Image) -> Image.Image:
-    """Turn an image as its EXIF tag says; one that stands already is given itself, not copied.
+    """Turn an image upright by its EXIF tag; return it itself, not a copy, if it already is.
 
-    Its other EXIF data come along, unless they are malformed.
+    Its other EXIF data are kept, unless they are malformed.
     """
     orientation = image.getexif().get(ExifTags.Base.Orientation)
     if orientation not in TURNS:

@@ -35,27 +35,27 @@ def probability(net: nn.Module, photos: Tensor, device: Device) -> Tensor:
 
 
 def find(look: Look, photo: Image.Image, views: Sequence[View], size: int) -> NDArray[np.float32]:
-    """Give each pixel's probability of being car, (H, W), float32, 0…1, averaged over views.
+    """Return each pixel's probability of being car, (H, W), float32, 0…1, averaged over views.
 
     Args:
-        look: at squares.
+        look: predicts squares.
         photo: RGB, W×H.
-        views: how the photo is laid.
-        size: side of those squares, in pixels.
+        views: turns and flips of the photo.
+        size: side of the squares, in pixels.
     """
     square = photo_tensor(squared_photo(photo, size))  # (3, S, S)
     return at_size(combine(from_sides(look, square, views)), (photo.height, photo.width))
 
 
 def from_sides(look: Look, square: Tensor, views: Sequence[View] = D4) -> Tensor:
-    """Look at a square photo (3, S, S) from `views`: (V, 1, S, S), laid as the photo is."""
+    """Predict a square photo (3, S, S) in each of `views`; turn results back: (V, 1, S, S)."""
     return torch.cat([turn_back(look(turn(square[None], view)), view) for view in views])
 
 
 def combine(views: Tensor) -> Tensor:
     """Average the probabilities (V, 1, S, S) of one photo's views to (1, S, S).
 
-    A view weighs the more the surer the net is of it: one of a car lying on its roof, say, is
+    The more certain a view, the higher its weight: the prediction of a car on its roof, say, is
     blurred all over, and should not blur the others.
     """
     certainty = (2 * views - 1).abs().mean(dim=(1, 2, 3))  # (V,), 0…1

@@ -75,10 +75,10 @@ class Probe:
         return bits.reshape(height, width).astype(np.bool_)
 
     def measure(self, net: nn.Module, criterion: nn.Module, device: Device) -> Score:
-        """Give the means over photos.
+        """Return the mean scores over all processes' photos.
 
-        The loss is that of one look at the square; Dice and IoU are at each photo's own resolution,
-        with a second look where the car lies on its side.
+        The loss is of one forward pass on the square; Dice and IoU are at each photo's own
+        resolution, with a second pass, turned, where the car lies on its side.
         """
         net.eval()
         look = partial(probability, net, device=device)

@@ -26,15 +26,15 @@ PATIENCE = timedelta(days=1)
 
 @dataclass(frozen=True)
 class Processes:
-    """All processes of a training, as one of them sees them; the default is a training alone.
+    """The processes of a training, as seen by one of them; by default it is the only one.
 
-    What is computed does not depend on how many they are, but for the order of sums.
+    Results depend on their number only by the order of sums.
     """
 
-    rank: int = 0  # which one this is, from 0
+    rank: int = 0  # of this process, from 0
     count: int = 1
-    here: int = 0  # which one this is on its machine, from 0
-    beside: int = 1  # how many its machine has, itself among them
+    here: int = 0  # local rank of this process on its machine, from 0
+    beside: int = 1  # number of processes on its machine, this one included
 
     @property
     def first(self) -> bool:
@@ -48,7 +48,7 @@ class Processes:
 
     @property
     def mine(self) -> slice:
-        """Tell this process's share of a batch: every item is in one share, some may be empty."""
+        """Return this process's slice of a batch; slices partition it, and some may be empty."""
         return slice(self.rank, None, self.count)
 
     @property
@@ -57,7 +57,7 @@ class Processes:
         return slice(self.rank - self.here, self.rank - self.here + self.beside)
 
     def gather(self, share: Sequence[Item]) -> list[Item]:
-        """Put everyone's shares together again, in the order that they were taken out of."""
+        """Collect the slices (`mine`) of all processes into one list, in the original order."""
         if self.count == 1:
             return list(share)
         shares: list[Any] = [None] * self.count
@@ -72,17 +72,17 @@ class Processes:
         return sum(self.gather([value]))
 
     def join(self, net: nn.Module) -> nn.Module:
-        """Give the net to train with: batch norms of `net` itself, and its gradients, become joint.
+        """Return the net to train with; batch norms of `net` itself then span all processes.
 
-        A gradient is then the mean of everyone's.
+        Gradients are means over processes.
         """
         if self.count == 1:
             return net
         synchronise(net)
-        # What batch norms keep is alike everywhere; there is nothing to hand on.
+        # Batch norm buffers are equal in all processes; there is nothing to broadcast.
         joint = DistributedDataParallel(net, forward_sync_buffers=False)
         # DDP rebuilds its buckets after the first backward pass, which changes the order of sums.
-        # Done here, on a blank, as a resumed training would do it later and end in other digits.
+        # Done here, on a blank: a resumed training would do it at a later step and end differently.
         blank = next(net.parameters()).new_zeros(1, 3, 32, 32)
         joint.eval()(blank).sum().backward()
         joint.zero_grad(set_to_none=True)

@@ -1,9 +1,9 @@
 """Exported networks in 8-bit integers, which most processors compute faster than float32.
 
 Post-training static quantization (Krishnamoorthi 2018, arXiv:1806.08342; Jacob et al. 2018,
-arXiv:1712.05877): photos show the range of the numbers that each layer gives, and weights have a
-scale for each channel. What 8 bits are too few for stays in float32: layers that must be exact
-(`U2Net.keep_exact`) with what they read, and all from the features that side outputs read to the
+arXiv:1712.05877): photos calibrate the range of each layer's output, and weights have a scale for
+each channel. Where 8 bits are too few, float32 stays: in layers that must be exact
+(`U2Net.keep_exact`) and those they read from, and from the features that side outputs read to the
 end.
 """
 
@@ -82,10 +82,10 @@ def write_int8(
     metadata: Mapping[str, str],
     calibration: Calibration,
 ) -> float:
-    """Write networks that compute in 8-bit integers, always `model.onnx`, of which others are made.
+    """Write networks in 8-bit integers; always `model.onnx`, from which the others are converted.
 
     Returns:
-        The mean IoU of masks with those of torch, of the network that agrees least.
+        The mean IoU of masks with those of torch, the lowest of all networks.
 
     Raises:
         CarsegError: as `agreement`, `write_onnx` and `save_openvino`.
@@ -145,12 +145,12 @@ def agreement(
 
 
 def quantize(path: Path, net: U2Net, looks: Looks) -> None:
-    """Quantize an ONNX file that holds a network in float32, where it lies.
+    """Quantize an ONNX file, which holds a network in float32, in place.
 
     Args:
-        path: what `write_onnx` wrote.
-        net: what it wrote.
-        looks: what to find the ranges with.
+        path: a file of `write_onnx`.
+        net: the network in it.
+        looks: photos to calibrate ranges on.
 
     Raises:
         CarsegError: a package is missing.

@@ -1,4 +1,4 @@
-"""What DVC records a result as made of: it looks when a stage has ended, so nothing may change."""
+"""A guard against changes during a stage: DVC records parameters and code only at its end."""
 
 from __future__ import annotations
 

@@ -200,7 +200,7 @@ def chart(task: str, rows: Curve, keep: str) -> Chart:
 
 
 def describe(pairs: Sequence[Pair]) -> Data:
-    """Tell what photos are like, by at most `LOOKED_AT` of them, evenly picked.
+    """Describe the photos by at most `LOOKED_AT` of them, evenly picked; the digest is of all.
 
     Raises:
         CarsegError: a mask cannot be read.

@@ -15,9 +15,9 @@ EXPORTED = (".onnx", ".xml")  # networks that carseg itself runs, too
 
 
 def settings_of(weights: Path) -> Params:
-    """Read the settings of the project that weights are of; there may be none, then defaults.
+    """Read the settings of the project that weights belong to; without one, the defaults.
 
-    The image size is that of their training, by `dvc.lock`: `params.yaml` may be ahead of it.
+    The image size is that of their training, by `dvc.lock`: `params.yaml` may have changed since.
 
     Raises:
         CarsegError: as `load_params`.
@@ -51,6 +51,6 @@ def settings_file(weights: Path) -> Path | None:
 
 
 def is_foreign(folder: Path) -> bool:
-    """Tell whether a folder is another project of DVC's, whose files bear the same names."""
+    """Check whether a folder is another DVC project, whose files may have the same names."""
     pipeline = folder / "dvc.yaml"
     return pipeline.is_file() and "stages.train_dice" not in pipeline.read_text("utf-8", "replace")

@@ -38,9 +38,9 @@ class Spread(NamedTuple):
 def spread(values: Sequence[float], worst: Callable[[Sequence[float]], float]) -> Spread:
     """Summarise one score of all photos; the interval is a percentile bootstrap over photos.
 
-    It reaches further out, as percentiles alone are too narrow for few photos (the expanded
-    percentile interval, Hesterberg 2015, arXiv:1411.5279). Of fewer than `FEW` it is Student's, as
-    no mean of some of them reaches beyond the outermost.
+    It is widened, as percentiles alone are too narrow for few photos (the expanded percentile
+    interval, Hesterberg 2015, arXiv:1411.5279). For fewer than `FEW` it is Student's t, as no
+    resampled mean exceeds the extreme values.
 
     Args:
         values: a score of each photo.

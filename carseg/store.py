@@ -23,8 +23,8 @@ PREFIX = ".squares."
 class Store:
     """Arrays in a file of their own, written once, read one at a time.
 
-    What is read again and again stays in memory all the same, as the system's copy of the file,
-    which makes room where memory runs short. Other processes may read, too.
+    Arrays read repeatedly stay in the system's page cache, which shrinks when memory runs short.
+    Other processes may read, too.
     """
 
     def __init__(self, folder: Path, arrays: Iterable[NDArray[Any]]) -> None:
@@ -56,9 +56,9 @@ class Store:
 
 @contextmanager
 def room(processes: Processes) -> Iterator[Path]:
-    """Give a folder for stores in the working directory, one for all processes of a machine.
+    """Yield a folder for stores in the working directory, one for all processes of a machine.
 
-    It is removed at the end, and those that killed trainings have left at the beginning.
+    It is removed at the end; folders left over from killed trainings are removed at the start.
     """
     if processes.first:
         for left in Path().glob(f"{PREFIX}*"):

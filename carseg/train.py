@@ -37,8 +37,8 @@ from carseg.views import D4, turn
 TASKS = ("bce", "dice")
 FINE = 0.0005  # the second task's learning rate, at most: more undoes what the first has learnt
 SETTLE_PHOTOS = 64  # enough for the statistics of a batch norm
-LOOKS, LOOKS_AT_ONCE = 16, 4  # what batch norms are measured on after weights were averaged
-QUARTERED = (D4[0], D4[0], D4[1], D4[3])  # how photos are turned for that: as held, or by a quarter
+LOOKS, LOOKS_AT_ONCE = 16, 4  # photos to recompute batch norm statistics on, and their batch size
+QUARTERED = (D4[0], D4[0], D4[1], D4[3])  # turns of those photos: none, or a quarter
 
 Batch = tuple[Tensor, Tensor]  # photos (N, 3, S, S), masks (N, 1, S, S)
 
@@ -73,7 +73,7 @@ def train_dice(params: Params, recorded: Recorded | None = None) -> None:
 
 
 def start(params: Params) -> U2Net:
-    """Build the untrained net; given weights are fitted with batch norms for these photos.
+    """Build the untrained net; fit batch norms of given weights to the training photos.
 
     Raises:
         CarsegError: the weights in `pretrained/` or the training photos cannot be read.
@@ -101,11 +101,11 @@ def train(
 ) -> None:
     """Train on `split/train.csv`; keep the epoch that `params.keep` says, last or best by val IoU.
 
-    What is measured and kept is not the net that learns but a moving average of its weights,
-    interpolated towards the remembered net where one is given, with batch norms measured for it.
-    Epoch 0 is the net as it came, so the best is never below where training began. The curve goes
-    to `plots/TASK.csv`: training and validation are both measured in eval mode on whole photos,
-    not augmented, in the view `upright`; the training side on as many photos as validate.
+    The net that is scored and kept is a moving average of the learning net's weights, interpolated
+    towards the remembered net where one is given, with batch norm statistics recomputed. Epoch 0 is
+    the initial net, so the best is never below the start. The curve goes to `plots/TASK.csv`:
+    training and validation scores, both in eval mode on whole photos, not augmented, Dice and IoU
+    in the view `upright`; those of training on as many photos as validate.
 
     Args:
         task: a member of `TASKS`.
@@ -114,13 +114,13 @@ def train(
         params: of the run.
         output: the weights file to write.
         folder: where prepared photos are kept meanwhile.
-        remembered: what not to forget; `UNTRAINED + BEFORE` of it are in what is kept.
-        processes: who trains; each calls this with the same arguments.
-        recorded: what must not have changed in the end, if anything.
+        remembered: a net to interpolate towards, by `UNTRAINED + BEFORE`, if any.
+        processes: of the training; each calls this with the same arguments.
+        recorded: parameters and code to check for changes at the end, if any.
 
     Raises:
-        CarsegError: a manifest, a photo or the state to go on from cannot be read, the loss is no
-            longer finite, or parameters or code were changed meanwhile.
+        CarsegError: a manifest, a photo or the checkpoint cannot be read, the loss is no longer
+            finite, or parameters or code were changed meanwhile.
     """
     torch.manual_seed(params.seed)
     device = Device(params.precision)
@@ -239,7 +239,7 @@ def learn(
     title: str,
     processes: Processes,
 ) -> None:
-    """Learn from every batch of an epoch, of which the loader gives this process its share.
+    """Train on every batch of an epoch; the loader yields this process's part of each.
 
     Raises:
         Diverged: a loss is not finite.
@@ -259,12 +259,12 @@ def learn(
 
 
 def plain_looks(squares: Squares) -> Iterator[Tensor]:
-    """Give batches (N, 3, H, W) of unchanged photos, half of them turned by a quarter.
+    """Yield batches (N, 3, H, W) of unaugmented photos, half of them turned by a quarter.
 
-    Averaged weights have never computed anything: the statistics of their batch norms are to be
-    measured (Izmailov et al. 2018, section 3.2), and on photos as they will be met, not as
-    augmentation changes them ("precise BN", Wu & Johnson 2021, arXiv:2105.07576). There are at
-    least `LOOKS`, some photos turning up again where there are fewer of them.
+    Batch norm statistics do not fit averaged weights and are recomputed (Izmailov et al. 2018,
+    section 3.2), on photos as they are at prediction, not as augmentation changes them ("precise
+    BN", Wu & Johnson 2021, arXiv:2105.07576). At least `LOOKS` photos are yielded; if there are
+    fewer, some repeat.
     """
     photos = evenly(range(len(squares)), SETTLE_PHOTOS)
     count = max(LOOKS, len(photos)) // LOOKS_AT_ONCE * LOOKS_AT_ONCE

@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from carseg.convolution import Convolution
 from carseg.resize import resize
 
-LIMIT = 128.0  # of what a layer adds to its products; from here on bfloat16 is off by 0.5 and more
+LIMIT = 128.0  # of constants that layers add; from here on bfloat16 is off by 0.5 and more
 
 
 class Level(NamedTuple):
@@ -82,7 +82,7 @@ class ConvBNReLU(nn.Module):
 
     Attributes:
         exact: compute in float32 also where autocast would not; see `U2Net.keep_exact`.
-        large: give float32 then, too, as what reads it is exact as well.
+        large: then also return float32, as the layer that reads it is exact, too.
     """
 
     def __init__(self, in_channels: int, out_channels: int, dilation: int = 1) -> None:
@@ -110,7 +110,7 @@ class ConvBNReLU(nn.Module):
         return F.relu(x, inplace=x.dtype == torch.float32)
 
     def constants(self) -> Tensor:
-        """Give what eval mode adds to each channel's sums of products, (out,), float32."""
+        """Return the constant that eval mode adds to each channel's products, (out,), float32."""
         conv, norm = self.conv_s1, self.bn_s1
         assert conv.bias is not None
         assert norm.running_mean is not None
@@ -120,10 +120,10 @@ class ConvBNReLU(nn.Module):
 
 
 def keep_apart(joined: Tensor, parts: Sequence[Tensor]) -> AbstractContextManager[object]:
-    """Make autograd save `parts`, not `joined`, here and join them again in the backward pass.
+    """Make autograd save `parts`, not `joined`, and join them again in the backward pass.
 
-    Saving both takes 0.4 GB in float32, which training in bfloat16 can spare. Parts must not be
-    changed in place afterwards: autograd would not notice.
+    Saving both takes 0.4 GB in float32; in bfloat16 there is room for that. Parts must not
+    be changed in place afterwards: autograd would not notice.
     """
     if len(parts) == 1 or joined.dtype != torch.float32 or not joined.requires_grad:
         return nullcontext()
@@ -139,9 +139,9 @@ def keep_apart(joined: Tensor, parts: Sequence[Tensor]) -> AbstractContextManage
 
 
 def halve(x: Tensor) -> Tensor:
-    """Keep the largest of every four neighbours: (N, C, H, W) to (N, C, ⌈H/2⌉, ⌈W/2⌉)."""
+    """Apply 2×2 max pooling: (N, C, H, W) to (N, C, ⌈H/2⌉, ⌈W/2⌉)."""
     if x.dtype == torch.float32 and torch.is_grad_enabled():
-        # To keep which of four were largest takes 0.1 GB, more than to find that out again.
+        # Saving the indices of the maxima takes 0.1 GB; recomputing them is cheaper.
         again: Tensor = checkpoint(_halve, x, use_reentrant=False, preserve_rng_state=False)
         return again
     return _halve(x)
@@ -152,7 +152,7 @@ def _halve(x: Tensor) -> Tensor:
 
 
 def join(*parts: Tensor) -> Tensor:
-    """Put features side by side, (N, C, h, w) each, at the last ones' size: (N, sum of C, H, W)."""
+    """Concatenate features (N, C, h, w), resized to the last one's size: (N, sum of C, H, W)."""
     if len(parts) == 1:
         return parts[0]
     return torch.cat([resize(part, parts[-1].shape[-2:]) for part in parts], dim=1)
@@ -242,12 +242,12 @@ class U2Net(nn.Module):
         self.pooled = [i > 1 for i in range(1, self.depth + 1)]
 
     def keep_exact(self) -> None:
-        """Settle which layers compute in float32 even under autocast, by the weights at hand.
+        """Choose, by the current weights, which layers compute in float32 even under autocast.
 
-        Where a layer adds a large constant to its sums of products, numbers of that size are alike
-        all over a picture, and what tells pixels apart is small. In the published weights one layer
-        gives 228 in one channel, give or take 1, and the next takes away the 1337 that come of it;
-        bfloat16 tells such numbers apart by 1 and by 8.
+        Where a layer adds a large constant to its sums of products, all pixels have nearly that
+        value, and their differences are small. In the published weights one layer gives 228 ± 1 in
+        one channel, and the next subtracts the 1337 that result; the spacing of bfloat16 numbers
+        there is 1 and 8.
         """
         for block in self.modules():
             if isinstance(block, RSU):
@@ -256,8 +256,8 @@ class U2Net(nn.Module):
                     layer.exact = bool(layer.constants().abs().max() > LIMIT)
                     layer.conv_s1.may_tile = not layer.exact
                     layer.large = False
-                # Each layer of a block is read by the next. A constant above 0 may make up for
-                # products below it; only where the next takes away what is left was it large.
+                # Each layer of a block is read by the next. A positive constant may offset negative
+                # products; the output is large only if the next layer subtracts it again.
                 for layer, reader in pairwise(layers):
                     layer.large = reader.exact and bool(layer.constants().max() > LIMIT)
 

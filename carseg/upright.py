@@ -1,4 +1,4 @@
-"""A look at a car as it stands: one found on its side is looked at once more, turned."""
+"""Prediction of cars as they stand: one found on its side is predicted again, turned."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ CLOCKWISE: View = (3, False)
 
 
 def find_upright(look: Look, photo: Image.Image, size: int) -> NDArray[np.float32]:
-    """Give each pixel's probability of being car, (H, W), float32, 0…1, the car seen as it stands.
+    """Return each pixel's probability of being car, (H, W), float32, 0…1.
 
-    One look at a car that stands, two at one that lies on its side.
+    One forward pass if the car stands; if it lies on its side, a second one, turned.
 
     Args:
-        look: at squares.
+        look: predicts squares.
         photo: RGB, W×H.
-        size: side of those squares, in pixels.
+        size: side of the squares, in pixels.
     """
     square = photo_tensor(squared_photo(photo, size))  # (3, S, S)
     shape = (photo.height, photo.width)
@@ -34,15 +34,15 @@ def find_upright(look: Look, photo: Image.Image, size: int) -> NDArray[np.float3
 
 
 def stand_up(look: Look, square: Tensor, first: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Look again at a square photo in which the car lies: (1, S, S), laid as the photo is.
+    """Predict a square photo again, turned, if the car lies on its side: (1, S, S), turned back.
 
-    The two looks are averaged by certainty, so that what is high without lying, as a lorry is from
-    the front, is mostly as the first has seen it. A car that stands is not looked at again.
+    Both predictions are averaged by certainty, so that what is tall without lying, as a lorry from
+    the front, mostly keeps the first one. If the car stands, that is returned.
 
     Args:
-        look: at squares.
+        look: predicts squares.
         square: (3, S, S), the photo.
-        first: (1, 1, S, S), what a look at it gave.
+        first: (1, 1, S, S), its first prediction.
         shape: the photo's own height and width.
     """
     if not on_its_side(first[0], shape):

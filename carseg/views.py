@@ -1,4 +1,4 @@
-"""The ways a photo can be laid, and which of them show a car as cars stand."""
+"""Turns and flips of a photo, and which of them show the car standing."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-View = tuple[int, bool]  # quarter turns, and whether it is flipped then
+View = tuple[int, bool]  # quarter turns anticlockwise, and whether to flip then
 
 # The group D4: every way to lay a photo on a table.
 D4: tuple[View, ...] = tuple((turns, flip) for flip in (False, True) for turns in range(4))
 AS_HELD, TURNED = D4[:1], D4[:4]  # as the photo is, and in all its quarter turns
 
-# Probability from which a pixel is taken for car where a look is to tell how and where it is.
+# Probability from which a pixel counts as car in finding its box and orientation.
 CAR = 0.5
 
-# How many times as long as high a car must be for that to tell how it lies. From nearly every side
-# cars are; seen from the front vans may be higher than wide, but hardly by a quarter.
+# Ratio of a car's sides above which its orientation is clear. From nearly every side cars are wider
+# than high; vans from the front may be higher than wide, but hardly by a quarter.
 CLEARLY = 1.25
 
 
@@ -37,13 +37,13 @@ def turn_back(x: Tensor, view: View) -> Tensor:
 
 
 def standing_views(car: tuple[float, float], views: Sequence[View]) -> Sequence[View]:
-    """Give those of `views` that show a car upright or upside down: wider than tall.
+    """Return those of `views` that show a car upright or upside down: wider than tall.
 
-    All of them where that is not clear, as without a car, or holds in none.
+    If that is unclear, as without a car, or true of none, all are returned.
 
     Args:
         car: its height and width in the photo as held, in any unit.
-        views: how the photo may be laid.
+        views: turns and flips to choose from.
     """
     height, width = car
     if max(height, width) <= CLEARLY * min(height, width):
@@ -53,9 +53,9 @@ def standing_views(car: tuple[float, float], views: Sequence[View]) -> Sequence[
 
 
 def extent(car: NDArray[np.bool_]) -> tuple[float, float]:
-    """Tell how far a car (H, W) extends up and across: deviations of its rows and its columns.
+    """Return the standard deviations of the rows and of the columns of a car's pixels, (H, W).
 
-    Its outermost pixels would not do, as a speck taken for car moves those. Without a car, 0 and 0.
+    Outermost pixels would be less robust, as a speck taken for car moves them. Without a car, 0, 0.
     """
     return _deviation(car.sum(axis=1)), _deviation(car.sum(axis=0))
 

@@ -217,7 +217,7 @@ def settle_batch_norm(net: U2Net, photos: Iterable[Tensor], device: Device) -> N
 
 
 def _restate(layer: nn.BatchNorm2d, mean: Tensor, square: Tensor) -> None:
-    """Put mean and mean square, (C,) float64, into a batch norm that computes what it did."""
+    """Set a batch norm's statistics by mean and mean square, (C,) float64; keep its eval output."""
     assert layer.running_mean is not None
     assert layer.running_var is not None
     variance = (square - mean**2).clamp(min=0)

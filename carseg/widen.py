@@ -12,12 +12,12 @@ import re
 import torch
 from torch import Tensor
 
-# What these convolutions read are two halves, (deeper, skip), each of which grew by itself.
+# The input of these convolutions is two halves, (deeper, skip), each widened separately.
 HALVES = re.compile(r"(stage\dd\.rebnconvin|rebnconv\dd)\.conv_s1\.weight$")
 
-# Nothing listens to the added channels yet, and Adam's first steps move all the weights that
-# could by the full learning rate at once. Quiet channels keep that from shaking the net; they also
-# learn more slowly (docs/recipe.md).
+# Scale of the added channels. The carried-over ones read them with zero weights, all of which
+# Adam's first steps move by the full learning rate at once. Quiet channels limit the disturbance;
+# they also learn more slowly (docs/recipe.md).
 QUIET = 0.1
 
 

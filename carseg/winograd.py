@@ -1,10 +1,10 @@
 """3×3 convolutions with a quarter of the products, and their gradients: Winograd's F(4×4, 3×3).
 
-Pictures are cut into tiles of 4×4 results, each of which reads 6×6 pixels. Tiles and kernels become
-6×6 other numbers, whose 36 products stand for the 144 of a plain convolution, and what those give
-becomes results (Lavin & Gray 2016, arXiv:1509.09308, section 4.3). Sums over channels are matrix
-products. In float32 results are off by some 10⁻⁶ of their size, three to ten times as much as plain
-ones, and by a few 10⁻⁵ at most.
+The output is computed in tiles of 4×4 pixels, each from 6×6 pixels of the input. Input tiles and
+kernels are transformed to 6×6 numbers; their 36 products replace the 144 of a plain convolution and
+are transformed to the output (Lavin & Gray 2016, arXiv:1509.09308, section 4.3). Sums over channels
+are matrix products. In float32 the relative error is some 10⁻⁶, three to ten times that of a plain
+convolution, and a few 10⁻⁵ at most.
 
 Pictures are (N, H, W, C) here, channels last and contiguous; H and W are multiples of `TILE`.
 """
@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-TILE = 4  # side of the results that are computed together
-READ = TILE + 2  # side of the pixels that they are computed from
-AT_ONCE = 800  # tiles whose numbers are in memory together; as fast as all of them
+TILE = 4  # side of an output tile
+READ = TILE + 2  # side of the input tile that it is computed from
+AT_ONCE = 800  # transformed tiles in memory at a time; as fast as all of them
 
 # Of Lavin & Gray, equation 15, interpolating at 0, 1, -1, 2, -2 and infinity: B for pixels, G for
 # kernels, A for results.
@@ -58,7 +58,7 @@ def convolve(x: Tensor, weight: Tensor, found: Tensor) -> None:
 
 
 def gradients(x: Tensor, weight: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """Give the gradients of what `convolve` was given, from that of what it gave.
+    """Compute the gradients of `convolve`'s input and weights from that of its output.
 
     Args:
         x: (N, H, W, in).
