@@ -1,4 +1,4 @@
-"""3×3 convolutions, faster than torch's in float32 on CPUs, which saves a third of a step."""
+"""3×3 convolutions, faster than torch's in float32 on CPUs without AVX-512: a third of a step."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ NARROW = 16  # with fewer channels matrix products are slow
 class Convolution(nn.Conv2d):
     """3×3 convolution with zeros around: (N, in, H, W) to (N, out, H, W).
 
-    In float32 on CPUs, with channels last, it may use `Quick` instead of torch's convolution;
-    results differ by rounding.
+    In float32 on CPUs without AVX-512, with channels last, it may use `Quick` instead of torch's
+    convolution; results differ by rounding.
 
     Attributes:
         may_tile: allow Winograd tiles where they are faster; their rounding errors are larger.
@@ -55,7 +55,14 @@ def _is_for_quick(x: Tensor) -> bool:
         and x.device.type == "cpu"
         and x.is_contiguous(memory_format=torch.channels_last)
         and not torch.is_autocast_enabled("cpu")
+        and not _has_avx512()
     )
+
+
+@cache
+def _has_avx512() -> bool:
+    """Check whether torch's convolutions are the fastest, also where channels are last."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 class Quick(torch.autograd.Function):
@@ -139,8 +146,7 @@ def _is_for_tiles(x: Tensor, weight: Tensor, dilation: int) -> bool:
 def _multiplies_slowly() -> bool:
     """Check whether this processor multiplies so slowly that saving products pays.
 
-    Measured with AVX2. AVX-512 doubles the products per second, but not the memory bandwidth that
-    transforms need, and without MKL small matrix products are slow.
+    Measured with AVX2. Without MKL small matrix products are slow.
     """
     has_mkl: bool = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
     return has_mkl and torch.backends.cpu.get_cpu_capability() == "AVX2"

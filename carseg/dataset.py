@@ -17,12 +17,12 @@ from PIL import Image
 
 from carseg.ahead import on_cores
 from carseg.duplicates import same_pictures, thumbnail
-from carseg.errors import CarsegError, warn_of
+from carseg.errors import CarsegError, warn, warn_of
 from carseg.files import new_directory, write_bytes
 from carseg.lock import read_lock
 from carseg.pairs import Pair, entries_in, files_in, match
 from carseg.photos import read_levels, read_photo
-from carseg.sample import render_sample
+from carseg.sample import is_rendered, render_sample
 
 FOLDERS = ("Image", "Mask")
 DARK, LIGHT, GREY = 32, 224, 0.25  # soft edges are grey; a photo is so in more than a quarter
@@ -37,7 +37,8 @@ def snapshot(root: Path, dataset: Path) -> list[Pair]:
     """Check the pairs in `root`'s folders Image and Mask and copy them into `dataset`.
 
     When both folders are empty, sample pairs are rendered into them first. Nothing in them is
-    ever changed or deleted. Duplicate photos and masks that seem inverted cause warnings.
+    ever changed or deleted. Duplicate photos, masks that seem inverted and sample pairs among
+    others cause warnings.
 
     Raises:
         CarsegError: a line for each fault in any file; or files were changed meanwhile; or there
@@ -47,12 +48,15 @@ def snapshot(root: Path, dataset: Path) -> list[Pair]:
     before = _state(root)
     pairs, faults = match(root / "Image", root / "Mask")
     inverted: list[Path] = []  # as it seems
+    rendered: list[Path] = []
 
     def thumbnails() -> Iterator[NDArray[np.uint8]]:
         for pair, checked in zip(pairs, on_cores(_check, pairs), strict=True):
             faults.extend(checked.faults)
             if checked.inverted:
                 inverted.append(pair.mask)
+            if checked.rendered:
+                rendered.append(pair.photo)
             if checked.thumbnail is not None:
                 yield checked.thumbnail
 
@@ -71,6 +75,12 @@ def snapshot(root: Path, dataset: Path) -> list[Pair]:
         for mask in inverted[:TOLD]
     )
     warn_of(rim_lines, len(inverted) - TOLD, "are white along most of their rim")
+    if 0 < len(rendered) < len(pairs):
+        among = (
+            f"{rendered[0]}: is of the rendered sample, as are {len(rendered)} of {len(pairs)} "
+            "photos; remove them and their masks, unless they are to train among yours"
+        )
+        warn(among)
     with new_directory(dataset) as fresh:
         for folder in FOLDERS:
             (fresh / folder).mkdir()
@@ -103,11 +113,13 @@ class Checked(NamedTuple):
     Attributes:
         faults: a line each.
         inverted: its mask seems to be.
+        rendered: it is of the sample.
         thumbnail: of the photo, (8, 8, 3), where the pair can be read.
     """
 
     faults: list[str]
     inverted: bool = False
+    rendered: bool = False
     thumbnail: NDArray[np.uint8] | None = None
 
 
@@ -155,7 +167,7 @@ def _check(pair: Pair) -> Checked:
         )
     elif np.mean(_rim(levels) >= 128) > 0.5:
         inverted = True
-    return Checked(faults, inverted, thumbnail(photo))
+    return Checked(faults, inverted, is_rendered(pair.photo), thumbnail(photo))
 
 
 def _rim(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:

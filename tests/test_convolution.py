@@ -16,7 +16,7 @@ from carseg.learner import step
 from carseg.losses import BCELoss
 from carseg.u2net import U2Net
 
-MULTIPLIES_SLOWLY = convolution._multiplies_slowly
+MULTIPLIES_SLOWLY, HAS_AVX512 = convolution._multiplies_slowly, convolution._has_avx512
 LAST, APART = torch.channels_last, torch.contiguous_format
 
 LAYERS = [  # channels in and out, dilation, height, width, by tiles
@@ -37,6 +37,7 @@ LAYERS = [  # channels in and out, dilation, height, width, by tiles
 def _slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compute as on a processor where tiles pay, whichever this is."""
     monkeypatch.setattr(convolution, "_multiplies_slowly", lambda: True)
+    monkeypatch.setattr(convolution, "_has_avx512", lambda: False)
 
 
 def layer_of(ins: int, outs: int, dilation: int = 1) -> Convolution:
@@ -185,19 +186,26 @@ def test_what_is_traced_or_exported_is_torchs_own_in_any_layout() -> None:
 
 
 @pytest.mark.parametrize(
-    ("capability", "mkl", "pays"),
-    [("AVX2", True, True), ("AVX2", False, False), ("AVX512", True, False), ("SVE", False, False)],
+    ("capability", "mkl", "pays", "learns"),
+    [
+        ("AVX2", True, True, True),
+        ("AVX2", False, False, True),
+        ("AVX512", True, False, False),
+        ("SVE", False, False, True),
+    ],
 )
-def test_tiles_are_taken_where_they_were_measured(
-    capability: str, mkl: bool, pays: bool, monkeypatch: pytest.MonkeyPatch
+def test_the_way_is_the_one_measured_as_the_fastest(
+    capability: str, mkl: bool, pays: bool, learns: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(convolution, "_multiplies_slowly", MULTIPLIES_SLOWLY.__wrapped__)
+    monkeypatch.setattr(convolution, "_has_avx512", HAS_AVX512.__wrapped__)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: mkl)
     layer, x = layer_of(64, 128), noise(1, 64, 20, 20).contiguous(memory_format=LAST)
     with counting(monkeypatch) as met, torch.no_grad():
         layer(x)
     assert bool(met) == pays
+    assert ("Quick" in type(layer(x).grad_fn).__name__) == learns
 
 
 def test_autocast_has_its_own_way() -> None:

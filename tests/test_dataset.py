@@ -17,6 +17,7 @@ from PIL import ExifTags, Image
 from carseg import dataset
 from carseg.dataset import SAMPLE, snapshot
 from carseg.errors import CarsegError
+from carseg.sample import render_sample
 
 IMAGE, MASK, TARGET = Path("Image"), Path("Mask"), Path("dataset")
 Tree = dict[str, tuple[bytes, int]]
@@ -134,6 +135,22 @@ def test_masks_that_seem_inverted_are_told_of_and_kept(
     assert lines[0] == f"carseg: warning: {said}"
     if count > 10:
         assert lines[-1] == "carseg: warning: and 2 more are white along most of their rim"
+
+
+@pytest.mark.parametrize("own_count", [0, 3])
+def test_a_sample_among_photos_of_ones_own_is_told_of(
+    own_count: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who forgets to remove it would train on renderings without noticing."""
+    render_sample(IMAGE, MASK, count=2, long_side=96)
+    write_pairs(IMAGE, MASK, own_count)
+    assert len(snapshot(Path(), TARGET)) == own_count + 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "sample" in line]
+    said = (
+        "carseg: warning: Image/01.jpg: is of the rendered sample, as are 2 of 5 photos; remove "
+        "them and their masks, unless they are to train among yours"
+    )
+    assert lines == ([said] if own_count else [])
 
 
 def test_a_car_that_fills_the_photo_to_three_sides_is_not_taken_for_inverted(

@@ -176,9 +176,9 @@ def test_a_first_layer_that_must_be_exact_stays_in_float32(
 def test_openvino_keeps_float32_where_bfloat16_would_do(
     made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A processor with bfloat16, as far as carseg knows."""
+    """A processor with fast bfloat16, as far as carseg knows."""
     asked: list[object] = []
-    monkeypatch.setattr(Device, "_has_bfloat16", lambda _: True)
+    monkeypatch.setattr(Device, "_has_fast_bfloat16", lambda _: True)
     core = MagicMock(wraps=openvino.Core())
     core.compile_model.side_effect = lambda model, device, hint: asked.append(hint)
     monkeypatch.setattr(openvino, "Core", lambda: core)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from carseg.dataset import BYTES, FILES
 from carseg.errors import CarsegError
-from carseg.sample import render_sample
+from carseg.sample import is_rendered, render_sample
 
 COUNT = 20
 SIDE = 96
@@ -59,6 +59,7 @@ def test_names_and_sizes_agree(sample: Path) -> None:
             assert (mask.format, mask.mode) == ("PNG", "L")
             assert photo.size == mask.size
             assert sorted(photo.size) == [SIDE * 3 // 4, SIDE]
+        assert is_rendered(photo_path)
 
 
 def test_masks_are_binary_with_one_sensible_car(sample: Path) -> None:

@@ -19,7 +19,9 @@ from carseg.ahead import cores
 from carseg.errors import CarsegError
 from carseg.sample.render import render_picture
 
-__all__ = ["render_sample"]
+__all__ = ["is_rendered", "render_sample"]
+
+COMMENT = b"rendered by carseg"  # in every photo's file
 
 
 def render_sample(
@@ -54,8 +56,14 @@ def render_sample(
             ) from error
 
 
+def is_rendered(photo: Path) -> bool:
+    """Tell whether a photo's file is one that `render_sample` wrote."""
+    with Image.open(photo) as opened:
+        return opened.info.get("comment") == COMMENT
+
+
 def _render(seed: int, long_side: int, index: int, files: tuple[Path, Path]) -> None:
     """Render picture `index` into the files of its photo and its mask."""
     photo, mask = render_picture(seed, index, long_side)
-    Image.fromarray(np.ascontiguousarray(photo)).save(files[0], quality=90)
+    Image.fromarray(np.ascontiguousarray(photo)).save(files[0], quality=90, comment=COMMENT)
     Image.fromarray(np.ascontiguousarray(mask)).save(files[1], optimize=True)
