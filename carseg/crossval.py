@@ -160,10 +160,10 @@ def scores(name: str, ref: str, wanted: Params) -> list[Row]:
 
 
 def read_from(ref: str) -> frozenset[tuple[str, str | None]]:
-    """Return the paths and hashes of an experiment's photos, start weights and code."""
+    """Return the paths and hashes of an experiment's pictures, start weights and code."""
     lock = parse_lock(git("show", f"{ref}:./dvc.lock"))
     used = [dep for stage in lock.stages.values() for dep in stage.deps]
-    names = ("dataset", "pretrained", "carseg/", "stages/")
+    names = ("dataset", "pretrained", "renderings", "carseg/", "stages/")
     return frozenset((dep.path, dep.md5) for dep in used if dep.path.startswith(names))
 
 

@@ -66,7 +66,7 @@ def read_manifest(path: Path) -> list[Pair]:
             raise ValueError
     except (OSError, ValueError, csv.Error) as error:  # no file, not UTF-8, not CSV, not ours
         raise CarsegError(
-            f"{path}: expected the columns photo,mask and a row a pair; rerun split"
+            f"{path}: expected the columns photo,mask and a row a pair; rerun {path.parent.name}"
         ) from error
     return pairs
 

@@ -35,6 +35,7 @@ class Params(_Section):
     init: str = Field(
         default="u2netp", description="u2netp, u2net, scratch, or the path of a .pth or .onnx file"
     )
+    renderings: int = Field(default=0, ge=0, le=1000, description="a whole number from 0 to 1000")
     image_size: int = Field(
         default=320, ge=64, le=2048, multiple_of=32, description="a multiple of 32 from 64 to 2048"
     )

@@ -101,6 +101,9 @@ def train(
 ) -> None:
     """Train on `split/train.csv`; keep the epoch that `params.keep` says, last or best by val IoU.
 
+    With `params.renderings`, the pairs of `renderings/pairs.csv` train along; nothing else is done
+    with them.
+
     The net that is scored and kept is a moving average of the learning net's weights, interpolated
     towards the remembered net where one is given, with batch norm statistics recomputed. Epoch 0 is
     the initial net, so the best is never below the start. The curve goes to `plots/TASK.csv`:
@@ -125,9 +128,12 @@ def train(
     torch.manual_seed(params.seed)
     device = Device(params.precision)
     parts = [read_manifest(Path(f"split/{part}.csv")) for part in ("train", "val")]
-    train_pairs = parts[0]
+    rendered = read_manifest(Path("renderings/pairs.csv")) if params.renderings else []
+    parts.append(rendered)
+    learnt = parts[0] + rendered
+    along = f" and {len(rendered)} renderings" if rendered else ""
     many = f", {processes.count} processes" if processes.count > 1 else ""
-    processes.say(f"{task}: {len(train_pairs)} photos, {params.epochs} epochs, {device}{many}")
+    processes.say(f"{task}: {len(parts[0])} photos{along}, {params.epochs} epochs, {device}{many}")
     sampler, shares, loader, probes, looks = _prepare(
         task, params, parts, folder, device, processes
     )
@@ -152,7 +158,7 @@ def train(
                 measured: nn.Module = device.place_net(copy.deepcopy(net))
             else:
                 sampler.epoch = epoch
-                learn(learner, loader, shares, train_pairs, f"{task} {epoch}", processes)
+                learn(learner, loader, shares, learnt, f"{task} {epoch}", processes)
                 measured = learner.averaged(remembered, looks)
             scores = [probe.measure(measured, criterion, device) for probe in probes]
             if not math.isfinite(loss := sum(score.loss for score in scores)):
@@ -202,13 +208,14 @@ def _prepare(
     device: Device,
     processes: Processes,
 ) -> Material:
-    train_pairs, val_pairs = parts
+    train_pairs, val_pairs, rendered = parts
     # Each task sees the photos in an order and in variations of its own.
     seed = int(np.random.SeedSequence([params.seed, TASKS.index(task)]).generate_state(1)[0])
     # A net that knows nothing learns more from photos as they are than from what puzzles one
     # that knows cars.
     scenes = params.init != "scratch"
-    squares = Squares(train_pairs, params.image_size, folder, seed, processes, scenes)
+    learnt = [*train_pairs, *rendered]
+    squares = Squares(learnt, params.image_size, folder, seed, processes, scenes)
     sampler = EpochSampler(len(squares), seed)
     probes = [
         Probe(pairs, params, folder, processes)
@@ -223,7 +230,7 @@ def _prepare(
         persistent_workers=params.workers > 0,
         pin_memory=device.torch.type == "cuda",
     )
-    looks = [look[processes.mine].clone() for look in plain_looks(squares)]
+    looks = [look[processes.mine].clone() for look in plain_looks(squares, len(train_pairs))]
     return Material(sampler, shares, loader, probes, looks)
 
 
@@ -258,15 +265,15 @@ def learn(
             )
 
 
-def plain_looks(squares: Squares) -> Iterator[Tensor]:
-    """Yield batches (N, 3, H, W) of unaugmented photos, half of them turned by a quarter.
+def plain_looks(squares: Squares, first: int) -> Iterator[Tensor]:
+    """Yield batches (N, 3, H, W) of so many first photos, unaugmented, half turned by a quarter.
 
     Batch norm statistics do not fit averaged weights and are recomputed (Izmailov et al. 2018,
     section 3.2), on photos as they are at prediction, not as augmentation changes them ("precise
     BN", Wu & Johnson 2021, arXiv:2105.07576). At least `LOOKS` photos are yielded; if there are
     fewer, some repeat.
     """
-    photos = evenly(range(len(squares)), SETTLE_PHOTOS)
+    photos = evenly(range(first), SETTLE_PHOTOS)
     count = max(LOOKS, len(photos)) // LOOKS_AT_ONCE * LOOKS_AT_ONCE
     for at in range(0, count, LOOKS_AT_ONCE):
         yield torch.stack(

@@ -42,8 +42,8 @@ def used(stage: str) -> set[str]:
 
 
 def test_stages_come_in_the_documented_order() -> None:
-    order = ["dataset", "split", "weights", "train_bce", "train_dice", "evaluate"]
-    assert list(STAGES) == order
+    first = ["dataset", "split", "weights", "renderings"]
+    assert list(STAGES) == [*first, "train_bce", "train_dice", "evaluate"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -71,7 +71,7 @@ def test_every_parameter_is_tracked_but_the_one_that_changes_no_result() -> None
 
 TRAINED = {
     *("seed", "model", "init", "image_size", "epochs", "batch_size", "learning_rate", "keep"),
-    *("patience", "precision", "threshold"),
+    *("patience", "precision", "threshold", "renderings"),
 }
 STARTS = {"dataset", "split", "pretrained"}
 CURVES = {"plots/bce.csv", "plots/dice.csv"}
@@ -84,8 +84,9 @@ FIRST, SECOND = "u2net_segmentation.pth", "u2net_segmentation_dice_loss.pth"
         ("dataset", set(), set()),
         ("split", {"dataset"}, {"seed", "split"}),
         ("weights", {"Weights"}, {"init"}),
-        ("train_bce", STARTS, TRAINED),
-        ("train_dice", STARTS | {FIRST}, TRAINED),
+        ("renderings", set(), {"renderings"}),
+        ("train_bce", STARTS | {"renderings"}, TRAINED),
+        ("train_dice", STARTS | {"renderings", FIRST}, TRAINED),
         ("evaluate", STARTS | CURVES | {FIRST, SECOND}, TRAINED | {"split", "cleanup"}),
     ],
 )

@@ -97,7 +97,9 @@ LAUNCHER = "python, or torchrun with its options"
 THRESHOLD = "a number between 0 and 1"
 FOLD = "null or a whole number from 0"
 SECTION = "a section with val_size and fold"
+RENDERINGS = "a whole number from 0 to 1000"
 WRONG = {
+    "renderings": (RENDERINGS, ["-1", "1001", "2.0", "true", "null", "many"]),
     "seed": (SEED, ["-1", "4294967296", "4.0", "abc", "true", "null", "[1]"]),
     "model": (MODEL, ["u2netx", "U2NET", "1", "null", "true"]),
     "init": (INIT, ["u2netx", "weights.pt", "weights.onnx.zip", "''", "1", "null"]),

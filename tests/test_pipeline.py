@@ -69,6 +69,15 @@ def test_an_experiment_can_be_run_compared_and_left(finished: Project) -> None:
     assert finished.user_files() == files
 
 
+def test_renderings_train_along_where_they_are_asked_for(finished: Project) -> None:
+    told = finished.dvc("exp", "run", "--set-param", "renderings=1", "train_bce")
+    assert "photos and 1 renderings" in told
+    assert len((finished.folder / "renderings/pairs.csv").read_text().splitlines()) == 1 + 1
+    finished.git("checkout", "--quiet", "--", ".")
+    finished.dvc("checkout", "--force")
+    assert "Data and pipelines are up to date." in finished.dvc("repro")
+
+
 def test_the_users_files_survive_experiments_elsewhere(finished: Project) -> None:
     files = finished.user_files()
     # What the experiment before has made comes out of the cache, also there.

@@ -2,14 +2,14 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import noise, uneven, write_manifests
+from conftest import noise, uneven, write_manifests, write_pairs
 from numpy.typing import NDArray
 from PIL import Image
 from project import SHALLOW
@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from carseg import checkpoint, data, learner, weights
 from carseg import train as training
 from carseg.augment import Augment
+from carseg.checkpoint import fingerprint
 from carseg.curve import COLUMNS
 from carseg.data import CROWDED, HIDDEN, MOVED, PAINTED, EpochSampler, Squares
 from carseg.device import Device
 from carseg.errors import CarsegError
-from carseg.files import read_csv
+from carseg.files import read_csv, write_csv
 from carseg.learner import (
     BEFORE,
     UNTRAINED,
@@ -573,7 +574,8 @@ def test_batch_norms_of_what_is_kept_are_measured_on_unchanged_photos(remembers:
     remembered = uneven(fresh_net(1), 2) if remembers else None
     train("bce", fresh_net(), BCELoss(), tiny(keep="last"), OUTPUT, Path(), remembered)
     kept = weights.load("u2netp", OUTPUT).train()
-    looks = list(plain_looks(Squares(read_manifest(Path("split/train.csv")), 64, Path())))
+    pairs = read_manifest(Path("split/train.csv"))
+    looks = list(plain_looks(Squares(pairs, 64, Path()), len(pairs)))
     layer = kept.stage1.rebnconvin  # the first that a photo meets
     with torch.inference_mode():
         outputs = [layer.conv_s1(look) for look in looks]  # (N, C, H, W) each
@@ -581,6 +583,54 @@ def test_batch_norms_of_what_is_kept_are_measured_on_unchanged_photos(remembers:
     variances = torch.stack([x.var(dim=(0, 2, 3)) for x in outputs])
     torch.testing.assert_close(layer.bn_s1.running_mean, means.mean(dim=0))
     torch.testing.assert_close(layer.bn_s1.running_var, variances.mean(dim=0))
+
+
+@pytest.fixture
+def rendered() -> list[Pair]:
+    """Two more pairs that train along."""
+    names = write_pairs(Path("renderings/Image"), Path("renderings/Mask"), 2)
+    rows = [(f"renderings/Image/{name}.jpg", f"renderings/Mask/{name}.png") for name in names]
+    write_csv(Path("renderings/pairs.csv"), ("photo", "mask"), rows)
+    return read_manifest(Path("renderings/pairs.csv"))
+
+
+def test_renderings_train_along_and_nothing_is_measured_on_them(
+    rendered: list[Pair], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_pairs = read_manifest(Path("split/train.csv"))
+    met: dict[str, list[Pair]] = {}
+
+    class Noted(Squares):
+        def __init__(self, pairs: Sequence[Pair], *arguments: Any) -> None:
+            super().__init__(pairs, *arguments)
+            met["learnt"] = list(pairs)
+
+        def as_it_is(self, i: int) -> tuple[Tensor, Tensor]:
+            met.setdefault("plain", []).append(met["learnt"][i])
+            return super().as_it_is(i)
+
+    class NotedProbe(Probe):
+        def __init__(self, pairs: Sequence[Pair], *arguments: Any) -> None:
+            super().__init__(pairs, *arguments)
+            met.setdefault("measured", []).extend(pairs)
+
+    monkeypatch.setattr(training, "Squares", Noted)
+    monkeypatch.setattr(training, "Probe", NotedProbe)
+    run(tiny(renderings=2))
+    assert met["learnt"] == [*train_pairs, *rendered]
+    assert set(met["plain"]) == set(train_pairs)
+    assert not set(met["measured"]) & set(rendered)
+    assert "bce: 3 photos and 2 renderings, 2 epochs" in capsys.readouterr().out
+
+
+def test_renderings_change_what_is_learnt_and_the_state_that_is_gone_on_from(
+    rendered: list[Pair],
+) -> None:
+    with_them, without = run(tiny(renderings=2)), run(tiny())
+    assert with_them[0] != without[0]
+    parts = [read_manifest(Path("split/train.csv")), rendered]
+    digests = [fingerprint(TINY, CPU, 1, parts[:some], [fresh_net()]) for some in (1, 2)]
+    assert digests[0] != digests[1]
 
 
 @pytest.mark.parametrize(("photos", "looks"), [(1, 16), (3, 16), (15, 16), (18, 16), (70, 64)])
@@ -594,7 +644,7 @@ def test_half_of_the_photos_that_batch_norms_are_measured_on_are_turned(
     ]
     squares = Squares(pairs, 64, Path())
     plain = [photo for photo, _ in squares.plain()]
-    batches = list(plain_looks(squares))
+    batches = list(plain_looks(squares, photos))
     assert {len(batch) for batch in batches} == {LOOKS_AT_ONCE}
     found = torch.cat(batches)
     assert len(found) == looks

@@ -1,0 +1,20 @@
+"""Stage renderings: see `carseg.renderings.provide`."""
+
+from pathlib import Path
+
+from carseg.errors import hold_interrupts, run
+
+
+def main() -> None:
+    with hold_interrupts():
+        from carseg.params import load_params
+        from carseg.recorded import Recorded
+        from carseg.renderings import provide
+
+    recorded = Recorded("renderings")
+    provide(load_params().renderings, Path("renderings"))
+    recorded.check()
+
+
+if __name__ == "__main__":
+    run(main)
