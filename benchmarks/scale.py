@@ -29,6 +29,7 @@ from carseg.errors import run
 SETTINGS = {
     "model": "u2netp",
     "init": "scratch",
+    "renderings": 0,
     "image_size": 64,
     "epochs": 1,
     "batch_size": 64,

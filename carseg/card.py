@@ -105,6 +105,8 @@ class Card(NamedTuple):
             params, data, train, validation, machine = None, None, None, None, {}
         elif params:  # which may have been changed since
             told = {k: v for k, v in trained.settings().items() if k in Params.model_fields}
+            if told:  # a run before there were any has not told
+                told.setdefault("renderings", 0)
             params = params.model_copy(update=told)
         return cls(
             source=source.name,
@@ -231,6 +233,7 @@ def _training(about: Card) -> list[str]:
             f"{about.train} to train, {about.validation} to validate" if about.train else None
         ),
         "data, MD5 in DVC": about.data,
+        "renderings": f"{params.renderings} trained along" if params.renderings else None,
         "loss": LOSS[about.task] if about.task else None,
         "start": params.init,
         "epochs": f"{params.epochs} of each loss",

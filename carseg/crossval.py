@@ -90,7 +90,8 @@ def crossval(overrides: Sequence[str], folder: Path) -> None:
     same = len({read_from(ref) for ref in refs.values()}) == 1
     if not same or judged != sorted(pair.name for pair in pairs):
         raise CarsegError(
-            "Image, Mask, Weights or code: were changed while folds ran; run carseg crossval again"
+            "Image, Mask, Weights, renderings or code: were changed while folds ran; run carseg "
+            "crossval again"
         )
     report(rows, folder)
 

@@ -78,7 +78,7 @@ def snapshot(root: Path, dataset: Path) -> list[Pair]:
     if 0 < len(rendered) < len(pairs):
         among = (
             f"{rendered[0]}: is of the rendered sample, as are {len(rendered)} of {len(pairs)} "
-            "photos; remove them and their masks, unless they are to train among yours"
+            "photos; remove them and their masks, as they would validate, too"
         )
         warn(among)
     with new_directory(dataset) as fresh:

@@ -72,7 +72,9 @@ class Device:
             return True
         # Intel's processors with AMX also have avx512_fp16. Where a virtual machine hides their
         # AMX, AVX-512 multiplies bfloat16 at half the rate of float32.
-        return bool(features.get("avx512_bf16")) and not features.get("avx512_fp16")
+        intel = "Intel" in str(features.get("cpu_name"))
+        hidden = intel and features.get("avx512_fp16")
+        return bool(features.get("avx512_bf16")) and not hidden
 
     def autocast(self) -> AbstractContextManager[object]:
         """Compute in `dtype` inside this context."""

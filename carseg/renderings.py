@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from carseg.errors import CarsegError
 from carseg.files import new_directory, write_csv
 from carseg.sample import render_sample
 
-SEED = 7  # not the sample's, or validation photos of a run on the sample would train
+# Not the sample's 42, which it would equal modulo the number of bodies, too: picture k of both would
+# show the same body from the same side, and a run on the sample would train on what it validates.
+SEED = 3
 LONG_SIDE = 640  # pixels
 
 
@@ -23,9 +26,19 @@ def provide(count: int, folder: Path) -> None:
         for name in ("Image", "Mask"):
             (fresh / name).mkdir()
         if count:
-            render_sample(
-                fresh / "Image", fresh / "Mask", count=count, seed=SEED, long_side=LONG_SIDE
-            )
+            print(f"renderings: rendering {count} pairs to train along", flush=True)
+            _render(count, fresh)
         stems = sorted(path.stem for path in (fresh / "Image").iterdir())
         rows = ((f"{folder}/Image/{stem}.jpg", f"{folder}/Mask/{stem}.png") for stem in stems)
         write_csv(fresh / "pairs.csv", ["photo", "mask"], rows)
+
+
+def _render(count: int, folder: Path) -> None:
+    images, masks = folder / "Image", folder / "Mask"
+    try:
+        render_sample(images, masks, count=count, seed=SEED, long_side=LONG_SIDE)
+    except CarsegError as error:
+        raise CarsegError(
+            "renderings: a process that rendered them was killed, for want of memory most likely; "
+            "free some, or lower renderings in params.yaml"
+        ) from error

@@ -128,7 +128,13 @@ def train(
     torch.manual_seed(params.seed)
     device = Device(params.precision)
     parts = [read_manifest(Path(f"split/{part}.csv")) for part in ("train", "val")]
-    rendered = read_manifest(Path("renderings/pairs.csv")) if params.renderings else []
+    manifest = Path("renderings/pairs.csv")
+    rendered = read_manifest(manifest) if params.renderings else []
+    if len(rendered) != params.renderings:
+        raise CarsegError(
+            f"{manifest}: has {len(rendered)} pairs, but renderings is {params.renderings}; rerun "
+            "renderings"
+        )
     parts.append(rendered)
     learnt = parts[0] + rendered
     along = f" and {len(rendered)} renderings" if rendered else ""
@@ -258,7 +264,7 @@ def learn(
         weight = len(photos) * processes.count / len(batch)
         loss = processes.sum(learner.step(photos, masks, weight))
         if not math.isfinite(loss):
-            epoch, names = batch[0][0], ", ".join(pairs[i].name for _, i in batch)
+            epoch, names = batch[0][0], ", ".join(pairs[i].photo_file for _, i in batch)
             raise Diverged(
                 f"the loss is {loss} in epoch {epoch} at {names}; lower learning_rate, or look at "
                 "these photos"

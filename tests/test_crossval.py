@@ -153,17 +153,22 @@ def test_what_git_lacks_is_told_of_before_anything_is_done(monkeypatch: pytest.M
 LOCK = """stages:
   split: {{deps: [{{path: dataset, md5: {dataset}.dir}}], outs: [{{path: split, md5: {fold}.dir}}]}}
   train_bce:
-    deps: [{{path: pretrained, md5: {weights}.dir}}, {{path: carseg/train.py, md5: {code}}}]
+    deps:
+      - {{path: pretrained, md5: {weights}.dir}}
+      - {{path: renderings, md5: {renderings}.dir}}
+      - {{path: carseg/train.py, md5: {code}}}
 """
+CHANGED = "Image, Mask, Weights, renderings or code: were changed while folds ran; run carseg "
 
 
 @pytest.mark.parametrize(
     ("epochs", "other", "said"),
     [
         (3, "", "crossval-fold-1: ran with other parameters, .*; run dvc queue stop "),
-        (4, "dataset", "Image, Mask, Weights or code: were changed while folds ran; run carseg "),
-        (4, "weights", "Image, Mask, Weights or code: were changed while folds ran; run carseg "),
-        (4, "code", "Image, Mask, Weights or code: were changed while folds ran; run carseg "),
+        (4, "dataset", CHANGED),
+        (4, "weights", CHANGED),
+        (4, "renderings", CHANGED),
+        (4, "code", CHANGED),
         (4, "fold", None),
     ],
 )
@@ -191,7 +196,8 @@ def test_folds_of_other_parameters_photos_or_code_are_not_taken_for_ones_own(
             k = int(words[-1].removeprefix("split.fold="))
             settings = FULL.format(epochs=epochs if k else 4, keep="last", fold=k)
             Path("params.yaml").write_text(settings)
-            hashes = dict.fromkeys(("dataset", "weights", "code", "fold"), "aa")
+            inputs = ("dataset", "weights", "renderings", "code", "fold")
+            hashes = dict.fromkeys(inputs, "aa")
             Path("dvc.lock").write_text(LOCK.format(**(hashes | ({other: "ab"} if k else {}))))
             write_csv(inner / "plots/scores.csv", ("photo",), [[str(k)]])
             git("add", "--all")

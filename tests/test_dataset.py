@@ -148,7 +148,7 @@ def test_a_sample_among_photos_of_ones_own_is_told_of(
     lines = [line for line in capsys.readouterr().err.splitlines() if "sample" in line]
     said = (
         "carseg: warning: Image/01.jpg: is of the rendered sample, as are 2 of 5 photos; remove "
-        "them and their masks, unless they are to train among yours"
+        "them and their masks, as they would validate, too"
     )
     assert lines == ([said] if own_count else [])
 

@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from carseg import renderings
+from carseg.errors import CarsegError
 from carseg.pairs import read_manifest
 from carseg.params import Params
-from carseg.renderings import provide
-from carseg.sample import render_sample
+from carseg.renderings import SEED, provide
+from carseg.sample.layout import draw_plan
 
 FOLDER = Path("renderings")
 
@@ -43,14 +45,23 @@ def test_fewer_replace_more_and_none_is_no_error() -> None:
     assert files() == {"pairs.csv": b"photo,mask\n"}
 
 
-def test_they_are_other_pictures_than_the_sample() -> None:
-    """Else a run on the sample would train on photos that it validates on."""
-    for name in ("Image", "Mask"):
-        Path(name).mkdir()
-    render_sample(Path("Image"), Path("Mask"), count=2, long_side=96)
-    provide(2, FOLDER)
-    sample = {path.read_bytes() for path in Path("Image").iterdir()}
-    assert not sample & set(files().values())
+@pytest.mark.parametrize("index", range(20))
+def test_they_show_other_cars_than_the_sample(index: int) -> None:
+    """Else a run on the sample would train on cars that it validates on, from the same side."""
+    plans = [draw_plan(np.random.default_rng([s, index]), s, index) for s in (42, SEED)]
+    assert plans[0].shape.name != plans[1].shape.name
+
+
+def test_a_renderer_that_is_killed_is_an_error_with_a_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise CarsegError("the sample: a process was killed")
+
+    monkeypatch.setattr(renderings, "render_sample", killed)
+    with pytest.raises(CarsegError, match=r"^renderings: a process .*; free some, or lower render"):
+        provide(2, FOLDER)
+    assert not FOLDER.exists()
 
 
 def test_by_default_there_are_none() -> None:

@@ -235,7 +235,7 @@ def test_a_loss_that_is_no_number_ends_the_run_with_photos_and_remedy(
     with pytest.raises(CarsegError) as error:
         run(criterion=Broken(value, step))
     pairs = read_manifest(Path("split/train.csv"))
-    names = ", ".join(pairs[i].name for i in looked_at[photos])
+    names = ", ".join(pairs[i].photo_file for i in looked_at[photos])
     assert re.fullmatch(
         rf"bce: the loss is (nan|-?inf) in epoch {epoch} at {names}; lower learning_rate, or look "
         "at these photos",
@@ -624,13 +624,28 @@ def test_renderings_train_along_and_nothing_is_measured_on_them(
 
 
 def test_renderings_change_what_is_learnt_and_the_state_that_is_gone_on_from(
-    rendered: list[Pair],
+    rendered: list[Pair], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_them, without = run(tiny(renderings=2)), run(tiny())
     assert with_them[0] != without[0]
-    parts = [read_manifest(Path("split/train.csv")), rendered]
-    digests = [fingerprint(TINY, CPU, 1, parts[:some], [fresh_net()]) for some in (1, 2)]
-    assert digests[0] != digests[1]
+    digests: list[list[Pair]] = []
+
+    def note(*arguments: Any) -> str:
+        digests.extend(arguments[3])
+        return fingerprint(*arguments)
+
+    monkeypatch.setattr(training, "fingerprint", note)
+    run(tiny(renderings=2))
+    parts = [read_manifest(Path(f"split/{part}.csv")) for part in ("train", "val")]
+    assert digests == [*parts, rendered]
+
+
+@pytest.mark.usefixtures("rendered")
+def test_renderings_of_another_run_are_refused() -> None:
+    with pytest.raises(CarsegError) as error:
+        run(tiny(renderings=3))
+    said = "renderings/pairs.csv: has 2 pairs, but renderings is 3; rerun renderings"
+    assert str(error.value) == said
 
 
 @pytest.mark.parametrize(("photos", "looks"), [(1, 16), (3, 16), (15, 16), (18, 16), (70, 64)])
