@@ -8,8 +8,8 @@ from carseg.errors import CarsegError
 from carseg.files import new_directory, write_csv
 from carseg.sample import render_sample
 
-# Not the sample's 42, which it would equal modulo the number of bodies, too: picture k of both would
-# show the same body from the same side, and a run on the sample would train on what it validates.
+# Not the sample's 42, nor equal to it modulo the number of bodies: picture k of both would show the
+# same body from the same side, and a run on the sample would train on what it validates.
 SEED = 3
 LONG_SIDE = 640  # pixels
 

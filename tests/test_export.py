@@ -314,6 +314,17 @@ def test_scores_of_cleaned_masks_are_told_to_be_that(run: Path) -> None:
     assert about.metadata()["metrics_cleaned_up"] == "true"
 
 
+def test_renderings_that_trained_along_are_told_of(run: Path) -> None:
+    with (run / "params.yaml").open("a") as file:
+        file.write("renderings: 10\n")
+    about = Card.of(run / WEIGHTS, "u2netp", SIZE)
+    assert "renderings" not in card(about, ["model.onnx"], 1), "a run from before there were any"
+    text = (run / "dvc.lock").read_text()
+    (run / "dvc.lock").write_text(text.replace("epochs: 5", "epochs: 5\n        renderings: 7"))
+    about = Card.of(run / WEIGHTS, "u2netp", SIZE)
+    assert "| renderings | 7 trained along |" in card(about, ["model.onnx"], 1)
+
+
 def test_a_small_learning_rate_is_read_as_dvc_writes_it(run: Path) -> None:
     text = (run / "dvc.lock").read_text()
     assert "0.0003" in text
