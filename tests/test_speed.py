@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import speed
 from carseg.device import Device
+from carseg.u2net import U2Net
 
 
 @contextmanager
@@ -63,6 +65,14 @@ def test_the_peak_is_that_of_formats_the_device_computes_in(
     """Elsewhere a product in bfloat16 takes minutes, and nothing would be compared with it."""
     monkeypatch.setattr(speed, "SIDE", 64)
     assert list(speed.products(Device(precision, "cpu"))) == formats
+
+
+@pytest.mark.parametrize(("capability", "name"), [("AVX2", "net.pth"), ("AVX512", "model.xml")])
+def test_ours_is_the_engine_that_was_measured_as_the_fastest(
+    capability: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert speed.write_ours(U2Net("u2netp"), 64, tmp_path / "ours", None).name == name
 
 
 def test_operations_are_those_of_plain_convolutions() -> None:
