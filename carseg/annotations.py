@@ -70,7 +70,8 @@ def read(path: Path) -> list[Annotated]:
     """Read every picture of an annotation file, whichever of the formats it is in.
 
     Raises:
-        CarsegError: it is of none, broken, or a folder.
+        CarsegError: it is missing, of none, broken, or a folder.
+        OSError: it may not be read.
     """
     if path.is_dir():
         raise CarsegError(f"{path}: is a folder; give the files in it, as {path / '*.json'}")

@@ -52,7 +52,7 @@ def predict(
     Raises:
         CarsegError: nothing to do, a file that must not be replaced (nothing is written then), or
             photos that could not be done, once all others are.
-        OSError: `out` cannot be written to.
+        OSError: `out` cannot be written to, or a folder of photos not be read.
     """
     if [*paths] == [str(STREAM)]:
         _predict_stream(model, kinds, d4, closer)
@@ -106,7 +106,14 @@ def _predict_stream(model: Model, kinds: Kinds, d4: bool, closer: bool) -> None:
 def as_line(error: Exception, job: Job) -> str:
     """Return an error as one line that names its file; re-raise it if it is a bug."""
     if isinstance(error, OSError):
-        return f"{error.filename or job.source}: {error.strerror or error}"
+        name = error.filename or job.source
+        if isinstance(error, (FileExistsError, NotADirectoryError)):
+            return f"{name}: lies below a file where a folder is to be; choose another --out"
+        if isinstance(error, PermissionError):
+            return f"{name}: may not be read or written; change its permissions"
+        if error.errno in FULL:
+            return f"{name}: {error.strerror}; make room on the disk, or choose another --out"
+        return f"{name}: {error.strerror or error}; check the disk, and try again"
     if is_lack_of_memory(error):
         return f"{job.source}: takes more memory than there is; scale it down, or lower --jobs"
     if not isinstance(error, CarsegError):

@@ -207,7 +207,8 @@ def _scores(about: Card) -> list[str]:
         "plain is one look, as other programs take it; the other views are carseg's: upright adds "
         "a look, turned, where the car lies on its side; d4 is the average over all turns and "
         "flips; closer averages upright, or d4, with looks at the car's box alone. The epoch kept "
-        "was chosen on them, unless `keep` is `last`." + (CLEANED if about.cleaned else ""),
+        "was chosen on them, unless `keep` is `last` and `patience` is null."
+        + (CLEANED if about.cleaned else ""),
         "",
         "| | view | " + " | ".join(SCORES.values()) + " |",
         "|---|---" + "|---" * len(SCORES) + "|",

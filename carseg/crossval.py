@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import chdir
 from pathlib import Path
+from subprocess import DEVNULL
 from tempfile import TemporaryDirectory
 
 import numpy as np
@@ -51,10 +52,10 @@ def crossval(overrides: Sequence[str], folder: Path) -> None:
         folder: gets `scores.csv`, a row a photo, and `summary.json`.
 
     Raises:
-        CarsegError: an override of `FIXED`, with several values or out of range, a project without
-            a git commit or user, too few pairs, a fold that did not run to its end or ran with
-            other parameters, or photos, masks, official weights or code that were changed
-            meanwhile.
+        CarsegError: an override of `FIXED`, with several values or out of range, a fault in
+            params.yaml, a project without a git commit or user, too few pairs, a fold that did not
+            run to its end or ran with other parameters, or photos, masks, official weights or code
+            that were changed meanwhile; or git or DVC failed.
     """
     _check(overrides)
     load_params()  # tells of faults in params.yaml as the stages do
@@ -70,7 +71,7 @@ def crossval(overrides: Sequence[str], folder: Path) -> None:
     for name, ref in refs.items():
         git("update-ref", "-d", ref)
         # Still queued by a call that was interrupted; an error says that it is not.
-        subprocess.run([*DVC, "queue", "remove", name], capture_output=True)
+        wait_for(subprocess.Popen([*DVC, "queue", "remove", name], stdout=DEVNULL, stderr=DEVNULL))
     for k, name in enumerate(names):
         chosen = [
             word for change in (*changes, f"split.fold={k}") for word in ("--set-param", change)
@@ -244,9 +245,24 @@ def run_dvc(*arguments: str) -> None:
     Raises:
         CarsegError: it failed.
     """
-    done = subprocess.run([*DVC, *arguments])
-    if done.returncode:
+    if wait_for(subprocess.Popen([*DVC, *arguments])):
         raise CarsegError(f"dvc {' '.join(arguments)} failed; its message is above")
+
+
+def wait_for(process: subprocess.Popen[bytes]) -> int:
+    """Wait until a process has ended and give its exit code; Ctrl-C, which it gets, too, waits.
+
+    `subprocess.run` would kill DVC a moment after, with the user's changes still stashed away.
+    """
+    interrupted = False
+    while process.returncode is None:
+        try:
+            process.wait()
+        except KeyboardInterrupt:
+            interrupted = True
+    if interrupted:
+        raise KeyboardInterrupt
+    return process.returncode
 
 
 def git(*arguments: str) -> str:

@@ -37,6 +37,8 @@ def load_exported(path: Path, device: str, precision: str = "auto") -> tuple[Loo
     if not path.is_file():
         raise CarsegError(f"{path}: there is no such file; run carseg export")
     path.open("rb").close()  # an OSError tells of one that may not be read
+    if path.suffix.lower() == ".xml" and not (weights := path.with_suffix(".bin")).is_file():
+        raise CarsegError(f"{weights}: there is no such file; copy it along with {path.name}")
     opener = {".onnx": _open_onnx, ".xml": _open_openvino}[path.suffix.lower()]
     try:
         with as_memory_error():

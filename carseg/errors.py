@@ -30,8 +30,9 @@ def run(stage: Callable[[], None]) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Names of files may hold letters that the encoding of a log lacks.
         sys.stdout.reconfigure(errors="backslashreplace")
-    # Pillow's, of more than 89 megapixels: phones make them. Beyond 179 it refuses, and we tell.
-    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
+    # Pillow's name no file: of more than 89 megapixels, which phones make (beyond 179 it refuses,
+    # and we tell), of odd metadata, of palettes with transparency.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     if sys.stderr is None:  # as in a service; print would take standard output instead
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lasts
     try:

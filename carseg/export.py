@@ -106,7 +106,7 @@ def _check_targets(paths: Sequence[Path], force: bool) -> None:
     wrong = [path for path in paths if path.is_dir()]
     fault = "is a folder where a file is to be; move it away"
     if not wrong and not force:
-        wrong = [path for path in paths if path.exists()]
+        wrong = [path for path in paths if os.path.lexists(path)]  # links to nothing, too
         fault = "exists already; add --force to replace it"
     if wrong:
         raise CarsegError("\n".join(f"{path}: {fault}" for path in wrong))

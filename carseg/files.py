@@ -76,21 +76,45 @@ def parse_csv(text: str) -> list[dict[str, str]]:
 
 @contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
-    """Yield an empty sibling folder that replaces `path` if the block succeeds."""
+    """Yield an empty sibling folder that replaces `path` if the block succeeds.
+
+    Raises:
+        OSError: the folder, or a file in it, cannot be written; it names the one in `path`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(dir=path.parent, prefix=PREFIX))
+    with _named_in_place(path):
+        fresh = Path(tempfile.mkdtemp(dir=path.parent, prefix=PREFIX))
+        try:
+            os.chmod(fresh, 0o755)  # noqa: S103 - mkdtemp's 0o700 would keep other users out
+            yield fresh
+            _replace_directory(path, fresh)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _replace_directory(path: Path, fresh: Path) -> None:
     old = fresh.with_name(fresh.name + ".old")
     try:
-        os.chmod(fresh, 0o755)  # noqa: S103 - mkdtemp's 0o700 would keep other users out
-        yield fresh
         if path.is_dir():
             os.replace(path, old)  # at once: what cannot be removed whole stays whole
-        try:
-            os.replace(fresh, path)
-        except OSError:
-            if old.exists():
-                os.replace(old, path)
+        os.replace(fresh, path)
+    except BaseException:  # an interrupt, too
+        if old.exists() and not path.exists():
+            os.replace(old, path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _named_in_place(path: Path) -> Iterator[None]:
+    """Let errors about temporary neighbours of `path`, or files in them, name `path` instead."""
+    try:
+        yield
+    except OSError as error:
+        named = error.filename2 or error.filename  # of two, what was written is the second
+        folder = Path(os.path.abspath(path.parent))
+        place = Path(os.path.abspath(os.fsdecode(named or "")))
+        first, *rest = place.relative_to(folder).parts if folder in place.parents else ("",)
+        if not first.startswith(PREFIX) and first != path.name:
             raise
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        raise OSError(error.errno, error.strerror, str(path.joinpath(*rest))) from error

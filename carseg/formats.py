@@ -44,7 +44,12 @@ class Probability(nn.Module):
 def write_onnx(
     net: Probability, folder: Path, size: int, batch: int | None, metadata: Mapping[str, str]
 ) -> None:
-    """Write `model.onnx`: input `photo` (N, 3, S, S), output `probability` (N, 1, S, S)."""
+    """Write `model.onnx`: input `photo` (N, 3, S, S), output `probability` (N, 1, S, S).
+
+    Raises:
+        CarsegError: a package is missing, or the file computes something else than torch.
+        OSError: it cannot be written.
+    """
     import_optional("onnxscript", "onnx")
     onnx = import_optional("onnx", "onnx")
     path = folder / FILES["onnx"][0]
@@ -84,7 +89,8 @@ def write_openvino(
     Batch norm is folded in a way that keeps its precision where OpenVINO computes in bfloat16.
 
     Raises:
-        CarsegError: the file cannot be written.
+        CarsegError: the package is missing, the file cannot be written, or it computes something
+            else than torch.
     """
     openvino = import_optional("openvino", "openvino")
     # Engines that compute in bfloat16 would fold batch norms, too, but lose what must be exact.
@@ -122,7 +128,12 @@ def save_openvino(model: Any, path: Path, metadata: Mapping[str, str]) -> None:
 def write_safetensors(
     net: Probability, folder: Path, size: int, batch: int | None, metadata: Mapping[str, str]
 ) -> None:
-    """Write `model.safetensors`: the state dict, under the key names of the authors' code."""
+    """Write `model.safetensors`: the state dict, under the key names of the authors' code.
+
+    Raises:
+        CarsegError: the package is missing, or what is read back computes something else.
+        OSError: the file cannot be written.
+    """
     safetensors = import_optional("safetensors.torch", "safetensors")
     path = folder / FILES["safetensors"][0]
     write_bytes(path, safetensors.save(net.net.state_dict(), dict(metadata)))

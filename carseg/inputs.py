@@ -34,6 +34,7 @@ def list_photos(
 
     Raises:
         CarsegError: there is no such file, or no photo in a folder.
+        OSError: a folder may not be read.
     """
     found: dict[Path, Path] = {}
     for text in paths:
@@ -125,6 +126,7 @@ def read(content: bytes, source: Path) -> Image.Image:
             image.load()
             drop_text(image)
             stands = turned_by_tag(image)
+            photo = as_photo(stands)
     except Image.DecompressionBombError as error:
         raise CarsegError(f"{source}: has too many pixels ({error}); scale it down") from error
     except MemoryError:  # of which the file is not to blame
@@ -137,7 +139,6 @@ def read(content: bytes, source: Path) -> Image.Image:
         else:
             why = "cannot be read as an image; save it anew"
         raise CarsegError(f"{source}: {why} or leave it out") from error
-    photo = as_photo(stands)
     kept = ("exif", "icc_profile") if stands.mode in ("RGB", "RGBA") else ("exif",)
     photo.info = {key: stands.info[key] for key in kept if key in stands.info}
     if "exif" in photo.info and not photo.info["exif"].startswith(EXIF_MARK):

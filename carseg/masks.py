@@ -40,6 +40,7 @@ def import_masks(
 
     Raises:
         CarsegError: a line for each fault.
+        OSError: a mask cannot be written.
     """
     faults: list[str] = []
     annotated = list(_all(files, faults))
@@ -90,6 +91,8 @@ def _all(files: Sequence[Path], faults: list[str]) -> Iterator[Annotated]:
             yield from read(path)
         except CarsegError as error:
             faults.append(str(error))
+        except OSError as error:
+            faults.append(f"{path}: cannot be read ({error.strerror}); check its permissions")
 
 
 def _stem(name: str) -> str:

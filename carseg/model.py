@@ -125,8 +125,8 @@ def load(
 ) -> Model:
     """Load weights that a training saved, of either network, or a file of `carseg export`.
 
-    With torch on a CPU under Linux, the process keeps memory that forward passes have used, for the
-    next ones.
+    On a CPU under Linux, where torch or OpenVINO computes, the process keeps memory that forward
+    passes have used, for the next ones.
 
     Args:
         path: a .pth file; or an .onnx or .xml file, which runs on the engine of its format.
@@ -140,6 +140,8 @@ def load(
         CarsegError: the file is missing, broken, holds no U²-Net or one for several photos at once,
             its engine is not installed, there is no such device, an option has another value, or
             the settings beside the weights are at fault.
+        MemoryError: there is too little memory.
+        OSError: a file may not be read.
     """
     _check_choice("precision", precision, PRECISIONS)
     _check_choice("device", device, DEVICES)

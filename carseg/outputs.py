@@ -20,6 +20,7 @@ from carseg.overlay import TRUE_POSITIVE
 from carseg.piece import one_piece
 
 ENDINGS = {"mask": ".png", "cutout": ".png", "overlay": ".jpg", "background": ".jpg"}
+NAMED = 10  # files that exist already, told of at most
 EXIF_MOST = 65533  # bytes of it that a JPEG holds
 TINT = 0.45  # strength of an overlay's colour
 
@@ -177,8 +178,10 @@ def refuse_losses(listed: Sequence[Job], force: bool, scenery: Path | None = Non
     if not lines and not force:
         lines = [
             f"{path}: exists already; add --force to replace it, or choose another --out"
-            for path in there
+            for path in there[:NAMED]
         ]
+        if len(there) > NAMED:
+            lines.append(f"and {len(there) - NAMED} more exist already")
     if lines:
         raise CarsegError("\n".join(lines))
 

@@ -83,7 +83,8 @@ def drop_text(image: Image.Image) -> None:
     for name in ("icc_profile", "transparency"):
         if isinstance(image.info.get(name), str):
             del image.info[name]
-    if not image.info.get("exif", b"Exif").startswith(EXIF):
+    exif = image.info.get("exif", EXIF[0])
+    if not isinstance(exif, bytes) or not exif.startswith(EXIF):
         del image.info["exif"]
 
 
@@ -103,17 +104,16 @@ def refuse_raw(path: Path) -> None:
 def turned_by_tag(image: Image.Image) -> Image.Image:
     """Turn an image upright by its EXIF tag; return it itself, not a copy, if it already is.
 
-    Its other EXIF data are kept, unless they are malformed.
+    Its other EXIF data are kept, unless they are malformed; where they tell nothing, it stands.
     """
-    orientation = image.getexif().get(ExifTags.Base.Orientation)
-    if orientation not in TURNS:
-        return image
+    orientation = None
     try:
-        return ImageOps.exif_transpose(image)
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        return ImageOps.exif_transpose(image) if orientation in TURNS else image
     except MemoryError:
         raise
-    except Exception:  # whatever Pillow raises when it cannot write them anew
-        turned = image.transpose(TURNS[orientation])
+    except Exception:  # whatever Pillow raises when it cannot read them, or write them anew
+        turned = image if orientation is None else image.transpose(TURNS[orientation])
         for name in TAGGED:
             turned.info.pop(name, None)
         return turned

@@ -26,6 +26,10 @@ def one_piece(found: NDArray[np.float32], threshold: float) -> NDArray[np.float3
     shades, number = ndimage.label(found >= min(FAINT, threshold))
     own = np.zeros(number + 1, np.bool_)
     own[shades[kept & car]] = True
-    found = np.where(own[shades] & (kept | ~car), found, np.float32(0))
+    mine = own[shades] & (kept | ~car)
+    if (own[shades] & car & ~kept).any():  # edges meet: what is nearer to another piece is its own
+        nearest = ndimage.distance_transform_edt(~car, return_distances=False, return_indices=True)
+        mine &= kept[tuple(nearest)]
+    found = np.where(mine, found, np.float32(0))
     found[kept & ~car] = 1
     return found

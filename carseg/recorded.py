@@ -31,8 +31,8 @@ class Recorded:
             CarsegError: a parameter or a module was changed.
         """
         now = self._look()
-        for name, before in self._before.items():
-            if now[name] != before:
+        for name in self._before | now:
+            if self._before.get(name) != now.get(name):
                 raise CarsegError(
                     f"{name} was changed while this ran; set it back and run again, as DVC would "
                     "record the result as made with it"
@@ -44,9 +44,9 @@ class Recorded:
             f"params.yaml: {name}": values.get(name) for name in self._params
         }
         for path in self._code:
-            if not path.is_dir():
-                content = path.read_bytes() if path.is_file() else b""
-                found[f"{path.as_posix()}:"] = hashlib.sha256(content).digest()
+            for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+                content = file.read_bytes() if file.is_file() else b""
+                found[f"{file.as_posix()}:"] = hashlib.sha256(content).digest()
         return found
 
 

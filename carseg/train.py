@@ -37,6 +37,7 @@ from carseg.views import D4, turn
 TASKS = ("bce", "dice")
 FINE = 0.0005  # the second task's learning rate, at most: more undoes what the first has learnt
 SETTLE_PHOTOS = 64  # enough for the statistics of a batch norm
+NAMED = 10  # photos that a line names, at most
 LOOKS, LOOKS_AT_ONCE = 16, 4  # photos to recompute batch norm statistics on, and their batch size
 QUARTERED = (D4[0], D4[0], D4[1], D4[3])  # turns of those photos: none, or a quarter
 
@@ -47,7 +48,8 @@ def train_bce(params: Params, recorded: Recorded | None = None) -> None:
     """Task 1: from the start weights, with BCE, to `u2net_segmentation.pth`.
 
     Raises:
-        CarsegError: as `train`, or the start weights do not fit.
+        CarsegError: as `train`, the start weights do not fit, or there are more processes than
+            GPUs.
     """
     output = Path("u2net_segmentation.pth")
     with together() as processes, room(processes) as folder:
@@ -58,7 +60,7 @@ def train_dice(params: Params, recorded: Recorded | None = None) -> None:
     """Task 2: from the weights of task 1, with Dice loss, to `u2net_segmentation_dice_loss.pth`.
 
     Raises:
-        CarsegError: as `train`, or the weights of task 1 do not fit.
+        CarsegError: as `train_bce`, or the weights of task 1 do not fit.
     """
     output = Path("u2net_segmentation_dice_loss.pth")
     with together() as processes, room(processes) as folder:
@@ -76,7 +78,8 @@ def start(params: Params) -> U2Net:
     """Build the untrained net; fit batch norms of given weights to the training photos.
 
     Raises:
-        CarsegError: the weights in `pretrained/` or the training photos cannot be read.
+        CarsegError: the weights in `pretrained/`, the manifest or the training photos cannot be
+            read, or the weights are of another network.
     """
     net = weights.start(params.model, Path("pretrained"), params.seed)
     if params.init != "scratch":
@@ -122,8 +125,9 @@ def train(
         recorded: parameters and code to check for changes at the end, if any.
 
     Raises:
-        CarsegError: a manifest, a photo or the checkpoint cannot be read, the loss is no longer
-            finite, or parameters or code were changed meanwhile.
+        CarsegError: a manifest, a photo or the checkpoint cannot be read, there are not as many
+            rendered pairs as `params.renderings`, the loss is no longer finite, or parameters or
+            code were changed meanwhile.
     """
     torch.manual_seed(params.seed)
     device = Device(params.precision)
@@ -264,7 +268,8 @@ def learn(
         weight = len(photos) * processes.count / len(batch)
         loss = processes.sum(learner.step(photos, masks, weight))
         if not math.isfinite(loss):
-            epoch, names = batch[0][0], ", ".join(pairs[i].photo_file for _, i in batch)
+            epoch, more = batch[0][0], ", …" if len(batch) > NAMED else ""
+            names = ", ".join(pairs[i].photo_file for _, i in batch[:NAMED]) + more
             raise Diverged(
                 f"the loss is {loss} in epoch {epoch} at {names}; lower learning_rate, or look at "
                 "these photos"

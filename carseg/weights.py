@@ -114,10 +114,8 @@ def read_checkpoint(path: Path) -> State:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CarsegError(f"{path}: there is no such file; run dvc repro") from error
-    except PermissionError:  # of which what is in it is not to blame
-        raise
     except Exception as error:  # torch has no common base for what a broken file may raise
-        if is_lack_of_memory(error):
+        if _is_of_the_machine(error):
             raise
         raise CarsegError(f"{path}: is not a whole PyTorch checkpoint of tensors alone") from error
     if not isinstance(state, dict) or not all(
@@ -129,6 +127,12 @@ def read_checkpoint(path: Path) -> State:
         counter = key.replace("running_mean", "num_batches_tracked")
         state.setdefault(counter, torch.zeros((), dtype=torch.int64))
     return state
+
+
+def _is_of_the_machine(error: Exception) -> bool:
+    """Tell whether a disk, a permission or memory is to blame, and not what a file holds."""
+    of_file = isinstance(error, (FileNotFoundError, IsADirectoryError))
+    return is_lack_of_memory(error) or (isinstance(error, OSError) and not of_file)
 
 
 def read_onnx(path: Path) -> State:
@@ -147,7 +151,7 @@ def read_onnx(path: Path) -> State:
             for wanted in (node.input[1:3] for node in graph.node if node.op_type == "Conv")
         ]
     except Exception as error:  # onnx has no common base for what a broken file may raise
-        if is_lack_of_memory(error):
+        if _is_of_the_machine(error):
             raise
         raise CarsegError(f"{path}: is not a whole ONNX file with its weights inside") from error
     if any(node.op_type == "BatchNormalization" for node in graph.node):

@@ -317,7 +317,7 @@ def test_a_full_disk_ends_it(
 
     monkeypatch.setattr("carseg.batch.write_bytes", write)
     photo().save("photos/c.png")
-    with pytest.raises(CarsegError, match=r"^out/b\.png: No space left on device$"):
+    with pytest.raises(CarsegError, match=r"^out/b\.png: No space .*; make room"):
         do("photos", jobs=1)
     assert capsys.readouterr().err.endswith("1 of 3 photos done, in out\n")
 
@@ -413,7 +413,7 @@ def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_output_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     Path("out").mkdir()
     Path("out/more").write_text("a file where a folder is needed")
-    with pytest.raises(CarsegError, match="out/more"):
+    with pytest.raises(CarsegError, match=r"^out/more.*a file where a folder is to be; choose"):
         do("photos", recursive=True)
     assert files() == ["a.png", "b.png", "more"]
 
@@ -427,6 +427,33 @@ def test_nothing_is_replaced_unless_forced() -> None:
     assert Path("out/b.png").read_bytes() == b"dear"
     do("photos", force=True)
     assert pixels("out/b.png").shape == (40, 30)
+
+
+def test_of_many_files_that_exist_ten_are_named() -> None:
+    for index in range(12):
+        photo().save(f"photos/{index:02}.png")
+    do("photos")
+    with pytest.raises(CarsegError) as error:
+        do("photos")
+    *named, more = str(error.value).splitlines()
+    assert len(named) == 10
+    assert more == "and 4 more exist already"
+
+
+def test_a_photo_that_may_not_be_read_is_told_of_when_the_others_are_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read_bytes = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        if path.name == "a.png":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(CarsegError, match=r"^photos/a\.png: may not be read .*; change its perm"):
+        do("photos")
+    assert files() == ["b.png"]
 
 
 def test_a_photo_is_never_replaced() -> None:

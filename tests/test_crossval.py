@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from conftest import write_pairs
 from project import Project
 
 from carseg.columns import NETS, VIEWS
-from carseg.crossval import Row, changed, crossval, git, report, sides
+from carseg.crossval import Row, changed, crossval, git, report, sides, wait_for
 from carseg.errors import CarsegError
 from carseg.files import read_csv, write_csv
 from carseg.params import Params
@@ -285,3 +287,41 @@ def test_a_run_judges_every_photo_once_and_goes_on_where_it_was(tmp_path: Path) 
     assert project.user_files() == files
     changed = set(project.git("status", "--porcelain").splitlines())
     assert changed == {"?? crossval/", "?? dvc.lock"}
+
+
+class Interrupted(subprocess.Popen[bytes]):
+    """A process that Ctrl-C, pressed twice, reaches along with who waits for it."""
+
+    presses = 2
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self.presses:
+            self.presses -= 1
+            self.send_signal(signal.SIGINT)
+            raise KeyboardInterrupt
+        return super().wait(timeout)
+
+
+def test_dvc_is_given_the_time_to_set_back_what_it_has_stashed_away(tmp_path: Path) -> None:
+    code = """
+import signal, sys, time
+from pathlib import Path
+
+def stop(*_):
+    time.sleep(0.6)
+    Path("set_back").touch()
+    sys.exit(3)
+
+signal.signal(signal.SIGINT, stop)
+print(flush=True)
+time.sleep(60)
+"""
+    process = Interrupted([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=tmp_path)
+    assert process.stdout
+    with process.stdout as output:
+        output.readline()  # it heeds signals from here on
+        with pytest.raises(KeyboardInterrupt):
+            wait_for(process)
+    assert (tmp_path / "set_back").exists()
+    assert process.returncode == 3
+    assert wait_for(subprocess.Popen([sys.executable, "-c", "exit(4)"])) == 4

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from carseg import __main__
 from carseg.errors import hold_interrupts, run
@@ -35,10 +36,21 @@ run(stage)
     assert (done.returncode, done.stdout) == (1, "")
 
 
-def test_a_photo_of_a_hundred_megapixels_is_not_warned_of() -> None:
+def test_what_pillow_warns_of_is_not_shown_as_it_names_no_photo() -> None:
+    """Palettes with transparency, say, odd EXIF data, and photos of a hundred megapixels."""
+
+    def convert(picture: Image.Image) -> None:
+        picture.convert("RGB")
+
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        run(lambda: warnings.warn("Image size (108 pixels) exceeds limit of 89", stacklevel=1))
+        picture = Image.new("P", (2, 2))
+        picture.info["transparency"] = bytes(256)
+        with pytest.raises(UserWarning, match="Transparency"):
+            convert(picture)
+        run(lambda: convert(picture))
+        with pytest.raises(UserWarning, match="ours"):
+            run(lambda: warnings.warn("ours", stacklevel=1))
 
 
 def test_letters_that_a_log_cannot_hold_are_spelt_out() -> None:

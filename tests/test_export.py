@@ -118,8 +118,15 @@ def test_what_was_not_exported_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(CarsegError, match=r"there is no such file; run carseg export"):
         load(tmp_path / name)
     (tmp_path / name).write_text("nothing of the kind")
+    (tmp_path / "model.bin").touch()
     with pytest.raises(CarsegError, match="is not what carseg export writes; export it anew"):
         load(tmp_path / name)
+
+
+def test_half_of_a_network_in_two_files_is_told_of(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.xml").write_bytes((project / "exported/model.xml").read_bytes())
+    with pytest.raises(CarsegError, match=r"model\.bin: there is no such file; copy it along with"):
+        load(tmp_path / "model.xml")
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.xml"])
@@ -473,6 +480,14 @@ def test_files_are_replaced_only_when_forced(
     export.export(project / WEIGHTS, tmp_path, ["safetensors"], SIZE, None, True)
     assert (tmp_path / "model.safetensors").stat().st_size > 20_000
     assert (tmp_path / "other").read_text() == "mine, too"
+
+
+def test_a_link_to_nothing_is_replaced_only_when_forced(project: Path, tmp_path: Path) -> None:
+    link = tmp_path / "model.safetensors"
+    link.symlink_to("/nowhere/at/all")
+    with pytest.raises(CarsegError, match=r"model\.safetensors: exists already; add --force"):
+        export.export(project / WEIGHTS, tmp_path, ["safetensors"], SIZE, None, False)
+    assert link.is_symlink()
 
 
 @pytest.mark.parametrize("force", [False, True])

@@ -108,7 +108,12 @@ def test_a_folder_that_cannot_take_its_place_leaves_the_old_one_whole(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "write", [lambda folder: write_bytes(folder / "file", b""), check_writable]
+    "write",
+    [
+        lambda folder: write_bytes(folder / "file", b""),
+        check_writable,
+        lambda folder: new_directory(folder / "file").__enter__(),
+    ],
 )
 def test_a_folder_that_takes_no_files_is_named(
     write: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -121,6 +126,62 @@ def test_a_folder_that_takes_no_files_is_named(
     with pytest.raises(PermissionError) as caught:
         write(tmp_path)
     assert caught.value.filename in (str(tmp_path), str(tmp_path / "file"))
+
+
+@pytest.mark.parametrize("place", ["{fresh}/Image/a.jpg", "{fresh}"])
+@pytest.mark.parametrize("relative", [False, True])
+def test_what_fails_to_be_written_into_a_new_folder_is_named_where_it_is_to_be(
+    place: str, relative: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    target = Path("target") if relative else tmp_path / "target"
+
+    def fill() -> None:
+        with new_directory(target) as fresh:
+            # As `shutil.copyfile` tells of a full disk: the source first.
+            raise OSError(28, "No space left", "a.jpg", None, place.format(fresh=fresh))
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        fill()
+    assert caught.value.filename == place.format(fresh=target)
+    assert os.listdir(tmp_path) == []
+
+
+def test_errors_of_other_files_are_left_as_they_are(tmp_path: Path) -> None:
+    with (
+        pytest.raises(FileNotFoundError) as caught,
+        new_directory(tmp_path / "target"),
+    ):
+        (tmp_path / "missing.jpg").read_bytes()
+    assert caught.value.filename == str(tmp_path / "missing.jpg")
+
+
+def test_a_file_where_a_folder_is_to_be_is_named_and_left(tmp_path: Path) -> None:
+    (tmp_path / "target").write_bytes(b"mine")
+    with pytest.raises(NotADirectoryError) as caught, new_directory(tmp_path / "target"):
+        pass
+    assert caught.value.filename == str(tmp_path / "target")
+    assert content(tmp_path) == {"target": b"mine"}
+
+
+def test_an_interrupt_between_its_two_renames_leaves_the_old_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target/old").write_bytes(b"old")
+    rename, done = os.replace, []
+
+    def interrupt(source: Path, target: Path) -> None:
+        rename(source, target)
+        if not done:
+            done.append(True)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(files.os, "replace", interrupt)
+    with pytest.raises(KeyboardInterrupt), new_directory(tmp_path / "target"):
+        pass
+    assert content(tmp_path) == {"target/old": b"old"}
+    assert os.listdir(tmp_path) == ["target"]
 
 
 def test_a_folder_that_can_be_made_and_written_to_is_not_made_yet(tmp_path: Path) -> None:

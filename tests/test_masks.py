@@ -208,6 +208,20 @@ def test_a_photo_that_cannot_be_read_is_named() -> None:
     assert line.startswith("Image/a.jpg: cannot be read")
 
 
+def test_a_file_that_may_not_be_read_is_told_of_with_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(path: Path, **_: object) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    files = [labelme("a.jpg", ("car", SQUARE)), labelme("b.jpg", ("car", SQUARE))]
+    monkeypatch.setattr(Path, "read_text", refuse)
+    lines = refused(*files)
+    assert lines[:2] == [
+        f"{file}: cannot be read (Permission denied); check its permissions" for file in files
+    ]
+
+
 def test_a_picture_annotated_twice_is_named() -> None:
     one, other = labelme("a.jpg", ("car", SQUARE)), labelme("x/a.jpg", ("car", OTHER))
     other.rename("twice.json")

@@ -10,8 +10,10 @@ import pytest
 from conftest import ellipse
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
+from PIL.PngImagePlugin import PngInfo
 
 from carseg.errors import CarsegError
+from carseg.inputs import read
 from carseg.photos import (
     eight_bits,
     read_levels,
@@ -246,6 +248,27 @@ def test_malformed_exif_data_do_not_keep_a_photo_from_being_turned(orientation: 
         turned = turned_by_tag(image)
     assert np.array_equal(np.asarray(turned), AS_SEEN[orientation](stored))
     assert turned_by_tag(turned) is turned, "it is not turned again"
+
+
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0" + bytes(8), b"Exif\0\0" + b"rubbish", b"Exif\0\0II*\0" + b"\xff" * 4]
+)
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_exif_data_that_cannot_be_read_at_all_do_not_keep_a_photo_from_it(
+    exif: bytes, name: str, tmp_path: Path
+) -> None:
+    """As what removes private data from photos leaves them."""
+    Image.new("RGB", (30, 20), "red").save(tmp_path / name, exif=exif, dpi=(72, 72))
+    assert read_photo(tmp_path / name).size == (30, 20)
+    read(tmp_path.joinpath(name).read_bytes(), tmp_path / name).save(tmp_path / "again.jpg")
+
+
+def test_a_text_by_the_name_of_metadata_is_none(tmp_path: Path) -> None:
+    text = PngInfo()
+    for name in ("exif", "xmp", "Raw profile type exif"):
+        text.add_itxt(name, "of mine")
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.png", pnginfo=text)
+    assert read_photo(tmp_path / "a.png").size == (30, 20)
 
 
 def test_the_preview_in_raw_data_is_no_photo(tmp_path: Path) -> None:

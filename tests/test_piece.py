@@ -27,7 +27,8 @@ def test_where_soft_edges_meet_the_smaller_piece_goes_all_the_same() -> None:
     found[3:6, 3:10], found[3:6, 13:17] = 0.9, 0.7
     kept = one_piece(found, 0.5)
     assert (kept[3:6, 3:10] == np.float32(0.9)).all()
-    assert not kept[3:6, 13:17].any()
+    assert not kept[:, 12:].any(), "neither it, nor a ring of its edge"
+    assert (kept[2:7, 2:11] >= np.float32(0.3)).all(), "the larger one keeps its own"
 
 
 @pytest.mark.parametrize("value", [0.0, 0.05, 0.3, 1.0])

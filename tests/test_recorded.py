@@ -18,6 +18,7 @@ stages:
 """
 PARAMS = "epochs: 20\npatience: null\nsplit: {val_size: 5, fold: null}\nworkers: 0\n"
 MODULE = Path("carseg/train.py")
+DRAWN = Path("carseg/sample/paint.py")  # of a folder that is named as a whole
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +28,7 @@ def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Path(folder).mkdir(parents=True)
     Path("dvc.yaml").write_text(PIPELINE)
     Path("params.yaml").write_text(PARAMS)
-    for path in (MODULE, Path("stages/train_bce.py")):
+    for path in (MODULE, DRAWN, Path("stages/train_bce.py")):
         path.write_text("pass")
 
 
@@ -47,6 +48,9 @@ def set_to(old: str, new: str) -> None:
         (lambda: Path("params.yaml").write_text("<<<<<<< HEAD"), "params.yaml: epochs"),
         (lambda: MODULE.write_text("other"), "carseg/train.py:"),
         (MODULE.unlink, "carseg/train.py:"),
+        (lambda: DRAWN.write_text("other"), "carseg/sample/paint.py:"),
+        (DRAWN.unlink, "carseg/sample/paint.py:"),
+        (lambda: Path("carseg/sample/new.py").touch(), "carseg/sample/new.py:"),
     ],
 )
 def test_what_was_changed_is_named(change: Callable[[], object], name: str) -> None:
@@ -63,6 +67,7 @@ def test_what_was_changed_is_named(change: Callable[[], object], name: str) -> N
         lambda: set_to("workers: 0", "workers: 4"),
         lambda: set_to("epochs: 20", "epochs:   20  # of each"),
         lambda: Path("dataset/new.jpg").touch(),
+        lambda: Path("carseg/sample/paint.pyc").touch(),
         lambda: Path("dvc.yaml").write_text(""),
     ],
 )

@@ -10,7 +10,7 @@ from carseg.errors import CarsegError
 from carseg.pairs import read_manifest
 from carseg.params import Params
 from carseg.renderings import SEED, provide
-from carseg.sample.layout import draw_plan
+from carseg.sample.layout import Plan, draw_plan
 
 FOLDER = Path("renderings")
 
@@ -45,11 +45,31 @@ def test_fewer_replace_more_and_none_is_no_error() -> None:
     assert files() == {"pairs.csv": b"photo,mask\n"}
 
 
-@pytest.mark.parametrize("index", range(20))
-def test_they_show_other_cars_than_the_sample(index: int) -> None:
-    """Else a run on the sample would train on cars that it validates on, from the same side."""
-    plans = [draw_plan(np.random.default_rng([s, index]), s, index) for s in (42, SEED)]
-    assert plans[0].shape.name != plans[1].shape.name
+def plans(seed: int, count: int) -> list[Plan]:
+    return [draw_plan(np.random.default_rng([seed, k]), seed, k) for k in range(count)]
+
+
+def side(plan: Plan) -> float:
+    """Where the camera stands, in degrees around the car."""
+    return float(np.degrees(plan.camera - plan.heading)) - 90
+
+
+def test_the_first_twenty_show_other_cars_than_the_sample_or_from_another_side() -> None:
+    """Else a run on the sample would train on pictures like those that it validates on."""
+    for rendered in plans(SEED, 20):
+        for other in plans(42, 20):
+            between = abs((side(rendered) - side(other) + 180) % 360 - 180)
+            assert rendered.shape.name != other.shape.name or between > 10
+
+
+def test_many_combine_bodies_paints_sides_and_turns_freely() -> None:
+    """Taking turns in step, a side would always show in one paint, and always lie, or never."""
+    many = [plan for plan in plans(SEED, 400) if not plan.portrait]
+    bodies = {(plan.shape.name, tuple(plan.finish.paint)) for plan in many}
+    assert len(bodies) > 0.8 * 7 * 12
+    from_the_left = [plan for plan in many if abs((side(plan) % 360) - 90) < 8]
+    assert 0.3 < np.mean([plan.quarter_turns > 0 for plan in from_the_left]) < 0.7
+    assert len({tuple(plan.finish.paint) for plan in from_the_left}) > 6
 
 
 def test_a_renderer_that_is_killed_is_an_error_with_a_remedy(

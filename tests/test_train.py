@@ -219,6 +219,12 @@ class Broken(nn.Module):
         return logits.mean() * (self.value if self.left <= 0 and logits.requires_grad else 1)
 
 
+def test_of_a_large_batch_only_some_photos_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("carseg.train.NAMED", 1)
+    with pytest.raises(CarsegError, match=r" at \w+\.jpg, …; lower learning_rate"):
+        run(criterion=Broken(math.nan, 1))
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize(("step", "epoch", "photos"), [(1, 1, slice(2)), (4, 2, slice(2, 3))])
 def test_a_loss_that_is_no_number_ends_the_run_with_photos_and_remedy(

@@ -322,6 +322,20 @@ def test_what_is_no_onnx_file_of_the_net_is_refused_by_name(
     assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize("name", ["a.pth", "a.onnx"])
+def test_a_disk_that_fails_is_not_blamed_on_the_file(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error", name)
+
+    monkeypatch.setattr(torch, "load", fail)
+    monkeypatch.setattr(onnx, "load", fail)
+    (tmp_path / name).touch()
+    with pytest.raises(OSError, match="Input/output error"):
+        weights.start("u2netp", tmp_path, seed=0)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_a_net_approaches_another_in_every_weight_and_statistic(share: float) -> None:
     net, end = uneven(U2Net("u2netp"), seed=0), uneven(U2Net("u2netp"), seed=1)

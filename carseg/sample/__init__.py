@@ -22,6 +22,7 @@ from carseg.sample.render import render_picture
 __all__ = ["is_rendered", "render_sample"]
 
 COMMENT = b"rendered by carseg"  # in every photo's file
+MOST = 61  # processes, as Windows waits for no more
 
 
 def render_sample(
@@ -40,7 +41,7 @@ def render_sample(
     stems = [f"{index + 1:0{digits}d}" for index in range(count)]
     files = [(image_dir / f"{stem}.jpg", mask_dir / f"{stem}.png") for stem in stems]
     with ProcessPoolExecutor(
-        min(count, cores()),
+        min(count, cores(), MOST),
         multiprocessing.get_context("spawn"),  # the only one there is everywhere
         signal.signal,
         (signal.SIGINT, signal.SIG_IGN),  # who is told to stop is the process that waits for them

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from carseg.sample.arrays import Floats
 from carseg.sample.car import SHAPES, CarShape
@@ -42,6 +43,8 @@ _WALLS = (
     (0.60, 0.36, 0.28),
 )
 _ROOFS = ((0.52, 0.28, 0.22), (0.32, 0.32, 0.34), (0.44, 0.30, 0.25))
+_BLOCK = 20  # pictures
+_CYCLES = 840  # a multiple of the length of every cycle of choices, but for rounding
 _GREENS = ((0.24, 0.36, 0.16), (0.30, 0.40, 0.18), (0.20, 0.31, 0.17), (0.37, 0.42, 0.20))
 
 
@@ -67,13 +70,14 @@ class Plan:
 
 def draw_plan(rng: np.random.Generator, seed: int, index: int) -> Plan:
     """Choose picture `index` (from 0); neighbouring indices get different choices."""
+    body, colouring, side, turning, lighting, standing = index + _shifts(seed, index)
     # Odd pictures lie on their side; a quarter of all are portraits before they are turned.
-    turned = index % 2 == 1
-    portrait = index % 8 in (2, 5)
-    shape = SHAPES[(index + seed) % len(SHAPES)]
-    paint, metallic = _PAINTS[(5 * index + seed // 7) % len(_PAINTS)]
+    turned = turning % 2 == 1
+    portrait = turning % 8 in (2, 5)
+    shape = SHAPES[(body + seed) % len(SHAPES)]
+    paint, metallic = _PAINTS[(5 * colouring + seed // 7) % len(_PAINTS)]
     views = _PORTRAIT_VIEWS if portrait else _LANDSCAPE_VIEWS
-    degrees = views[(index // 4 if portrait else index) % len(views)] + rng.uniform(-7, 7)
+    degrees = views[(side // 4 if portrait else side) % len(views)] + rng.uniform(-7, 7)
     view = np.radians(degrees)
     # The car stands along the street or square to it, whichever lets the camera face the houses.
     # The camera's bearing in the world is heading + view = -90 degrees + camera.
@@ -97,9 +101,9 @@ def draw_plan(rng: np.random.Generator, seed: int, index: int) -> Plan:
         shape=shape,
         finish=finish,
         portrait=portrait,
-        quarter_turns=(1 if index % 4 == 1 else 3) if turned else 0,
-        light=_LIGHTS[(index + index // 5) % len(_LIGHTS)],
-        ground=_GROUNDS[(index + index // 7) % len(_GROUNDS)],
+        quarter_turns=(1 if turning % 4 == 1 else 3) if turned else 0,
+        light=_LIGHTS[(lighting + lighting // 5) % len(_LIGHTS)],
+        ground=_GROUNDS[(standing + standing // 7) % len(_GROUNDS)],
         heading=float(heading),
         camera=float(camera),
         distance=float(rng.uniform(5.6, 7.6)),
@@ -109,6 +113,18 @@ def draw_plan(rng: np.random.Generator, seed: int, index: int) -> Plan:
         cut=float(cut),
         shift=(float(rng.uniform(-0.8, 0.8)), float(rng.uniform(-0.05, 0.6))),
     )
+
+
+def _shifts(seed: int, index: int) -> NDArray[np.int64]:
+    """Draw how far each of six choices has moved on, (6,), the same for a block of pictures.
+
+    Choices take turns, so without that one body, say, would have one paint wherever it is seen
+    from the front.
+    """
+    block = index // _BLOCK
+    if not block:
+        return np.zeros(6, np.int64)
+    return np.random.default_rng([seed, block]).integers(_CYCLES, size=6)
 
 
 def furnish(

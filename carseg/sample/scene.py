@@ -132,7 +132,7 @@ class Scene:
                 solid = self.solids[(value - 10) // 8]
                 tone = self._shade_solid(solid, (value - 10) % 8, point, d, t * pixel)
             else:
-                tone = self._shade_tree(self.trees[value - first_tree], point, t * pixel)
+                tone = self._shade_tree(self.trees[value - first_tree], point)
             haze = 1 - np.exp(-t / 450.0)
             result[where] = mix(tone, self.light.horizon, haze.astype(np.float32))
         return result, surface
@@ -166,17 +166,17 @@ class Scene:
         z = eye[2] + t * direction[:, 2]
         close = (t < distance) & (np.abs(x) < 1.5 * tree.radius) & (direction[:, 1] > 0)
         where = np.flatnonzero(close & (z < tree.height + 1.5) & (z > 0))
-        leaf = self._crown(tree, x[where], z[where], 0.0) > 0
+        leaf = self._crown(tree, x[where], z[where]) > 0
         trunk = np.abs(x[where] - 0.04 * np.sin(3 * z[where])) < 0.05 * tree.radius + 0.02
         trunk &= z[where] < tree.height - tree.radius
         hit = where[leaf | trunk]
         distance[hit] = t[hit]
         surface[hit] = number
 
-    def _crown(self, tree: Tree, x: Floats, z: Floats, bias: float) -> Floats:
+    def _crown(self, tree: Tree, x: Floats, z: Floats) -> Floats:
         middle = tree.height - 0.95 * tree.radius
         r = np.hypot(x / tree.radius, (z - middle) / (1.0 * tree.radius)).astype(np.float32)
-        bumps = self.noise.fractal(1.1 * x + tree.seed, 1.1 * z + bias, 6)
+        bumps = self.noise.fractal(1.1 * x + tree.seed, 1.1 * z, 6)
         density: Floats = 0.82 - r + 1.15 * bumps
         return density
 
@@ -256,12 +256,12 @@ class Scene:
         wear = smoothstep(-0.22, 0.05, self.noise.fractal(6 * x, 6 * y, 5, 6 * footprint))
         return mix(albedo, colour(0.86, 0.86, 0.83), 0.9 * line * wear)
 
-    def _shade_tree(self, tree: Tree, p: Floats, pixel: Floats) -> Floats:
+    def _shade_tree(self, tree: Tree, p: Floats) -> Floats:
         x, z = p[:, 0] - tree.x, p[:, 2]
-        here = self._crown(tree, x, z, 0.0)
+        here = self._crown(tree, x, z)
         # The density's slope towards the sun tells the lit from the shaded side of a clump.
         side = np.float32(np.sign(self.light.to_sun[0]) * 0.25)
-        beside = self._crown(tree, x + side, z + 0.25, 0.0)
+        beside = self._crown(tree, x + side, z + 0.25)
         lit = np.clip(0.45 + 1.3 * (here - beside), 0.05, 1.0)
         depth = np.clip(0.55 + 0.45 * (z - tree.height + 2 * tree.radius) / (2 * tree.radius), 0, 1)
         speckle = self.noise.value(9 * x, 9 * z) * self.noise.value(21 * x, 21 * z)
