@@ -8,9 +8,9 @@ from carseg.errors import CarsegError
 from carseg.files import new_directory, write_csv
 from carseg.sample import render_sample
 
-# Not the sample's 42, nor equal to it modulo the number of bodies: picture k of both would show the
-# same body from the same side, and a run on the sample would train on what it validates.
-SEED = 3
+# None of the first twenty shows a body from within 25 degrees of where the sample (seed 42) does:
+# a run on the sample would train on what it validates.
+SEED = 8
 LONG_SIDE = 640  # pixels
 
 
