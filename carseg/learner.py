@@ -20,7 +20,7 @@ WARM_UP = 0.2  # share of all steps in which the learning rate climbs to its pea
 MEMORY = 0.2  # share of all steps over which weights are averaged
 # The net that task 2 keeps is a weighted mean: these are the fractions of the untrained weights and
 # of task 1's; the rest is what task 2 has learnt.
-UNTRAINED, BEFORE = 0.15, 0.4
+UNTRAINED, BEFORE = 0.3, 0.35
 
 
 class Learner:

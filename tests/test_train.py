@@ -221,7 +221,7 @@ class Broken(nn.Module):
 
 def test_of_a_large_batch_only_some_photos_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("carseg.train.NAMED", 1)
-    with pytest.raises(CarsegError, match=r" at \w+\.jpg, …; lower learning_rate"):
+    with pytest.raises(CarsegError, match=r" at \S+\.jpg, …; lower learning_rate"):
         run(criterion=Broken(math.nan, 1))
 
 
