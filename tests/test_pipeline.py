@@ -70,9 +70,10 @@ def test_an_experiment_can_be_run_compared_and_left(finished: Project) -> None:
 
 
 def test_renderings_train_along_where_they_are_asked_for(finished: Project) -> None:
-    told = finished.dvc("exp", "run", "--set-param", "renderings=1", "train_bce")
-    assert "photos and 1 renderings" in told
+    told = finished.dvc("exp", "run", "--set-param", "renderings=1", "--set-param", "epochs=1")
+    assert told.count("photos and 1 renderings") == 2, "in both tasks"
     assert len((finished.folder / "renderings/pairs.csv").read_text().splitlines()) == 1 + 1
+    assert "photos and 1 renderings trained" in (finished.folder / "report.html").read_text()
     finished.git("checkout", "--quiet", "--", ".")
     finished.dvc("checkout", "--force")
     assert "Data and pipelines are up to date." in finished.dvc("repro")

@@ -23,6 +23,7 @@ from carseg.data import EpochSampler, Shares
 from carseg.errors import CarsegError
 from carseg.files import read_csv
 from carseg.processes import ALONE, Processes, together
+from carseg.train import TASKS
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 
@@ -119,7 +120,7 @@ def joint(tmp_path_factory: pytest.TempPathFactory, official: Path) -> Joint:
     before.save_every_epoch()
     before.dvc("repro", "split", "weights")
     after = before.copy(folder / "after", **CALM)
-    after.dvc("repro", "train_bce")
+    after.dvc("repro", "train_dice")
     return Joint(before, after)
 
 
@@ -132,13 +133,14 @@ def processes_of(project: Project) -> int:
 def test_curves_do_not_depend_on_the_number_of_processes(joint: Joint, tmp_path: Path) -> None:
     alone = joint.before.copy(tmp_path / "alone")
     alone.set({"launcher": "python"})
-    alone.dvc("repro", "train_bce")
+    alone.dvc("repro", "train_dice")
     assert (processes_of(alone), processes_of(joint.after)) == (1, 2)
-    curves = [read_csv(project.folder / "plots/bce.csv") for project in (alone, joint.after)]
-    for one, other in zip(*curves, strict=True):
-        for name in one:
-            limit = 1e-3 if name.endswith("loss") else 2e-3
-            assert float(one[name]) == pytest.approx(float(other[name]), abs=limit), name
+    for task in TASKS:
+        curves = [read_csv(p.folder / f"plots/{task}.csv") for p in (alone, joint.after)]
+        for one, other in zip(*curves, strict=True):
+            for name in one:
+                limit = 1e-3 if name.endswith("loss") else 2e-3
+                assert float(one[name]) == pytest.approx(float(other[name]), abs=limit), name
 
 
 @pytest.mark.slow
