@@ -108,7 +108,7 @@ def as_line(error: Exception, job: Job) -> str:
     if isinstance(error, OSError):
         name = error.filename or job.source
         if isinstance(error, (FileExistsError, NotADirectoryError)):
-            return f"{name}: lies below a file where a folder is to be; choose another --out"
+            return f"{name}: a file is in the place of a folder; choose another --out"
         if isinstance(error, PermissionError):
             return f"{name}: may not be read or written; change its permissions"
         if error.errno in FULL:

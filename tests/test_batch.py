@@ -413,7 +413,7 @@ def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_output_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     Path("out").mkdir()
     Path("out/more").write_text("a file where a folder is needed")
-    with pytest.raises(CarsegError, match=r"^out/more.*a file where a folder is to be; choose"):
+    with pytest.raises(CarsegError, match=r"^out/more: a file is in the place of a folder; choose"):
         do("photos", recursive=True)
     assert files() == ["a.png", "b.png", "more"]
 
