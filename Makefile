@@ -4,12 +4,14 @@ BIN := .venv/bin
 # DVC starts the stages through `python`, which must be the one with the dependencies.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup repro test bench check format
+.PHONY: help setup tools repro git test bench check format
 
 help: ## show these lines
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' Makefile
 
 setup: .venv/ready ## make .venv with the pinned dependencies
+
+tools: .venv/tools ## add what tests and checks need
 
 # Its scripts name the folder that it was made in. Not removed here: it may be in use there.
 PLACE := $(shell cat .venv/ready 2>/dev/null)
@@ -29,21 +31,30 @@ endif
 	@$(BIN)/python -m compileall -qq -j 0 .venv || :
 	@echo "$(CURDIR)" > $@
 
-repro: setup ## run the pipeline, then show the scores
+.venv/tools: .venv/ready requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+repro: git setup ## run the pipeline, then show the scores
 	$(BIN)/dvc repro
 	$(BIN)/dvc metrics show
+	@echo && $(BIN)/carseg scores # the same in a form that fits the terminal
 
-test: setup ## run all tests
+git:
+	@git rev-parse --git-dir >/dev/null 2>&1 \
+	  || { echo "DVC keeps its history in git: git init && git add -A && git commit -m start"; exit 1; }
+
+test: tools ## run all tests
 	$(BIN)/python -m pytest
 
 bench: setup ## time training and prediction against the usual ways
 	$(BIN)/python -m benchmarks.speed
 
-check: setup ## check format, lint and types
+check: tools ## check format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-format: setup ## fix format and imports
+format: tools ## fix format and imports
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .

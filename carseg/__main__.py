@@ -21,14 +21,14 @@ def main() -> None:
     """Run the command that the arguments name; what the user can fix ends in one line."""
     parser = argparse.ArgumentParser(
         prog="carseg",
-        description="Find the car in photos with what dvc repro has trained; judge that on every "
-        "photo, export it, or import masks.",
+        description="Show what dvc repro has scored; find the car in photos with what it has "
+        "trained; judge that on every photo, export it, or import masks.",
     )
     parser.add_argument("--version", action="version", version=f"carseg {__version__}")
     shtab.add_argument_to(parser, ["--print-completion"])
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    for add in (_add_crossval, _add_predict, _add_export, _add_masks):
+    for add in (_add_scores, _add_crossval, _add_predict, _add_export, _add_masks):
         add(commands)
 
     def start() -> None:
@@ -97,6 +97,23 @@ def expand(texts: Sequence[str]) -> list[Path]:
         there = [text] if Path(text).exists() else sorted(glob.glob(text))
         found += there or [text]
     return [Path(path) for path in found]
+
+
+def _add_scores(commands: Commands) -> None:
+    command = commands.add_parser(
+        "scores",
+        help="what the last dvc repro scored, as a table",
+        description="Print metrics.json as a table, a row for each net and view; "
+        "dvc metrics show has the same in one long line.",
+    )
+    command.set_defaults(start=_scores)
+
+
+def _scores(_: argparse.Namespace) -> None:
+    with hold_interrupts():
+        from carseg.scores import as_table, read_metrics
+
+    print(as_table(read_metrics(Path("metrics.json"))))
 
 
 def _add_crossval(commands: Commands) -> None:

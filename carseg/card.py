@@ -6,15 +6,16 @@ import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from pydantic import AfterValidator, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from carseg import __version__
 from carseg.errors import CarsegError
 from carseg.files import read_csv
 from carseg.lock import Lock, read_lock
 from carseg.params import Params, load_params
+from carseg.scores import Scores, read_metrics
 from carseg.settings import is_foreign
 from carseg.tensors import MEAN, STD
 from carseg.train import FINE
@@ -38,17 +39,6 @@ CLEANED = " Masks were cleaned up before, as `cleanup` says: their largest piece
 SCORES = {"dice": "Dice", "iou": "IoU", "boundary_iou": "boundary IoU", "hd95": "HD95, pixels"}
 
 Content = TypeVar("Content")
-Scores = dict[str, dict[str, float]]
-
-
-def _whole(scores: Scores) -> Scores:
-    for view, found in scores.items():
-        if missing := SCORES.keys() - found.keys():
-            raise ValueError(f"{view} has no {', '.join(sorted(missing))}")
-    return scores
-
-
-METRICS = TypeAdapter(dict[str, Annotated[Scores, AfterValidator(_whole)]])
 MACHINE = TypeAdapter(dict[str, Any])
 
 
@@ -81,7 +71,8 @@ class Card(NamedTuple):
         task = TASK.get(source.stem) if ours else None
         lock = read_lock(root / "dvc.lock") if ours else Lock()
         trained, judged = lock.of(f"train_{task}"), lock.of("evaluate")
-        metrics = (_json(root / "metrics.json", METRICS) if ours else None) or {}
+        file = root / "metrics.json"
+        metrics = read_metrics(file) if ours and file.is_file() else {}
         file = root / "params.yaml"
         params = load_params(file) if ours and file.is_file() else None
         data = trained.md5("dataset") or lock.of("dataset").md5("dataset")

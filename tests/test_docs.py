@@ -1,0 +1,46 @@
+"""What the documents tell readers to type does what they say."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+
+
+def commands(document: str) -> list[list[str]]:
+    """The Python commands of a document, as words."""
+    blocks = re.findall(r"```console\n\$ (python -c .*?)```", (ROOT / document).read_text(), re.S)
+    return [shlex.split(block) for block in blocks]
+
+
+def test_photos_are_converted_as_they_stand_and_masks_to_white_and_black(tmp_path: Path) -> None:
+    for name in ("Image", "Mask"):
+        (tmp_path / name).mkdir()
+    photo = tmp_path / "a photo.webp"
+    tag = Image.Exif()
+    tag[0x0112] = 6
+    Image.new("RGB", (60, 40), (10, 200, 30)).save(photo, exif=tag)
+    labels = np.zeros((60, 40), np.uint8)
+    labels[20:30, 5:35] = 1
+    Image.fromarray(labels).save(tmp_path / "Mask/numbered.png")
+    Image.fromarray(labels[..., None] * np.array([128, 0, 0], np.uint8)).save(
+        tmp_path / "Mask/coloured.png"
+    )
+    palette = Image.fromarray(labels).convert("P")
+    palette.putpalette([0, 0, 0, 0, 0, 128])
+    palette.save(tmp_path / "Mask/palette.png")
+
+    of_photos, of_masks = commands("docs/photos.md")
+    for words, files in ((of_photos, [photo]), (of_masks, (tmp_path / "Mask").iterdir())):
+        subprocess.run([sys.executable, *words[1:3], *map(str, files)], cwd=tmp_path, check=True)
+
+    with Image.open(tmp_path / "Image/a photo.jpg") as turned:
+        assert (turned.size, turned.getexif().get(0x0112)) == ((40, 60), None)
+    for name in ("numbered", "coloured", "palette"):
+        with Image.open(tmp_path / f"Mask/{name}.png") as mask:
+            assert (np.asarray(mask) == 255 * labels).all(), name
