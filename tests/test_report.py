@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import write_manifests
+from dvc_render.html import HTML
 from PIL import Image
 
 from carseg import report
@@ -159,6 +160,16 @@ def fetched(log: Path) -> set[str]:
     return {p["url"] for p in asked if "url" in p and p.get("initiator", own) != own}
 
 
+def browse(page: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Load a page in Chromium, which prints what its scripts have made of it."""
+    command = [
+        *(str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"),
+        *("--disable-background-networking", "--disable-component-update"),
+        *("--enable-logging=stderr", *options, page.absolute().as_uri()),
+    ]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
 def test_what_a_page_asks_for_is_noticed(tmp_path: Path) -> None:
     log = {"events": [{"params": {"url": "https://a.example/x.js", "initiator": "null"}}, {}]}
     (tmp_path / "net.json").write_text(json.dumps(log))
@@ -173,18 +184,27 @@ def test_in_a_browser_each_choice_shows_its_picture_and_nothing_is_fetched(
 ) -> None:
     text = Path("report.html").read_text(encoding="utf-8")
     Path("clicked.html").write_text(text.replace("</main>", f"</main>{CLICKED}"), encoding="utf-8")
-    done = subprocess.run(
-        [
-            *(str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"),
-            *("--disable-background-networking", "--disable-component-update"),
-            *("--enable-logging=stderr", "--log-net-log=net.json", f"--window-size={width},900"),
-            Path("clicked.html").absolute().as_uri(),
-        ],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    done = browse(Path("clicked.html"), "--log-net-log=net.json", f"--window-size={width},900")
     assert "<title>p&gt;p t&gt;t f&gt;f q&gt;q</title>" in done.stdout, done.stderr[-2000:]
     assert "CONSOLE" not in done.stderr
     assert fetched(Path("net.json")) == set()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+def test_the_page_of_dvc_plots_shows_overlays_whatever_their_names(tmp_path: Path) -> None:
+    (tmp_path / "static").mkdir()
+    images = []
+    for i, name in enumerate(["Auto #1.jpg", "50%20 off?.jpg", "ümläut & co.jpg", "plain.jpg"]):
+        Image.new("RGB", (i + 1, 1)).save(tmp_path / "static" / name)
+        images.append(f'<img src="{Path("static") / name}">')
+    report = HTML(Path(__file__).parents[1].joinpath(".dvc/plots.html").read_text("utf-8"))
+    told = "[...document.images].map(image => image.naturalWidth).join()"
+    script = f"<script>addEventListener('load', () => document.title = {told})</script>"
+    report.elements = [*images, script]
+    (tmp_path / "index.html").write_text(report.embed(), encoding="utf-8")
+    done = browse(tmp_path / "index.html")
+    assert "<title>1,2,3,4</title>" in done.stdout, done.stderr[-2000:]
 
 
 def test_the_same_data_have_one_digest_however_they_are_split(page: Page) -> None:
