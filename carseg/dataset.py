@@ -27,7 +27,7 @@ from carseg.sample import is_rendered, render_sample
 FOLDERS = ("Image", "Mask")
 DARK, LIGHT, GREY = 32, 224, 0.25  # soft edges are grey; a photo is so in more than a quarter
 DIM = 0.2  # dark grey pixels per bright one; a car cut out of its photo has more
-LABELS = 20  # the highest level of a mask that numbers classes
+LABELS = 20  # the highest class of a mask that numbers them
 TOLD = 10  # lines of a kind of warning, at most
 SAMPLE = ".sample"  # rendered whole, not yet copied into the user's folders
 FILES, BYTES = 40, 2_602_533  # of the sample; other processors render a few bytes more or less
@@ -142,9 +142,10 @@ def _check(pair: Pair) -> Checked:
             f"{pair.mask}: is {width}x{height} but {pair.photo} is "
             f"{photo.width}x{photo.height}; give both one size"
         )
-    elif 0 < levels.max() <= LABELS:
+    elif (label := _label(levels)) is not None:
+        border = " and 255" if levels.max() == 255 else ""
         faults.append(
-            f"{pair.mask}: holds the levels 0 to {levels.max()} alone, as label maps do; save a "
+            f"{pair.mask}: holds the levels 0 to {label}{border} alone, as label maps do; save a "
             "mask, 255 where the car is and 0 elsewhere"
         )
     elif levels.max() < 128:
@@ -168,6 +169,14 @@ def _check(pair: Pair) -> Checked:
     elif np.mean(_rim(levels) >= 128) > 0.5:
         inverted = True
     return Checked(faults, inverted, is_rendered(pair.photo), thumbnail(photo))
+
+
+def _label(levels: NDArray[np.uint8]) -> int | None:
+    """Give the highest label if a mask (H, W) numbers classes, with a border of 255 or without."""
+    labels = levels[(levels > 0) & (levels < 255)]
+    if labels.size > np.count_nonzero(levels == 255) and labels.max() <= LABELS:
+        return int(labels.max())
+    return None
 
 
 def _rim(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -27,6 +27,7 @@ from carseg.predict import at_size, combine, from_sides, probability
 from carseg.provenance import provenance, record
 from carseg.recorded import Recorded
 from carseg.report import SHOWN, show, write_report
+from carseg.scores import as_table
 from carseg.spread import WORST, Spread, spread
 from carseg.tensors import photo_tensor
 from carseg.u2net import U2Net
@@ -117,7 +118,7 @@ def evaluate(params: Params, recorded: Recorded | None = None) -> None:
     )
     write_json(Path("metrics.json"), metrics)
     record("evaluate", device)
-    print(_report(metrics, len(pairs)))
+    print(as_table(metrics))
 
 
 def predict_masks(net: U2Net, pair: Pair, params: Params, device: Device) -> dict[str, Mask]:
@@ -208,12 +209,3 @@ def _columns(net: str, photos: Sequence[Judged]) -> dict[str, list[object]]:
     for name in TURNS:
         columns[f"{net}_{name}_iou"] = [round(judged.turned[name], 6) for judged in photos]
     return columns
-
-
-def _report(metrics: Mapping[str, Mapping[str, Mapping[str, float]]], photos: int) -> str:
-    lines = [f"{f'{photos} photos':<20}" + "".join(f"{name:>14}" for name in Scores._fields)]
-    for net, views in metrics.items():
-        for view, found in views.items():
-            scores = "".join(f"{found[name]:>14.4f}" for name in Scores._fields)
-            lines.append(f"{f'{net} {view}':<20}{scores}")
-    return "\n".join(lines)

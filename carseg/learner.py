@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -81,7 +82,7 @@ class Learner:
         self._average.update_parameters(self._net)
         return loss
 
-    def averaged(self, remembered: U2Net | None, looks: Iterable[Tensor]) -> nn.Module:
+    def averaged(self, remembered: U2Net | None, looks: Iterable[Tensor]) -> U2Net:
         """Return the averaged net, to score and keep, with batch norm statistics recomputed.
 
         Args:
@@ -92,6 +93,7 @@ class Learner:
         net = self._device.place_net(drawn(self._average, remembered))
         with self._device.autocast():
             update_bn((self._device.place(photos) for photos in looks), net)
+        net.keep_exact()  # as when these weights are loaded again
         return net
 
 
@@ -154,9 +156,9 @@ def moving_average(net: U2Net, memory: float) -> AveragedModel:
     return average
 
 
-def drawn(average: AveragedModel, remembered: U2Net | None) -> nn.Module:
+def drawn(average: AveragedModel, remembered: U2Net | None) -> U2Net:
     """Return the averaged net, moved by `UNTRAINED + BEFORE` towards the remembered net, if any."""
-    net = copy.deepcopy(average.module)
+    net = cast(U2Net, copy.deepcopy(average.module))
     if remembered is not None:
         weights.interpolate(net, remembered, UNTRAINED + BEFORE)
     return net

@@ -17,7 +17,7 @@ PHOTOS = (".jpg", ".jpeg")
 MASKS = (".png",)
 ANNOTATIONS = (".json", ".xml")
 SYSTEMS = ("Thumbs.db", "desktop.ini")
-LONGEST = 240  # bytes of a name without its ending: file systems take 255, and overlays add to it
+LONGEST = 190  # bytes of a name without its ending: file systems take 255, DVC's plots add 65
 UNWRITABLE = ("Cc", "Cs", "Zl", "Zp")  # control characters, broken encodings, ends of lines
 
 T = TypeVar("T")

@@ -129,7 +129,6 @@ def train(
             rendered pairs as `params.renderings`, the loss is no longer finite, or parameters or
             code were changed meanwhile.
     """
-    torch.manual_seed(params.seed)
     device = Device(params.precision)
     parts = [read_manifest(Path(f"split/{part}.csv")) for part in ("train", "val")]
     manifest = Path("renderings/pairs.csv")
@@ -277,12 +276,12 @@ def learn(
 
 
 def plain_looks(squares: Squares, first: int) -> Iterator[Tensor]:
-    """Yield batches (N, 3, H, W) of so many first photos, unaugmented, half turned by a quarter.
+    """Yield batches (N, 3, H, W) of some of so many first photos, unaugmented, half of them turned.
 
     Batch norm statistics do not fit averaged weights and are recomputed (Izmailov et al. 2018,
     section 3.2), on photos as they are at prediction, not as augmentation changes them ("precise
-    BN", Wu & Johnson 2021, arXiv:2105.07576). At least `LOOKS` photos are yielded; if there are
-    fewer, some repeat.
+    BN", Wu & Johnson 2021, arXiv:2105.07576). These are `SETTLE_PHOTOS` at most, evenly picked, in
+    whole batches, so up to three are left out; at least `LOOKS`, for which some may repeat.
     """
     photos = evenly(range(first), SETTLE_PHOTOS)
     count = max(LOOKS, len(photos)) // LOOKS_AT_ONCE * LOOKS_AT_ONCE

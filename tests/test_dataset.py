@@ -163,15 +163,26 @@ def test_a_car_that_fills_the_photo_to_three_sides_is_not_taken_for_inverted(
     assert "rim" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("border", [0, 255])
 @pytest.mark.parametrize("level", [1, 20])
-def test_a_label_map_is_told_from_a_mask(level: int, own: Tree) -> None:
+def test_a_label_map_is_told_from_a_mask(level: int, border: int, own: Tree) -> None:
     pixels = np.zeros((SHORT, LONG), np.uint8)
+    pixels[8:21, 8:21] = border
     pixels[9:20, 9:20] = level
     Image.fromarray(pixels).save(MASK / "0.png")
+    levels = f"0 to {level} and 255" if border else f"0 to {level}"
     assert faults() == [
-        f"Mask/0.png: holds the levels 0 to {level} alone, as label maps do; save a mask, 255 "
+        f"Mask/0.png: holds the levels {levels} alone, as label maps do; save a mask, 255 "
         "where the car is and 0 elsewhere"
     ]
+
+
+def test_a_mask_whose_black_is_not_quite_black_at_its_edge_is_none(own: Tree) -> None:
+    pixels = np.zeros((SHORT, LONG), np.uint8)
+    pixels[9:20, 9:20] = 12
+    pixels[10:19, 10:19] = 255
+    Image.fromarray(pixels).save(MASK / "0.png")
+    snapshot(Path(), TARGET)
 
 
 @pytest.mark.parametrize("level", [0, 127])

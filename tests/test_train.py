@@ -376,6 +376,19 @@ def test_what_is_measured_is_the_average_of_the_last_steps() -> None:
     assert any(not torch.equal(measured[key], value) for key, value in net.named_parameters())
 
 
+def test_the_net_measured_computes_exactly_what_it_will_when_it_is_loaded(tmp_path: Path) -> None:
+    net = fresh_net()
+    with torch.no_grad():
+        net.stage2d.rebnconv1d.bn_s1.bias[0] = 300  # large only after the net was built, if learnt
+    learner = Learner(net, BCELoss(), 1e-4, steps=20, device=CPU, processes=ALONE)
+    measured = learner.averaged(None, [noise(2, 3, 64, 64)])
+    weights.save(measured, tmp_path / "net.pth")
+    loaded = weights.load("u2netp", tmp_path / "net.pth")
+    exact = [getattr(module, "exact", None) for module in measured.modules()]
+    assert True in exact
+    assert exact == [getattr(module, "exact", None) for module in loaded.modules()]
+
+
 def test_a_memory_of_one_step_is_the_net_itself() -> None:
     net = fresh_net()
     average = moving_average(net, memory=0.4)
