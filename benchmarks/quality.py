@@ -23,10 +23,11 @@ from tqdm import tqdm
 
 from carseg.clean import clean
 from carseg.errors import CarsegError, run
-from carseg.evaluate import Scores, score
+from carseg.evaluate import score
 from carseg.model import load
 from carseg.pairs import find_pairs, read_manifest
 from carseg.photos import read_photo, read_truth
+from carseg.scores import Scores
 from carseg.settings import settings_of
 
 SIZE = 320

@@ -15,7 +15,7 @@ from carseg.errors import CarsegError
 from carseg.files import read_csv
 from carseg.lock import Lock, read_lock
 from carseg.params import Params, load_params
-from carseg.scores import Scores, read_metrics
+from carseg.scores import ByView, read_metrics
 from carseg.settings import is_foreign
 from carseg.tensors import MEAN, STD
 from carseg.train import FINE
@@ -51,8 +51,8 @@ class Card(NamedTuple):
     threshold: float
     task: str | None
     params: Params | None  # of the training
-    scores: Scores | str  # view → score, or why there are none
-    untrained: Scores
+    scores: ByView | str  # view → score, or why there are none
+    untrained: ByView
     cleaned: bool  # scores are of masks that were cleaned up
     data: str | None  # the dataset's hash in DVC
     train: int | None  # photos
@@ -80,7 +80,7 @@ class Card(NamedTuple):
         train, validation = (_rows(file) if ours else None for file in manifests)
         machine = _json(root / f"provenance/train_{task}.json", MACHINE) or {}
         threshold = params.threshold if params else 0.5
-        scores: Scores | str = metrics.get(task or "") or NO_SCORES
+        scores: ByView | str = metrics.get(task or "") or NO_SCORES
         now = params.model_dump() if params else {}
         judged_with = {**now, **judged.settings()}
         others = (

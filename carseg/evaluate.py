@@ -27,7 +27,7 @@ from carseg.predict import at_size, combine, from_sides, probability
 from carseg.provenance import provenance, record
 from carseg.recorded import Recorded
 from carseg.report import SHOWN, show, write_report
-from carseg.scores import as_table
+from carseg.scores import Scores, as_table
 from carseg.spread import WORST, Spread, spread
 from carseg.tensors import photo_tensor
 from carseg.u2net import U2Net
@@ -41,15 +41,6 @@ MAKE: Mapping[str, Callable[[Params], U2Net]] = {
     "bce": lambda p: weights.load(p.model, Path("u2net_segmentation.pth")),
     "dice": lambda p: weights.load(p.model, Path("u2net_segmentation_dice_loss.pth")),
 }
-
-
-class Scores(NamedTuple):
-    """How one predicted mask agrees with the truth."""
-
-    dice: float
-    iou: float
-    boundary_iou: float
-    hd95: float  # pixels
 
 
 class Judged(NamedTuple):

@@ -1,31 +1,38 @@
-"""The scores in `metrics.json`, and the table that a terminal shows of them."""
+"""Scores of masks: their names, the file that holds them, the table that a terminal shows."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, NamedTuple, TypeAlias
 
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from carseg.errors import CarsegError
 
-MEANS = ("dice", "iou", "boundary_iou", "hd95")  # over photos; hd95 in pixels
-
-Scores: TypeAlias = "dict[str, dict[str, float]]"  # view → score
+ByView: TypeAlias = "dict[str, dict[str, float]]"  # view → score, its mean over photos
 
 
-def _whole(scores: Scores) -> Scores:
+class Scores(NamedTuple):
+    """How one predicted mask agrees with the truth."""
+
+    dice: float
+    iou: float
+    boundary_iou: float
+    hd95: float  # pixels
+
+
+def _whole(scores: ByView) -> ByView:
     for view, found in scores.items():
-        if missing := set(MEANS) - found.keys():
+        if missing := set(Scores._fields) - found.keys():
             raise ValueError(f"{view} has no {', '.join(sorted(missing))}")
     return scores
 
 
-METRICS = TypeAdapter(dict[str, Annotated[Scores, AfterValidator(_whole)]])
+METRICS = TypeAdapter(dict[str, Annotated[ByView, AfterValidator(_whole)]])
 
 
-def read_metrics(path: Path) -> dict[str, Scores]:
+def read_metrics(path: Path) -> dict[str, ByView]:
     """Read a `metrics.json`: net → view → score.
 
     Raises:
@@ -41,9 +48,9 @@ def read_metrics(path: Path) -> dict[str, Scores]:
 
 def as_table(metrics: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
     """Lay scores out, a row for each net and view."""
-    lines = [f"{'means over photos':<20}" + "".join(f"{name:>14}" for name in MEANS)]
+    lines = [f"{'means over photos':<20}" + "".join(f"{name:>14}" for name in Scores._fields)]
     for net, views in metrics.items():
         for view, found in views.items():
-            scores = "".join(f"{found[name]:>14.4f}" for name in MEANS)
+            scores = "".join(f"{found[name]:>14.4f}" for name in Scores._fields)
             lines.append(f"{f'{net} {view}':<20}{scores}")
     return "\n".join(lines)

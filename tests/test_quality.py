@@ -12,8 +12,8 @@ from PIL import Image
 from benchmarks.quality import Remover, compare
 from carseg import weights
 from carseg.errors import CarsegError
-from carseg.evaluate import Scores
 from carseg.metrics import count, iou
+from carseg.scores import Scores
 
 
 def square_photo() -> tuple[Image.Image, np.ndarray]:
