@@ -32,7 +32,7 @@ from carseg.errors import run
 STEPS = {
     "carseg.learner": ("step", "AveragedModel.update_parameters", "update_bn"),
     "carseg.probe": ("Probe.measure",),
-    "carseg.weights": ("settle_batch_norm",),
+    "carseg.weights": ("calibrate_batch_norm",),
     "carseg.evaluate": ("predict_masks", "probability_at"),
 }
 HEAVY = {  # what stages import
@@ -79,7 +79,14 @@ def main() -> None:
 
 
 def prepare(folder: Path, images: Path | None, masks: Path | None, changes: Sequence[str]) -> Path:
-    """Clone the project, bring its photos, and put a `python` before all others."""
+    """Clone the project, bring its photos, and put a `python` before all others.
+
+    Raises:
+        CarsegError: a change of a parameter that there is not, or one out of range.
+    """
+    # Not above: stages start this module, too, and DVC's import would count as theirs.
+    from carseg.crossval import changed
+
     project = folder / "project"
     subprocess.run(["git", "clone", "--quiet", ".", str(project)], check=True)
     for source, name in ((images, "Image"), (masks, "Mask"), (Path("Weights"), "Weights")):
@@ -87,15 +94,7 @@ def prepare(folder: Path, images: Path | None, masks: Path | None, changes: Sequ
             if path.is_file():  # folders are nothing that stages look into
                 shutil.copy(path, project / name)
     path = project / "params.yaml"
-    settings = yaml.safe_load(path.read_text())
-    for change in changes:
-        name, _, value = change.partition("=")
-        *outer, last = name.split(".")
-        inside = functools.reduce(lambda level, key: level.get(key, {}), outer, settings)
-        if last not in inside:
-            sys.exit(f"-S {change}: params.yaml has no {name}")
-        inside[last] = yaml.safe_load(value)
-    path.write_text(yaml.safe_dump(settings))
+    path.write_text(yaml.safe_dump(changed(path.read_text(), changes).model_dump()))
     # Nothing may come out of the cache of runs, nor be taken as done.
     (project / "dvc.lock").unlink(missing_ok=True)
     python = folder / "python"

@@ -26,13 +26,13 @@ import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib.util import find_spec
-from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import mean, median
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import onnxruntime
@@ -252,33 +252,23 @@ def apart(
     make: Callable[P, Callable[..., R]], *args: P.args, **kwargs: P.kwargs
 ) -> Iterator[Callable[..., R]]:
     """Call what `make` gives in a process of its own, which ends with the context."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=serve, args=(there, partial(make, *args, **kwargs)))
-    process.start()
-    there.close()  # so that the end of the process ends a wait for it, too
-
-    def call(*words: object) -> R:
-        here.send(words)
-        result: R = here.recv()
-        return result
-
-    try:
-        yield call
-    finally:
-        here.close()
-        process.join()
+    # Forked, it would start with our settings of memory and threads.
+    spawn = multiprocessing.get_context("spawn")
+    once = partial(make, *args, **kwargs)
+    with ProcessPoolExecutor(1, spawn, initializer=_start, initargs=(once,)) as pool:
+        yield lambda *words: pool.submit(_call, *words).result()
 
 
-def serve(connection: Connection, make: Callable[[], Callable[..., object]]) -> None:
-    """Answer calls of a function that is made here, until the caller hangs up."""
-    function = make()
-    while True:
-        try:
-            words = connection.recv()
-        except EOFError:
-            return
-        connection.send(function(*words))
+_made: Callable[..., Any]  # in the child alone: what is made there cannot be pickled
+
+
+def _start(make: Callable[[], Callable[..., Any]]) -> None:
+    global _made
+    _made = make()
+
+
+def _call(*words: object) -> Any:
+    return _made(*words)
 
 
 def alternate(timed: Timed, rounds: int) -> dict[str, list[float]]:

@@ -91,7 +91,7 @@ def check(name: str, value: float, least: float, most: float) -> None:
 
 
 def expand(texts: Sequence[str]) -> list[Path]:
-    """Give the files that patterns match, as some shells do not; a pattern of none stays itself."""
+    """Expand patterns to files, as some shells do not; a pattern of none stays itself."""
     found: list[str] = []
     for text in texts:
         there = [text] if Path(text).exists() else sorted(glob.glob(text))

@@ -210,7 +210,7 @@ def _decompressed(text: str) -> list[int]:
 
 
 def _from_runs(lengths: Sequence[int], shape: tuple[int, int]) -> Mask:
-    """Give a mask of runs, which alternate, background first, row by row."""
+    """Return a mask of runs, which alternate, background first, row by row."""
     _check_size(*shape[::-1])
     pixels = shape[0] * shape[1]
     if sum(lengths) != pixels or min(lengths) < 0:

@@ -20,7 +20,7 @@ ALTERED = 0.7  # probability that a sample is turned, shifted, coloured, … at 
 
 
 class Augment:
-    """Random turns, flips, crops, colours and blur, as phones and their owners make them.
+    """Random rotations, flips, shifts, scales, colours, shadows, blur, noise and JPEG artefacts.
 
     The same `seed` gives the same result on every call, in any process.
     """
@@ -85,7 +85,7 @@ class Augment:
     def recolour(
         self, photo: NDArray[np.uint8], mask: NDArray[np.uint8], seed: int
     ) -> NDArray[np.uint8]:
-        """Give the photo with its car in another colour; shapes as of a call."""
+        """Return the photo with its car in another colour; shapes as of a call."""
         self._paint.set_random_seed(seed)
         return composite(self._paint(image=photo)["image"], mask, photo)
 
@@ -198,6 +198,6 @@ def composite(
 
 
 def outline(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Give the pixels of a soft mask (H, W) along the edge of its car."""
+    """Return the pixels of a soft mask (H, W) along the edge of its car."""
     car = mask >= 128
     return np.asarray(car & ~ndimage.binary_erosion(car), np.bool_)

@@ -16,7 +16,7 @@ from carseg.errors import CarsegError, is_lack_of_memory
 from carseg.files import check_writable, write_bytes
 from carseg.inputs import list_photos, read
 from carseg.model import Model
-from carseg.outputs import Job, Kinds, plan, refuse_losses
+from carseg.outputs import Job, Kinds, plan, refuse_overwriting
 
 STREAM = Path("-")
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # of a disk that takes no more
@@ -61,7 +61,7 @@ def predict(
     for path in map(Path, paths):
         if path.is_dir() and out.is_dir() and path.samefile(out):
             raise CarsegError(f"{out}: is the photos' own folder; choose another --out")
-    refuse_losses(listed, force, kinds.scenery)
+    refuse_overwriting(listed, force, kinds.scenery)
     check_writable(out)  # now, not when hours have been computed
     failed: list[str] = []
     made: list[Job] = []
@@ -78,7 +78,7 @@ def predict(
 
     jobs = min(jobs or model.jobs, len(listed))
     results = ahead(do, tqdm(listed, unit="photo", disable=None), jobs)
-    with model.among(jobs), ended(results, stopped):
+    with model.among(jobs), stopping(results, stopped):
         for job, done in results:
             try:
                 done.result()
@@ -122,7 +122,7 @@ def as_line(error: Exception, job: Job) -> str:
 
 
 @contextmanager
-def ended(results: Generator[object, None, None], stopped: Event) -> Iterator[None]:
+def stopping(results: Generator[object, None, None], stopped: Event) -> Iterator[None]:
     """Signal a generator's threads to stop, and close it, however the block ends."""
     try:
         yield

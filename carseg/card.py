@@ -11,16 +11,17 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from carseg import __version__
+from carseg.columns import TRAINED
 from carseg.errors import CarsegError
 from carseg.files import read_csv
+from carseg.learner import FINE
 from carseg.lock import Lock, read_lock
 from carseg.params import Params, load_params
 from carseg.scores import ByView, read_metrics
 from carseg.settings import is_foreign
 from carseg.tensors import MEAN, STD
-from carseg.train import FINE
 
-TASK = {"u2net_segmentation": "bce", "u2net_segmentation_dice_loss": "dice"}
+TASK = {Path(file).stem: task for task, file in TRAINED.items()}
 LOSS = {"bce": "BCEWithLogitsLoss", "dice": "BCEWithLogitsLoss, then Dice loss"}
 NETWORK = {"u2net": "U²-Net, 44.0 M parameters", "u2netp": "U²-Net†, 1.1 M parameters"}
 WEIGHTS_ALONE = (
@@ -116,7 +117,7 @@ class Card(NamedTuple):
         )
 
     def metadata(self) -> dict[str, str]:
-        """Give what goes into exported files, as text by name."""
+        """Return what goes into exported files, as text by name."""
         known: dict[str, object] = {
             "carseg": __version__,
             "network": self.variant,

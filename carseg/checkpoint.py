@@ -34,7 +34,7 @@ class Stateful(Protocol):
     """A net, optimiser or curve, whose state can be saved and restored."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Tell the state."""
+        """Return the state."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> object:
         """Take the state back."""
@@ -56,7 +56,7 @@ class Checkpoint:
                 machines may differ.
             processes: who trains; each calls this.
         """
-        fingerprint = processes.gather([fingerprint])[0]
+        fingerprint = processes.all_gather([fingerprint])[0]
         self._path = FOLDER / f"{task}-{fingerprint}.pt"
         self._full = False
         self._made = time.monotonic()
@@ -67,7 +67,7 @@ class Checkpoint:
             if path != self._path and processes.first and not again:
                 path.unlink(missing_ok=True)
         # All go on from a state, or none.
-        self._found = processes.gather([self._path.is_file()])[0]
+        self._found = processes.all_gather([self._path.is_file()])[0]
 
     def save(self, parts: Mapping[str, Stateful]) -> None:
         """Save the state, if writing takes at most `SHARE` of the time since the last save.
@@ -80,7 +80,7 @@ class Checkpoint:
         began = time.monotonic()
         states = {name: part.state_dict() for name, part in parts.items()}
         if self._next is None:
-            self._next = self._made + size(states) / RATE / SHARE / 2
+            self._next = self._made + nbytes(states) / RATE / SHARE / 2
         if began < self._next:
             return
         fresh = self._path.with_suffix(".part")
@@ -126,11 +126,11 @@ class Checkpoint:
             FOLDER.rmdir()
 
 
-def size(state: object) -> int:
-    """Give the bytes of all tensors in a state: a tensor, or a mapping of states to any depth."""
+def nbytes(state: object) -> int:
+    """Return the bytes of all tensors in a state: a tensor, or a mapping of states to any depth."""
     if isinstance(state, torch.Tensor):
         return state.nbytes
-    return sum(map(size, state.values())) if isinstance(state, Mapping) else 0
+    return sum(map(nbytes, state.values())) if isinstance(state, Mapping) else 0
 
 
 @contextmanager
@@ -154,10 +154,10 @@ def fingerprint(
     parts: Iterable[Sequence[Pair]],
     nets: Iterable[U2Net],
 ) -> str:
-    """Give the hash of what a training depends on: 32 hexadecimal digits.
+    """Return the hash of what a training depends on: 32 hexadecimal digits.
 
-    That is the parameters, the pairs in their parts, the nets that it starts from, the code of this
-    package, the packages installed, the machine, the number of processes and of threads.
+    That is the parameters, the pairs in their parts, the nets that it starts from, this package's
+    modules, the packages installed, the machine, the number of processes and of threads.
     """
     packages = (found.metadata for found in distributions())  # once: it is parsed each time
     installed = sorted(f"{told['Name']} {told['Version']}" for told in packages)

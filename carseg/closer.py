@@ -50,12 +50,12 @@ def look_closer(
 
 
 def box_around(car: NDArray[np.bool_]) -> Box:
-    """Give the box around a car (H, W) with a margin, inside the photo; the whole without a car."""
+    """Return the box around a car (H, W), with a margin, inside the photo; no car: the whole."""
     height, width = car.shape
-    rows, columns = (np.flatnonzero(car.any(axis=axis)) for axis in (1, 0))
-    if not len(rows):
+    box = Image.fromarray(car).getbbox()
+    if box is None:
         return 0, 0, width, height
-    (top, bottom), (left, right) = ((int(at[0]), int(at[-1]) + 1) for at in (rows, columns))
+    left, top, right, bottom = box
     down, across = round(MARGIN * (bottom - top)), round(MARGIN * (right - left))
     return (
         max(0, left - across),

@@ -47,7 +47,7 @@ class Convolution(nn.Conv2d):
 
 
 def _is_for_quick(x: Tensor) -> bool:
-    """Check whether `Quick` supports x; exported graphs must hold torch's operators alone."""
+    """Return whether `Quick` supports x; exported graphs must hold torch's operators alone."""
     traced: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     return (
         not (traced or torch.compiler.is_compiling())
@@ -61,7 +61,7 @@ def _is_for_quick(x: Tensor) -> bool:
 
 @cache
 def _has_avx512() -> bool:
-    """Check whether torch's convolutions are the fastest, also where channels are last."""
+    """Return whether torch's convolutions are the fastest, also where channels are last."""
     return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
@@ -76,7 +76,7 @@ class Quick(torch.autograd.Function):
     def forward(
         ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor, dilation: int, by_tiles: bool
     ) -> Tensor:
-        """Give (N, out, H, W)."""
+        """Return (N, out, H, W)."""
         ctx.save_for_backward(x, weight)
         ctx.way = dilation, by_tiles  # type: ignore[attr-defined]
         if not by_tiles:
@@ -92,7 +92,7 @@ class Quick(torch.autograd.Function):
     def backward(
         ctx: FunctionCtx, gradient: Tensor
     ) -> tuple[Tensor | None, Tensor, Tensor, None, None]:
-        """Give the gradients of the picture, the weights and the bias."""
+        """Return the gradients of the picture, the weights and the bias."""
         x, weight = ctx.saved_tensors  # type: ignore[attr-defined]
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         dilation, by_tiles = ctx.way  # type: ignore[attr-defined]
@@ -105,7 +105,7 @@ class Quick(torch.autograd.Function):
 def _gradients(
     x: Tensor, weight: Tensor, gradient: Tensor, dilation: int, by_tiles: bool, of_x_needed: bool
 ) -> tuple[Tensor | None, Tensor]:
-    """Give the gradients of the picture, where it is needed, and of the weights."""
+    """Return the gradients of the picture, where it is needed, and of the weights."""
     if by_tiles:
         found = winograd.gradients(_last(x), _last(weight).contiguous(), _last(gradient))
         return _first(found[0]), _first(found[1])
@@ -129,7 +129,7 @@ def _gradients(
 
 
 def _is_for_tiles(x: Tensor, weight: Tensor, dilation: int) -> bool:
-    """Check whether Winograd tiles are faster, in both the forward and the backward pass."""
+    """Return whether Winograd tiles are faster, in both the forward and the backward pass."""
     outs, ins, _, _ = weight.shape
     height, width = x.shape[-2:]
     return (
@@ -144,7 +144,7 @@ def _is_for_tiles(x: Tensor, weight: Tensor, dilation: int) -> bool:
 
 @cache
 def _multiplies_slowly() -> bool:
-    """Check whether this processor multiplies so slowly that saving products pays.
+    """Return whether this processor multiplies so slowly that saving products pays.
 
     Measured with AVX2. Without MKL small matrix products are slow.
     """

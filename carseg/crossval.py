@@ -16,7 +16,7 @@ from dvc.utils.hydra import apply_overrides, to_hydra_overrides
 from dvc.utils.serialize import ParseError
 from hydra.errors import HydraException
 
-from carseg.columns import LAID, NETS, QUARTERS, VIEWS, laid
+from carseg.columns import LAID, NETS, QUARTERS, VIEWS, view_name
 from carseg.errors import CarsegError
 from carseg.files import parse_csv, write_csv, write_json
 from carseg.lock import parse_lock
@@ -114,7 +114,7 @@ def _has_several_values(change: str) -> bool:
 
 
 def changed(settings: str, overrides: Sequence[str]) -> Params:
-    """Give the parameters that DVC makes of a params.yaml and its `--set-param`.
+    """Return the parameters that DVC makes of a params.yaml and its `--set-param`.
 
     Raises:
         CarsegError: one of them is unknown or out of range.
@@ -139,7 +139,7 @@ def changed(settings: str, overrides: Sequence[str]) -> Params:
 
 
 def with_fold(params: Params, k: int) -> Params:
-    """Give the parameters of the k-th fold."""
+    """Return the parameters of the k-th fold."""
     return params.model_copy(update={"split": params.split.model_copy(update={"fold": k})})
 
 
@@ -226,7 +226,7 @@ def report(rows: Sequence[Row], folder: Path) -> None:
 
 
 def sides(rows: Sequence[Row], net: str, view: str) -> dict[str, float]:
-    """Give the mean IoU of cars that stand and of cars that lie on their side.
+    """Return the mean IoU of cars that stand and of cars that lie on their side.
 
     Each photo counts at all its four turns, so both means are over the same cars.
     """
@@ -234,7 +234,7 @@ def sides(rows: Sequence[Row], net: str, view: str) -> dict[str, float]:
     for row in rows:
         for quarters in QUARTERS:
             lying = int(row["lying"]) != quarters % 2
-            value = float(row[f"{net}_{laid(view, quarters)}_iou"])
+            value = float(row[f"{net}_{view_name(view, quarters)}_iou"])
             found["lying" if lying else "standing"].append(value)
     return {side: round(float(np.mean(ious)), 6) for side, ious in found.items()}
 

@@ -24,12 +24,12 @@ class Row(NamedTuple):
         return round(self.val.iou, DIGITS) > round(other.val.iou, DIGITS)
 
     def values(self) -> list[object]:
-        """Give the row in the order of `COLUMNS`."""
+        """Return the row in the order of `COLUMNS`."""
         pairs = zip(self.train, self.val, strict=True)
         return [self.epoch, *(round(value, DIGITS) for pair in pairs for value in pair)]
 
     def line(self, task: str, epochs: int, better: bool) -> str:
-        """Give the row for reading."""
+        """Return the row for reading."""
         loss, dice, iou = (
             f"{name} {train:.4f} | {val:.4f}"
             for name, train, val in zip(Score._fields, self.train, self.val, strict=True)
@@ -66,7 +66,7 @@ class Curve:
         write_csv(path, COLUMNS, [row.values() for row in self._rows])
 
     def state_dict(self) -> dict[str, Any]:
-        """Tell the scores to the last digit, for a checkpoint."""
+        """Return the scores to the last digit, for a checkpoint."""
         return {"scores": [(tuple(row.train), tuple(row.val)) for row in self._rows]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -29,7 +29,7 @@ HIDDEN = 0.5  # probability of `camouflage`
 
 
 class Squares(Dataset[tuple[Tensor, Tensor]]):
-    """Training photos, decoded and squared once, augmented anew in each epoch.
+    """Photos and masks, decoded and squared once, augmented anew in each epoch.
 
     An index is (epoch, position), so that a sample depends on nothing else but the seed.
     """
@@ -56,9 +56,9 @@ class Squares(Dataset[tuple[Tensor, Tensor]]):
         Raises:
             CarsegError: a file cannot be read.
         """
-        share = pairs[processes.here :: processes.beside]
+        share = pairs[processes.local_rank :: processes.local_world_size]
         rows = on_cores(partial(squared, size=size), share)
-        stores = processes.gather([Store(folder, rows)])
+        stores = processes.all_gather([Store(folder, rows)])
         self._stores = stores[processes.machine]
         self._length = len(pairs)
         self._augment = Augment()
@@ -70,7 +70,7 @@ class Squares(Dataset[tuple[Tensor, Tensor]]):
         return self._length
 
     def __getitem__(self, index: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Give the photo (3, H, W), normalised, and its soft mask (1, H, W), 0…1."""
+        """Return the photo (3, H, W), normalised, and its soft mask (1, H, W), 0…1."""
         epoch, i = index
         # Not i, as numpy takes [seed, epoch, 0] for [seed, epoch], which the order is drawn from.
         random = np.random.default_rng([self._seed, epoch, 1 + i])
@@ -83,7 +83,7 @@ class Squares(Dataset[tuple[Tensor, Tensor]]):
     def _vary_scene(
         self, i: int, photo: NDArray[np.uint8], mask: NDArray[np.uint8], random: np.random.Generator
     ) -> NDArray[np.uint8]:
-        """Give the i-th photo with another scene, car or colour, or some of these, or none."""
+        """Return the i-th photo with another scene, car or colour, or some of these, or none."""
         if len(self) > 1 and random.random() < MOVED:
             photo = put_elsewhere(photo, mask, *self._other(i, random), random)
         if len(self) > 1 and random.random() < CROWDED:
@@ -116,11 +116,11 @@ class Squares(Dataset[tuple[Tensor, Tensor]]):
         return torch.stack(photos), torch.stack(masks)
 
     def plain(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give every photo and mask as they are."""
+        """Return every photo and mask as they are."""
         return map(self.as_it_is, range(len(self)))
 
     def as_it_is(self, i: int) -> tuple[Tensor, Tensor]:
-        """Give the i-th photo and mask without augmentation."""
+        """Return the i-th photo and mask without augmentation."""
         photo, mask = self._pair(i)
         return photo_tensor(photo), mask_tensor(mask)
 

@@ -172,7 +172,7 @@ def _check(pair: Pair) -> Checked:
 
 
 def _label(levels: NDArray[np.uint8]) -> int | None:
-    """Give the highest label if a mask (H, W) numbers classes, with a border of 255 or without."""
+    """Return the highest label if a mask (H, W) numbers classes, perhaps with a border of 255."""
     labels = levels[(levels > 0) & (levels < 255)]
     if labels.size > np.count_nonzero(levels == 255) and labels.max() <= LABELS:
         return int(labels.max())
@@ -180,7 +180,7 @@ def _label(levels: NDArray[np.uint8]) -> int | None:
 
 
 def _rim(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Give the outermost pixels of a mask (H, W), (N,)."""
+    """Return the outermost pixels of a mask (H, W), (N,)."""
     return np.concatenate((levels[0], levels[-1], levels[1:-1, 0], levels[1:-1, -1]))
 
 
@@ -193,7 +193,7 @@ def _read(read: Callable[[Path], Image.Image], path: Path, faults: list[str]) ->
 
 
 def _state(root: Path) -> int:
-    """Give a number made of the user's files' names, sizes and times of their last change."""
+    """Return a number made of the user's files' names, sizes and times of their last change."""
     total = 0  # of hashes: no list of files is kept to sort them
     for folder in FOLDERS:
         for entry in entries_in(root / folder):
@@ -220,7 +220,7 @@ def _copy_from_home(root: Path) -> bool:
 
 
 def _knows_others(root: Path) -> bool:
-    """Tell whether the last run that DVC knows of was of the user's own photos."""
+    """Return whether the last run that DVC knows of was of the user's own photos."""
     known = read_lock(root / "dvc.lock").of("dataset").output("dataset")
     if known is None or known.size is None:
         return False
@@ -252,7 +252,7 @@ def _render(root: Path) -> None:
 
 
 def _is_of_sample(root: Path) -> bool:
-    """Tell whether all in the user's folders is as it was rendered."""
+    """Return whether all in the user's folders is as it was rendered."""
     pairs = [
         (path, root / SAMPLE / folder / path.name)
         for folder in FOLDERS

@@ -49,7 +49,7 @@ def hd95(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
 
 
 def _depth(mask: NDArray[np.bool_], metric: int) -> NDArray[np.float32]:
-    """Give each car pixel's distance to the background, which a photo's rim is too."""
+    """Return each car pixel's distance to the background, which a photo's rim is too."""
     padded = np.pad(mask, 1).view(np.uint8)
     return np.asarray(cv2.distanceTransform(padded, metric, cv2.DIST_MASK_3), np.float32)[
         1:-1, 1:-1
@@ -57,7 +57,7 @@ def _depth(mask: NDArray[np.bool_], metric: int) -> NDArray[np.float32]:
 
 
 def _to_nearest(points: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Give each pixel's Euclidean distance to the nearest of `points`."""
+    """Return each pixel's Euclidean distance to the nearest of `points`."""
     away = (~points).view(np.uint8)
     distance = cv2.distanceTransform(away, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     # OpenCV's last digit depends on where in memory the mask lies. Squares are whole numbers, and

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from tqdm import tqdm
 
 from carseg import weights
 from carseg.clean import clean
 from carseg.closer import look_closer
-from carseg.columns import LAID, NETS, QUARTERS, TURNS, VIEWS, laid
+from carseg.columns import LAID, NETS, QUARTERS, TASKS, TRAINED, TURNS, VIEWS, view_name
 from carseg.device import Device
 from carseg.edges import boundary_iou, hd95
 from carseg.files import new_directory, read_csv, write_csv, write_json
@@ -35,12 +36,6 @@ from carseg.upright import CLOCKWISE, find_upright, on_its_side
 from carseg.views import D4, TURNED, View, turn
 
 Mask = NDArray[np.bool_]
-
-MAKE: Mapping[str, Callable[[Params], U2Net]] = {
-    "untrained": lambda p: weights.start(p.model, Path("pretrained"), p.seed),
-    "bce": lambda p: weights.load(p.model, Path("u2net_segmentation.pth")),
-    "dice": lambda p: weights.load(p.model, Path("u2net_segmentation_dice_loss.pth")),
-}
 
 
 class Judged(NamedTuple):
@@ -66,7 +61,7 @@ def evaluate(params: Params, recorded: Recorded | None = None) -> None:
     found: dict[str, list[Judged]] = {}
     with new_directory(Path("plots/overlays")) as overlays:
         for name in NETS:
-            net = device.place_net(MAKE[name](params)).eval()
+            net = device.place_net(net_called(name, params)).eval()
             found[name] = []
             for pair in tqdm(pairs, name, leave=False, disable=None):
                 masks = predict_masks(net, pair, params, device)
@@ -101,7 +96,7 @@ def evaluate(params: Params, recorded: Recorded | None = None) -> None:
     write_report(
         Path("report.html"),
         scores=spreads,
-        curves={task: read_csv(Path(f"plots/{task}.csv")) for task in ("bce", "dice")},
+        curves={task: read_csv(Path(f"plots/{task}.csv")) for task in TASKS},
         shown=shown,
         pairs={"train": read_manifest(Path("split/train.csv")), "val": pairs},
         params=params,
@@ -110,6 +105,13 @@ def evaluate(params: Params, recorded: Recorded | None = None) -> None:
     write_json(Path("metrics.json"), metrics)
     record("evaluate", device)
     print(as_table(metrics))
+
+
+def net_called(name: str, params: Params) -> U2Net:
+    """Return one of `NETS`."""
+    if name in TRAINED:
+        return weights.load(params.model, Path(TRAINED[name]))
+    return weights.start(params.model, Path("pretrained"), params.seed)
 
 
 def predict_masks(net: U2Net, pair: Pair, params: Params, device: Device) -> dict[str, Mask]:
@@ -138,14 +140,14 @@ def predict_masks(net: U2Net, pair: Pair, params: Params, device: Device) -> dic
         stood = upright(quarters)
         views = (at_size(seen[quarters], shape), stood, again(stood, TURNED))
         for name, view in zip(LAID, views, strict=True):
-            masks[laid(name, quarters)] = cut(view)
+            masks[view_name(name, quarters)] = cut(view)
     d4 = at_size(combine(seen), shape)
     masks |= {"d4": cut(d4), "d4_closer": cut(again(d4, D4))}
     return {name: masks[name] for name in (*VIEWS, *TURNS)}
 
 
 def probability_at(net: U2Net, pair: Pair, params: Params, device: Device) -> NDArray[np.float32]:
-    """Give each pixel's probability of being car in the upright view, (H, W), float32, 0…1."""
+    """Return each pixel's probability of being car in the upright view, (H, W), float32, 0…1."""
     look = partial(probability, net, device=device)
     return find_upright(look, read_photo(pair.photo), params.image_size)
 
@@ -166,13 +168,13 @@ def score(predicted: Mask, truth: Mask) -> Scores:
 
 
 def lies(truth: Mask) -> bool:
-    """Tell whether the car of a mask (H, W) lies on its side: reaches over more rows than columns.
+    """Return whether a mask's (H, W) car lies on its side: reaches over more rows than columns.
 
     Rows and columns within its outermost pixels count, as true masks have no specks, and each photo
     is one or the other; a mask without a car stands.
     """
-    rows, columns = (np.flatnonzero(truth.any(axis=axis)) for axis in (1, 0))
-    return bool(truth.any() and np.ptp(rows) > np.ptp(columns))
+    box = Image.fromarray(truth).getbbox()  # left, top, right, bottom
+    return box is not None and box[3] - box[1] > box[2] - box[0]
 
 
 def _means(photos: Sequence[Judged], view: str) -> dict[str, float]:

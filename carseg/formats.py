@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from carseg.errors import CarsegError, as_memory_error, import_optional
 from carseg.files import write_bytes
-from carseg.fold import fold
+from carseg.fuse import fuse_batch_norm
 from carseg.tensors import MEAN, STD
 from carseg.u2net import U2Net
 from carseg.weights import net_of
@@ -37,7 +37,7 @@ class Probability(nn.Module):
         self.net = net.requires_grad_(False)  # what is exported has no gradients to trace
 
     def forward(self, photo: Tensor) -> Tensor:
-        """Give each pixel's probability of being car, (N, 1, H, W), of photos (N, 3, H, W)."""
+        """Return each pixel's probability of being car, (N, 1, H, W), of photos (N, 3, H, W)."""
         return torch.sigmoid(self.net(photo)[:, :1])
 
 
@@ -94,7 +94,7 @@ def write_openvino(
     """
     openvino = import_optional("openvino", "openvino")
     # Engines that compute in bfloat16 would fold batch norms, too, but lose what must be exact.
-    folded = Probability(fold(net.net))
+    folded = Probability(fuse_batch_norm(net.net))
     shape = openvino.PartialShape([batch or -1, 3, size, size])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # sizes become constants, as they are to

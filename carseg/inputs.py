@@ -109,7 +109,7 @@ def _lies_in(path: Path, out: Path | None) -> bool:
 
 
 def hidden(path: Path) -> bool:
-    """Tell whether a file, or a folder that it is in, is out of sight."""
+    """Return whether a file, or a folder that it is in, is out of sight."""
     return any(part.startswith(".") for part in path.parts)
 
 

@@ -22,6 +22,7 @@ MEMORY = 0.2  # share of all steps over which weights are averaged
 # The net that task 2 keeps is a weighted mean: these are the fractions of the untrained weights and
 # of task 1's; the rest is what task 2 has learnt.
 UNTRAINED, BEFORE = 0.3, 0.35
+FINE = 0.0005  # task 2's learning rate, at most: more undoes what task 1 has learnt
 
 
 class Learner:
@@ -54,10 +55,10 @@ class Learner:
         self._criterion = criterion
         self._device = device
         self._net = net
-        self._joint = processes.join(net)
+        self._joint = processes.wrap_ddp(net)
         self._optimizer = torch.optim.Adam(net.parameters(), lr=rate, fused=True)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(
-            self._optimizer, lambda step: warm_cosine((step + 0.5) / steps)
+            self._optimizer, lambda step: warmup_cosine((step + 0.5) / steps)
         )
         self._average = moving_average(net, MEMORY * steps)
         self.parts: dict[str, Stateful] = {
@@ -82,17 +83,17 @@ class Learner:
         self._average.update_parameters(self._net)
         return loss
 
-    def averaged(self, remembered: U2Net | None, looks: Iterable[Tensor]) -> U2Net:
+    def averaged(self, remembered: U2Net | None, batches: Iterable[Tensor]) -> U2Net:
         """Return the averaged net, to score and keep, with batch norm statistics recomputed.
 
         Args:
-            remembered: a net to interpolate towards, as in `drawn`, if any.
-            looks: photos (N, 3, H, W) to recompute the statistics on.
+            remembered: a net to interpolate towards, as in `interpolated_average`, if any.
+            batches: photos (N, 3, H, W) to recompute the statistics on.
         """
         self._optimizer.zero_grad(set_to_none=True)  # measuring needs the memory
-        net = self._device.place_net(drawn(self._average, remembered))
+        net = self._device.place_net(interpolated_average(self._average, remembered))
         with self._device.autocast():
-            update_bn((self._device.place(photos) for photos in looks), net)
+            update_bn((self._device.place(photos) for photos in batches), net)
         net.keep_exact()  # as when these weights are loaded again
         return net
 
@@ -124,8 +125,8 @@ def step(
     return loss.item()
 
 
-def warm_cosine(progress: float) -> float:
-    """Give the learning rate's factor, 0…1: a linear climb, then half a cosine down to 0.
+def warmup_cosine(progress: float) -> float:
+    """Return the learning rate's factor, 0…1: a linear climb, then half a cosine down to 0.
 
     The climb is long, as Adam's first steps move every weight by the full rate, however little
     it matters; in task 2 they would shake what task 1 has learnt.
@@ -139,7 +140,7 @@ def warm_cosine(progress: float) -> float:
 
 
 def moving_average(net: U2Net, memory: float) -> AveragedModel:
-    """Give an exponential moving average of a net's weights, updated by the step.
+    """Return an exponential moving average of a net's weights, updated by the step.
 
     With few photos single steps shake a net more than they teach it; the average stays calm
     (Polyak & Juditsky 1992; Izmailov et al. 2018, arXiv:1803.05407).
@@ -156,7 +157,7 @@ def moving_average(net: U2Net, memory: float) -> AveragedModel:
     return average
 
 
-def drawn(average: AveragedModel, remembered: U2Net | None) -> U2Net:
+def interpolated_average(average: AveragedModel, remembered: U2Net | None) -> U2Net:
     """Return the averaged net, moved by `UNTRAINED + BEFORE` towards the remembered net, if any."""
     net = cast(U2Net, copy.deepcopy(average.module))
     if remembered is not None:

@@ -30,7 +30,7 @@ class Stage(BaseModel):
     params: dict[str, dict[str, Any]] = {}  # file → name → value
 
     def differs(self, file: Path) -> bool:
-        """Check whether a file beside dvc.lock is another than this run had by its name, if any."""
+        """Return whether a file beside dvc.lock is another than this run recorded by its name."""
         recorded = self.md5(file.name)
         if recorded is None or not file.is_file():
             return False
@@ -38,15 +38,15 @@ class Stage(BaseModel):
             return hashlib.file_digest(content, "md5").hexdigest() != recorded
 
     def md5(self, path: str) -> str | None:
-        """Give the hash of what was read or written at a path, if it is known."""
+        """Return the hash of what was read or written at a path, if it is known."""
         return next((each.md5 for each in (*self.deps, *self.outs) if each.path == path), None)
 
     def output(self, path: str) -> Content | None:
-        """Give what was written at a path, if anything."""
+        """Return what was written at a path, if anything."""
         return next((out for out in self.outs if out.path == path), None)
 
     def settings(self) -> dict[str, Any]:
-        """Give the parameters of the run, by name."""
+        """Return the parameters of the run, by name."""
         return self.params.get("params.yaml", {})
 
 
@@ -56,11 +56,11 @@ class Lock(BaseModel):
     stages: dict[str, Stage] = {}
 
     def of(self, stage: str) -> Stage:
-        """Give what is recorded of a stage, which may be nothing."""
+        """Return what is recorded of a stage, which may be nothing."""
         return self.stages.get(stage, Stage())
 
     def maker(self, path: str) -> Stage:
-        """Give the run that writes a file, which may be none that is known."""
+        """Return the run that writes a file, which may be none that is known."""
         return next((run for run in self.stages.values() if run.output(path)), Stage())
 
 

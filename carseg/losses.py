@@ -17,7 +17,7 @@ class BCELoss(nn.Module):
         self.bce = nn.BCEWithLogitsLoss()
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
-        """Give the mean over all outputs and pixels.
+        """Return the mean over all outputs and pixels.
 
         Args:
             logits: (N, K, H, W), float.
@@ -39,7 +39,7 @@ class DiceLoss(nn.Module):
         self.smooth = smooth
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
-        """Give the mean over photos and outputs, 0…1.
+        """Return the mean over photos and outputs, 0…1.
 
         Args:
             logits: (N, K, H, W), float.

@@ -96,7 +96,7 @@ def _all(files: Sequence[Path], faults: list[str]) -> Iterator[Annotated]:
 
 
 def _stem(name: str) -> str:
-    """Give what a photo and its mask share: accents may be written in two ways."""
+    """Return what a photo and its mask share: accents may be written in two ways."""
     return unicodedata.normalize("NFC", PurePosixPath(name).stem)
 
 
@@ -118,7 +118,7 @@ def _union(regions: Sequence[Region]) -> NDArray[np.bool_]:
 
 
 def _wrong(picture: Annotated, found: Sequence[Path], images: Path) -> Iterator[str]:
-    """Say what is wrong with a picture against its photo."""
+    """Return what is wrong with a picture against its photo."""
     photos = [path for path in found if path.suffix.lower() in PHOTOS]
     if not photos:
         yield (

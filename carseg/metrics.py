@@ -43,7 +43,7 @@ def iou(c: Counts) -> float:
 
 
 def summarise(photos: Sequence[Counts]) -> dict[str, float]:
-    """Give the means over photos (`dice`, `iou`) and the pooled scores (`dice_micro`, `iou_micro`).
+    """Return means over photos (`dice`, `iou`) and pooled scores (`dice_micro`, `iou_micro`).
 
     The mean counts every photo alike, the pooled score every pixel.
     """

@@ -19,7 +19,7 @@ from carseg.closer import look_closer
 from carseg.device import Device
 from carseg.engine import load_exported
 from carseg.errors import CarsegError
-from carseg.fold import fold
+from carseg.fuse import fuse_batch_norm
 from carseg.photos import eight_bits, read_photo, turned_by_tag
 from carseg.predict import Look, find, probability
 from carseg.settings import settings_of
@@ -62,7 +62,7 @@ class Model:
     def of(cls, net: U2Net, size: int = 320, device: Device | None = None) -> Model:
         """Make a model of a copy of a net, on the device, without batch norms."""
         place = device or Device(repeatable=False)
-        folded = place.place_net(fold(net)).to(place.dtype)
+        folded = place.place_net(fuse_batch_norm(net)).to(place.dtype)
         on_cores = place.torch.type == "cpu"
         return cls(lambda photos: probability(folded, photos, place), size, on_cores)
 

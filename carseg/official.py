@@ -170,5 +170,5 @@ def _first_file(*paths: Path) -> Path | None:
 
 
 def _at_home(path: Path) -> Path:
-    """Give the path in the user's project when this is one of DVC's temporary copies of it."""
+    """Return the path in the user's project when this is one of DVC's temporary copies of it."""
     return Path(os.environ.get("DVC_ROOT", ".")) / path

@@ -69,7 +69,7 @@ class Kinds:
                 ) from error
 
     def make(self, photo: Image.Image, found: NDArray[np.float32]) -> Iterator[tuple[str, bytes]]:
-        """Give each kind wanted, and its file's content.
+        """Return each kind wanted, and its file's content.
 
         Args:
             photo: RGB, W×H; its EXIF data and colour profile are carried over.
@@ -149,7 +149,7 @@ def _folded(name: Path) -> str:
     return unicodedata.normalize("NFC", name.as_posix()).casefold()
 
 
-def refuse_losses(listed: Sequence[Job], force: bool, scenery: Path | None = None) -> None:
+def refuse_overwriting(listed: Sequence[Job], force: bool, scenery: Path | None = None) -> None:
     """Check that no photo, background or file among photos is replaced, nor, unless forced, any.
 
     Raises:
@@ -187,6 +187,6 @@ def refuse_losses(listed: Sequence[Job], force: bool, scenery: Path | None = Non
 
 
 def _identity(path: Path) -> tuple[int, int]:
-    """Give what is the same for all names of a file."""
+    """Return what is the same for all names of a file."""
     status = path.stat()
     return status.st_dev, status.st_ino

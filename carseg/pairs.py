@@ -90,7 +90,7 @@ def find_pairs(images: Path, masks: Path) -> list[Pair]:
 
 
 def match(images: Path, masks: Path) -> tuple[list[Pair], list[str]]:
-    """Give the pairs of two folders, sorted by name, and a line for each fault.
+    """Return the pairs of two folders, sorted by name, and a line for each fault.
 
     Faults are a photo without mask, a mask without photo, a name that two files share, one that is
     too long or no text, a file of another kind, a link to nothing, and folders without photos.
@@ -129,13 +129,13 @@ def match(images: Path, masks: Path) -> tuple[list[Pair], list[str]]:
 
 
 def files_in(folder: Path) -> Iterator[Path]:
-    """Give what `entries_in` gives, in an order that is the same everywhere."""
+    """Return what `entries_in` gives, in an order that is the same everywhere."""
     for name in sorted(entry.name for entry in entries_in(folder)):
         yield folder / name
 
 
 def entries_in(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """Give the user's own entries in a folder: no README, and no hidden or system files."""
+    """Return the user's own entries in a folder: no README, and no hidden or system files."""
     if folder.is_dir():
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -166,7 +166,7 @@ def _usable(
 
 
 def _name(file: str) -> str:
-    """Give what a photo and its mask have in common."""
+    """Return what a photo and its mask have in common."""
     # The same accented letter is one character on one system and two on another.
     return unicodedata.normalize("NFC", os.path.splitext(os.path.basename(file))[0])
 

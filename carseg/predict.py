@@ -22,7 +22,7 @@ SHARPNESS = 100.0  # one view surer by 0.01 than another weighs e times as much
 
 
 def probability(net: nn.Module, photos: Tensor, device: Device) -> Tensor:
-    """Give each pixel's probability of being car, (N, 1, H, W), float32, 0…1, on the CPU.
+    """Return each pixel's probability of being car, (N, 1, H, W), float32, 0…1, on the CPU.
 
     Args:
         net: on the device, in eval mode.
@@ -67,8 +67,3 @@ def at_size(probabilities: Tensor, size: tuple[int, int]) -> NDArray[np.float32]
     """Scale probabilities (1, h, w) to a photo's own (height, width): (H, W), float32, 0…1."""
     scaled = F.interpolate(probabilities[None], size=size, mode="bilinear", align_corners=False)
     return np.asarray(scaled[0, 0])
-
-
-def mask_at(probabilities: Tensor, size: tuple[int, int], threshold: float) -> NDArray[np.bool_]:
-    """Scale probabilities (1, h, w) to a photo's own (height, width) and only then threshold."""
-    return at_size(probabilities, size) >= threshold

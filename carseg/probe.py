@@ -19,7 +19,7 @@ from carseg.metrics import Counts, count, summarise
 from carseg.pairs import Pair
 from carseg.params import Params
 from carseg.photos import read_truth
-from carseg.predict import mask_at, probability
+from carseg.predict import at_size, probability
 from carseg.processes import ALONE, Processes
 from carseg.store import Store
 from carseg.upright import stand_up
@@ -63,13 +63,13 @@ class Probe:
         self._threshold = params.threshold
 
     def _packed(self, truth: NDArray[np.bool_]) -> NDArray[np.uint8]:
-        """Give a mask (H, W) as bits, and note its size."""
+        """Return a mask (H, W) as bits, and note its size."""
         height, width = truth.shape
         self._sizes.append((height, width))
         return np.packbits(truth)
 
     def _truth(self, i: int) -> NDArray[np.bool_]:
-        """Give the i-th mask, (H, W)."""
+        """Return the i-th mask, (H, W)."""
         height, width = self._sizes[i]
         bits = np.unpackbits(self._truths[i], count=height * width)
         return bits.reshape(height, width).astype(np.bool_)
@@ -91,8 +91,8 @@ class Probe:
                 logits = logits.float().cpu()
                 loss = criterion(logits, mask[None]).item()
             seen = stand_up(look, photo, torch.sigmoid(logits[:, :1]), truth.shape)
-            predicted = mask_at(seen, truth.shape, self._threshold)
+            predicted = at_size(seen, truth.shape) >= self._threshold
             found.append((loss, count(predicted, truth)))
-        losses, counts = zip(*self._processes.gather(found), strict=True)
+        losses, counts = zip(*self._processes.all_gather(found), strict=True)
         scores = summarise(counts)
         return Score(float(np.mean(losses)), scores["dice"], scores["iou"])

@@ -21,7 +21,7 @@ Item = TypeVar("Item")
 
 # Processes wait for each other while photos are read, hours with a million of them; torchrun itself
 # notices those that die.
-PATIENCE = timedelta(days=1)
+TIMEOUT = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class Processes:
     """
 
     rank: int = 0  # of this process, from 0
-    count: int = 1
-    here: int = 0  # local rank of this process on its machine, from 0
-    beside: int = 1  # number of processes on its machine, this one included
+    world_size: int = 1  # number of processes
+    local_rank: int = 0  # of this process on its machine, from 0
+    local_world_size: int = 1  # number of processes on its machine
 
     @property
     def first(self) -> bool:
-        """Tell whether this is the one that writes and prints."""
+        """Return whether this is the one that writes and prints."""
         return self.rank == 0
 
     def say(self, line: str) -> None:
@@ -49,34 +49,39 @@ class Processes:
     @property
     def mine(self) -> slice:
         """Return this process's slice of a batch; slices partition it, and some may be empty."""
-        return slice(self.rank, None, self.count)
+        return slice(self.rank, None, self.world_size)
 
     @property
     def machine(self) -> slice:
-        """Tell the ranks of this process's machine."""
-        return slice(self.rank - self.here, self.rank - self.here + self.beside)
+        """Return the ranks of this process's machine."""
+        first = self.rank - self.local_rank
+        return slice(first, first + self.local_world_size)
 
-    def gather(self, share: Sequence[Item]) -> list[Item]:
-        """Collect the slices (`mine`) of all processes into one list, in the original order."""
-        if self.count == 1:
+    def all_gather(self, share: Sequence[Item]) -> list[Item]:
+        """Return the slices (`mine`) of all processes as one list, in the original order."""
+        if self.world_size == 1:
             return list(share)
-        shares: list[Any] = [None] * self.count
+        shares: list[Any] = [None] * self.world_size
         distributed.all_gather_object(shares, share)
         whole = [None] * sum(map(len, shares))
         for rank, part in enumerate(shares):
-            whole[rank :: self.count] = part
+            whole[rank :: self.world_size] = part
         return whole  # type: ignore[return-value]
+
+    def barrier(self) -> None:
+        """Wait until all processes have come here."""
+        self.all_gather([None])
 
     def sum(self, value: float) -> float:
         """Add up everyone's number."""
-        return sum(self.gather([value]))
+        return sum(self.all_gather([value]))
 
-    def join(self, net: nn.Module) -> nn.Module:
+    def wrap_ddp(self, net: nn.Module) -> nn.Module:
         """Return the net to train with; batch norms of `net` itself then span all processes.
 
         Gradients are means over processes.
         """
-        if self.count == 1:
+        if self.world_size == 1:
             return net
         synchronise(net)
         # Batch norm buffers are equal in all processes; there is nothing to broadcast.
@@ -104,18 +109,21 @@ def together() -> Iterator[Processes]:
     if not distributed.is_torchelastic_launched():
         yield ALONE
         return
-    here, beside = (int(os.environ[name]) for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
-    torch.set_num_threads(max(1, cores() // beside))
+    local_rank = int(os.environ["LOCAL_RANK"])
+    local_world_size = int(os.environ["LOCAL_WORLD_SIZE"])
+    torch.set_num_threads(max(1, cores() // local_world_size))
     if torch.cuda.is_available():
-        if beside > (gpus := torch.cuda.device_count()):
+        if local_world_size > (gpus := torch.cuda.device_count()):
             raise CarsegError(
-                f"launcher: starts {beside} processes on this machine, which has {gpus} GPUs; "
-                "lower --nproc-per-node"
+                f"launcher: starts {local_world_size} processes on this machine, which has {gpus} "
+                "GPUs; lower --nproc-per-node"
             )
-        torch.cuda.set_device(here)  # what processes send each other goes through it from now on
+        # What processes send each other goes through it from now on.
+        torch.cuda.set_device(local_rank)
     nccl = torch.cuda.is_available() and distributed.is_nccl_available()  # Windows has none
-    distributed.init_process_group("nccl" if nccl else "gloo", timeout=PATIENCE)
+    distributed.init_process_group("nccl" if nccl else "gloo", timeout=TIMEOUT)
     try:
-        yield Processes(distributed.get_rank(), distributed.get_world_size(), here, beside)
+        rank, world_size = distributed.get_rank(), distributed.get_world_size()
+        yield Processes(rank, world_size, local_rank, local_world_size)
     finally:
         distributed.destroy_process_group()

@@ -22,7 +22,7 @@ def record(stage: str, device: Device, processes: int = 1) -> None:
 
 
 def provenance(device: Device, processes: int = 1) -> dict[str, object]:
-    """Give what the last digits of a result depend on.
+    """Return what the last digits of a result depend on.
 
     The number of threads and the instruction set decide the order of sums, the build of torch the
     kernels. On one machine it is the same in every run.
@@ -45,7 +45,7 @@ def provenance(device: Device, processes: int = 1) -> dict[str, object]:
 
 
 def processor() -> str:
-    """Give the processor's name as its maker writes it, where the system tells."""
+    """Return the processor's name as its maker writes it, where the system tells."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

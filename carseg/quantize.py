@@ -42,14 +42,14 @@ MOST = 32  # photos, as each takes seconds
 AGREEMENT = 0.98  # IoU of masks with those of torch, mean over photos, at least
 PREPARED = "onnx.quant.pre_process"  # ONNX Runtime warns of files without, but export did the same
 
-Looks = Sequence[NDArray[np.float32]]  # normalised photos, (1, 3, S, S) each
+Inputs = Sequence[NDArray[np.float32]]  # normalised photos, (1, 3, S, S) each
 
 
 class Calibration(NamedTuple):
     """What a network is quantized with."""
 
-    looks: Looks  # to find the ranges of numbers with
-    held_out: Looks  # others, to compare masks on
+    calibrating: Inputs  # to find the ranges of numbers with
+    held_out: Inputs  # others, to compare masks on
     threshold: float = 0.5  # probability from which a pixel is car
 
     @classmethod
@@ -66,11 +66,11 @@ class Calibration(NamedTuple):
         """
         if len(photos) < 2:
             raise CarsegError("--int8: one photo is too few; name ten, or two at least")
-        looks = []
+        inputs = []
         for path in evenly(photos, MOST):
             photo = read(path.read_bytes(), path)
-            looks.append(photo_tensor(squared_photo(photo, size))[None].numpy())
-        return cls(looks[::2], looks[1::2], threshold)
+            inputs.append(photo_tensor(squared_photo(photo, size))[None].numpy())
+        return cls(inputs[::2], inputs[1::2], threshold)
 
 
 def write_int8(
@@ -95,7 +95,7 @@ def write_int8(
     metadata["precision"] = INT8
     path = folder / FILES["onnx"][0]
     write_onnx(net, folder, size, None, metadata)
-    quantize(path, net.net, calibration.looks)
+    quantize(path, net.net, calibration.calibrating)
     found = []
     if "openvino" in formats:
         model = import_optional("openvino", "openvino").convert_model(path)
@@ -113,7 +113,7 @@ def write_int8(
 def agreement(
     net: Probability, run: Run, calibration: Calibration, name: str, batch: int = 1
 ) -> float:
-    """Give the mean IoU of an exported file's masks with those of torch, where there is a car.
+    """Return the mean IoU of an exported file's masks with those of torch, where there is a car.
 
     Args:
         net: what was exported.
@@ -127,11 +127,11 @@ def agreement(
     """
     found = []
     for start in range(0, len(calibration.held_out), batch):
-        looks = calibration.held_out[start : start + batch]
-        full = [*looks, *[looks[-1]] * (batch - len(looks))]
-        for look, probability in zip(looks, run(np.concatenate(full)), strict=False):
+        inputs = calibration.held_out[start : start + batch]
+        full = [*inputs, *[inputs[-1]] * (batch - len(inputs))]
+        for photo, probability in zip(inputs, run(np.concatenate(full)), strict=False):
             with torch.inference_mode():
-                expected = net(torch.from_numpy(look)).numpy() >= calibration.threshold
+                expected = net(torch.from_numpy(photo)).numpy() >= calibration.threshold
             if expected.any():
                 found.append(iou(count(probability >= calibration.threshold, expected[0])))
     if not found:
@@ -144,13 +144,13 @@ def agreement(
     return mean(found)
 
 
-def quantize(path: Path, net: U2Net, looks: Looks) -> None:
+def quantize(path: Path, net: U2Net, inputs: Inputs) -> None:
     """Quantize an ONNX file, which holds a network in float32, in place.
 
     Args:
         path: a file of `write_onnx`.
         net: the network in it.
-        looks: photos to calibrate ranges on.
+        inputs: photos to calibrate ranges on.
 
     Raises:
         CarsegError: a package is missing.
@@ -163,7 +163,7 @@ def quantize(path: Path, net: U2Net, looks: Looks) -> None:
     quantization.quantize_static(
         model,
         path,
-        _reader(quantization, looks),
+        _reader(quantization, inputs),
         activation_type=quantization.QuantType.QUInt8,
         weight_type=quantization.QuantType.QInt8,
         per_channel=True,
@@ -178,12 +178,12 @@ def quantize(path: Path, net: U2Net, looks: Looks) -> None:
     onnx.save(model, str(path))
 
 
-def _reader(quantization: Any, looks: Looks) -> Any:
-    """Give looks in the way that ONNX Runtime asks for them."""
+def _reader(quantization: Any, inputs: Inputs) -> Any:
+    """Return photos in the way that ONNX Runtime asks for them."""
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.rest = iter(looks)
+            self.rest = iter(inputs)
 
         def get_next(self) -> Mapping[str, NDArray[np.float32]] | None:
             look = next(self.rest, None)

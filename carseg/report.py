@@ -154,7 +154,7 @@ def show(
 
 
 def data_uri(picture: Image.Image | bytes) -> str:
-    """Give a picture, scaled down to `LONG_SIDE`, or a JPEG file as a page embeds it."""
+    """Return a picture, scaled down to `LONG_SIDE`, or a JPEG file as a page embeds it."""
     if isinstance(picture, Image.Image):
         small = picture.copy()
         small.thumbnail((LONG_SIDE, LONG_SIDE), Image.Resampling.BOX)
@@ -166,9 +166,8 @@ def data_uri(picture: Image.Image | bytes) -> str:
 
 def chart(task: str, rows: Curve, keep: str) -> Chart:
     """Lay out the IoU curves of a task."""
-    names = {"train_iou": "training", "val_iou": "validation"}
-    values = {name: [float(row[name]) for row in rows] for name in names}
-    kept = len(rows) - 1 if keep == "last" else int(np.argmax(values["val_iou"]))
+    values = {name: [float(row[f"{name}_iou"]) for row in rows] for name in ("train", "val")}
+    kept = len(rows) - 1 if keep == "last" else int(np.argmax(values["val"]))
     least = min(min(v) for v in values.values())
     bottom = min(0.95, math.floor(least * 20) / 20)
 
@@ -184,17 +183,17 @@ def chart(task: str, rows: Curve, keep: str) -> Chart:
         task,
         [
             Line(
-                label,
-                " ".join(f"{x(i)},{y(v)}" for i, v in enumerate(values[name])),
-                (x(len(rows) - 1), y(values[name][-1])),
+                name,
+                " ".join(f"{x(i)},{y(v)}" for i, v in enumerate(ious)),
+                (x(len(rows) - 1), y(ious[-1])),
             )
-            for name, label in names.items()
+            for name, ious in values.items()
         ],
         ticks=[(y(float(step)), f"{step:.2f}") for step in steps],
         epochs=[(x(i), str(i)) for i in range(0, len(rows), stride)],
         kept_at=x(kept),
         kept=kept,
-        gap=values["train_iou"][kept] - values["val_iou"][kept],
+        gap=values["train"][kept] - values["val"][kept],
         rows=rows,
     )
 
@@ -225,6 +224,6 @@ def describe(pairs: Sequence[Pair]) -> Data:
 
 
 def _shape_and_share(pair: Pair) -> tuple[tuple[int, ...], float]:
-    """Tell how large a mask is, (H, W), and which share of it is car; masks are not kept."""
+    """Return how large a mask is, (H, W), and which share of it is car; masks are not kept."""
     truth = read_truth(pair.mask)
     return truth.shape, float(truth.mean())

@@ -44,7 +44,7 @@ class Double(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
-        """Give (N, C, 2h, 2w)."""
+        """Return (N, C, 2h, 2w)."""
         last = x.is_contiguous(memory_format=torch.channels_last)
         layout = torch.channels_last if last else torch.contiguous_format
         ctx.layout = layout  # type: ignore[attr-defined]
@@ -53,7 +53,7 @@ class Double(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
-        """Give the gradient (N, C, h, w) of what came in."""
+        """Return the gradient (N, C, h, w) of what came in."""
         channels = gradient.shape[1]
         gradient = gradient.clone(memory_format=ctx.layout)  # type: ignore[attr-defined]
         for edge in (gradient[..., 0, :], gradient[..., -1, :]):

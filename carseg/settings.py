@@ -51,6 +51,6 @@ def settings_file(weights: Path) -> Path | None:
 
 
 def is_foreign(folder: Path) -> bool:
-    """Check whether a folder is another DVC project, whose files may have the same names."""
+    """Return whether a folder is another DVC project, whose files may have the same names."""
     pipeline = folder / "dvc.yaml"
     return pipeline.is_file() and "stages.train_dice" not in pipeline.read_text("utf-8", "replace")

@@ -46,7 +46,7 @@ def split_names(names: Sequence[str], settings: Split, seed: int) -> tuple[list[
 
 
 def fold_count(pairs: int, settings: Split) -> int:
-    """Give the number of disjoint folds of about `val_size` pairs, two at least."""
+    """Return the number of disjoint folds of about `val_size` pairs, two at least."""
     return max(2, round(pairs / settings.val_size))
 
 

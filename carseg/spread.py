@@ -29,7 +29,7 @@ class Spread(NamedTuple):
     worst: float
 
     def interval(self, digits: int) -> str:
-        """Give the interval for reading."""
+        """Return the interval for reading."""
         if self.low is None or self.high is None:
             return "of one photo: none"
         return f"{self.low:.{digits}f} to {self.high:.{digits}f}"
@@ -70,6 +70,6 @@ def _interval(values: Sequence[float], mean: float, std: float) -> tuple[float, 
 
 
 def expanded(number: int) -> float:
-    """Give the level that makes a normal interval as wide as Student's t for `number` values."""
+    """Return the level that makes a normal interval as wide as Student's t for `number` values."""
     reach = t.ppf(1 - (1 - LEVEL) / 2, number - 1) * (number / (number - 1)) ** 0.5
     return float(1 - 2 * norm.sf(reach))

@@ -55,7 +55,7 @@ class Store:
 
 
 @contextmanager
-def room(processes: Processes) -> Iterator[Path]:
+def scratch_folder(processes: Processes) -> Iterator[Path]:
     """Yield a folder for stores in the working directory, one for all processes of a machine.
 
     It is removed at the end; folders left over from killed trainings are removed at the start.
@@ -63,9 +63,9 @@ def room(processes: Processes) -> Iterator[Path]:
     if processes.first:
         for left in Path().glob(f"{PREFIX}*"):
             shutil.rmtree(left, ignore_errors=True)
-    processes.gather([None])  # no one goes on before that is done
-    made = tempfile.mkdtemp(prefix=PREFIX, dir=Path()) if processes.here == 0 else ""
-    folders = processes.gather([made])
+    processes.barrier()  # no one goes on before that is done
+    made = tempfile.mkdtemp(prefix=PREFIX, dir=Path()) if processes.local_rank == 0 else ""
+    folders = processes.all_gather([made])
     try:
         yield Path(folders[processes.machine][0])
     finally:

@@ -26,12 +26,12 @@ class SyncBatchNorm(nn.BatchNorm2d):
             return normalised
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         count = wide.new_full((1,), x.numel() // self.num_features)
-        total = everyones(torch.cat((wide.sum(dim=(0, 2, 3)), count)))
+        total = all_reduce_sum(torch.cat((wide.sum(dim=(0, 2, 3)), count)))
         whole = total[-1].detach()
         mean = total[:-1] / whole  # (C,)
         # Not the mean square less the squared mean, whose digits cancel.
         centred = wide - mean[:, None, None]
-        variance = everyones(centred.square().sum(dim=(0, 2, 3))) / whole  # (C,)
+        variance = all_reduce_sum(centred.square().sum(dim=(0, 2, 3))) / whole  # (C,)
         self._keep(mean.detach(), (variance * whole / (whole - 1)).detach())
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
@@ -59,7 +59,7 @@ class _Sum(torch.autograd.Function):
         return _Sum.forward(ctx, gradient)
 
 
-def everyones(x: Tensor) -> Tensor:
+def all_reduce_sum(x: Tensor) -> Tensor:
     """Add up the tensors of all processes; each one's loss may depend on all of them."""
     total: Tensor = _Sum.apply(x)  # type: ignore[no-untyped-call]
     return total

@@ -16,11 +16,12 @@ from tqdm import tqdm
 
 from carseg import weights
 from carseg.checkpoint import Checkpoint, fingerprint
+from carseg.columns import TASKS, TRAINED
 from carseg.curve import Curve
 from carseg.data import EpochSampler, Shares, Squares
 from carseg.device import Device
 from carseg.errors import CarsegError
-from carseg.learner import BEFORE, UNTRAINED, Learner
+from carseg.learner import BEFORE, FINE, UNTRAINED, Learner
 from carseg.losses import BCELoss, DiceLoss
 from carseg.pairs import Pair, evenly, read_manifest
 from carseg.params import Params
@@ -29,16 +30,14 @@ from carseg.probe import Probe
 from carseg.processes import ALONE, Processes, together
 from carseg.provenance import record
 from carseg.recorded import Recorded
-from carseg.store import room
+from carseg.store import scratch_folder
 from carseg.tensors import photo_tensor
 from carseg.u2net import U2Net
 from carseg.views import D4, turn
 
-TASKS = ("bce", "dice")
-FINE = 0.0005  # the second task's learning rate, at most: more undoes what the first has learnt
-SETTLE_PHOTOS = 64  # enough for the statistics of a batch norm
+BN_PHOTOS = 64  # enough for the statistics of a batch norm, so at most that many
+BN_LEAST, BN_BATCH = 16, 4  # that many at least, if need be some again, and their batch size
 NAMED = 10  # photos that a line names, at most
-LOOKS, LOOKS_AT_ONCE = 16, 4  # photos to recompute batch norm statistics on, and their batch size
 QUARTERED = (D4[0], D4[0], D4[1], D4[3])  # turns of those photos: none, or a quarter
 
 Batch = tuple[Tensor, Tensor]  # photos (N, 3, S, S), masks (N, 1, S, S)
@@ -51,8 +50,8 @@ def train_bce(params: Params, recorded: Recorded | None = None) -> None:
         CarsegError: as `train`, the start weights do not fit, or there are more processes than
             GPUs.
     """
-    output = Path("u2net_segmentation.pth")
-    with together() as processes, room(processes) as folder:
+    output = Path(TRAINED["bce"])
+    with together() as processes, scratch_folder(processes) as folder:
         train("bce", start(params), BCELoss(), params, output, folder, None, processes, recorded)
 
 
@@ -62,9 +61,9 @@ def train_dice(params: Params, recorded: Recorded | None = None) -> None:
     Raises:
         CarsegError: as `train_bce`, or the weights of task 1 do not fit.
     """
-    output = Path("u2net_segmentation_dice_loss.pth")
-    with together() as processes, room(processes) as folder:
-        net = weights.load(params.model, Path("u2net_segmentation.pth"))
+    output = Path(TRAINED["dice"])
+    with together() as processes, scratch_folder(processes) as folder:
+        net = weights.load(params.model, Path(TRAINED["bce"]))
         remembered = None
         if params.init != "scratch":  # what begins at random has nothing to remember, all to learn
             share = BEFORE / (UNTRAINED + BEFORE)
@@ -84,10 +83,10 @@ def start(params: Params) -> U2Net:
     net = weights.start(params.model, Path("pretrained"), params.seed)
     if params.init != "scratch":
         device = Device(params.precision)
-        pairs = evenly(read_manifest(Path("split/train.csv")), SETTLE_PHOTOS)
+        pairs = evenly(read_manifest(Path("split/train.csv")), BN_PHOTOS)
         squares = (squared_photo(read_photo(pair.photo), params.image_size) for pair in pairs)
         photos = (photo_tensor(square)[None] for square in squares)
-        weights.settle_batch_norm(device.place_net(net), photos, device)
+        weights.calibrate_batch_norm(device.place_net(net), photos, device)
     return net
 
 
@@ -141,9 +140,9 @@ def train(
     parts.append(rendered)
     learnt = parts[0] + rendered
     along = f" and {len(rendered)} renderings" if rendered else ""
-    many = f", {processes.count} processes" if processes.count > 1 else ""
+    many = f", {processes.world_size} processes" if processes.world_size > 1 else ""
     processes.say(f"{task}: {len(parts[0])} photos{along}, {params.epochs} epochs, {device}{many}")
-    sampler, shares, loader, probes, looks = _prepare(
+    sampler, shares, loader, probes, bn_batches = _prepare(
         task, params, parts, folder, device, processes
     )
     learner = Learner(
@@ -154,7 +153,9 @@ def train(
     kept = copy.deepcopy(net)
 
     starts = [net] if remembered is None else [net, remembered]
-    digest = fingerprint(params, device, processes.count, parts, starts) if processes.first else ""
+    digest = (
+        fingerprint(params, device, processes.world_size, parts, starts) if processes.first else ""
+    )
     checkpoint = Checkpoint(task, digest, processes)
     curve = Curve()
     state = {**learner.parts, "kept": kept, "curve": curve}
@@ -168,7 +169,7 @@ def train(
             else:
                 sampler.epoch = epoch
                 learn(learner, loader, shares, learnt, f"{task} {epoch}", processes)
-                measured = learner.averaged(remembered, looks)
+                measured = learner.averaged(remembered, bn_batches)
             scores = [probe.measure(measured, criterion, device) for probe in probes]
             if not math.isfinite(loss := sum(score.loss for score in scores)):
                 remedy = "lower learning_rate" if epoch else "start from other weights"
@@ -187,14 +188,14 @@ def train(
     except Diverged as error:
         if processes.first and curve:
             weights.save(kept, output)  # what has been learnt until then
-        processes.gather([None])  # who ended before that is done would end the others
+        processes.barrier()  # who ended before that is done would end the others
         raise CarsegError(f"{task}: {error}") from error
     if processes.first:
         if recorded:  # before the state goes, which the next run can go on from
             recorded.check()
         weights.save(kept, output)
         curve.write(Path(f"plots/{task}.csv"))
-        record(f"train_{task}", device, processes.count)
+        record(f"train_{task}", device, processes.world_size)
         checkpoint.remove()
     processes.say(f"{task}: kept epoch {kept_epoch}, {output}")
 
@@ -206,7 +207,7 @@ class Material(NamedTuple):
     shares: Shares
     loader: DataLoader[Batch]
     probes: list[Probe]  # to measure on: training, validation
-    looks: list[Tensor]  # (N, 3, S, S) each, that batch norms are measured on
+    bn_batches: list[Tensor]  # (N, 3, S, S) each, that batch norms are measured on
 
 
 def _prepare(
@@ -239,8 +240,9 @@ def _prepare(
         persistent_workers=params.workers > 0,
         pin_memory=device.torch.type == "cuda",
     )
-    looks = [look[processes.mine].clone() for look in plain_looks(squares, len(train_pairs))]
-    return Material(sampler, shares, loader, probes, looks)
+    batches = batch_norm_batches(squares, len(train_pairs))
+    bn_batches = [batch[processes.mine].clone() for batch in batches]
+    return Material(sampler, shares, loader, probes, bn_batches)
 
 
 class Diverged(Exception):
@@ -264,7 +266,7 @@ def learn(
     bar = tqdm(loader, title, leave=False, disable=quiet)
     for batch, (photos, masks) in zip(shares.whole(), bar, strict=True):
         # Gradients are averaged over processes, of which each has another part of the batch.
-        weight = len(photos) * processes.count / len(batch)
+        weight = len(photos) * processes.world_size / len(batch)
         loss = processes.sum(learner.step(photos, masks, weight))
         if not math.isfinite(loss):
             epoch, more = batch[0][0], ", …" if len(batch) > NAMED else ""
@@ -275,20 +277,20 @@ def learn(
             )
 
 
-def plain_looks(squares: Squares, first: int) -> Iterator[Tensor]:
+def batch_norm_batches(squares: Squares, first: int) -> Iterator[Tensor]:
     """Yield batches (N, 3, H, W) of some of so many first photos, unaugmented, half of them turned.
 
     Batch norm statistics do not fit averaged weights and are recomputed (Izmailov et al. 2018,
     section 3.2), on photos as they are at prediction, not as augmentation changes them ("precise
-    BN", Wu & Johnson 2021, arXiv:2105.07576). These are `SETTLE_PHOTOS` at most, evenly picked, in
-    whole batches, so up to three are left out; at least `LOOKS`, for which some may repeat.
+    BN", Wu & Johnson 2021, arXiv:2105.07576). These are `BN_PHOTOS` at most, evenly picked, in
+    whole batches, so up to three are left out; at least `BN_LEAST`, for which some may repeat.
     """
-    photos = evenly(range(first), SETTLE_PHOTOS)
-    count = max(LOOKS, len(photos)) // LOOKS_AT_ONCE * LOOKS_AT_ONCE
-    for at in range(0, count, LOOKS_AT_ONCE):
+    photos = evenly(range(first), BN_PHOTOS)
+    count = max(BN_LEAST, len(photos)) // BN_BATCH * BN_BATCH
+    for at in range(0, count, BN_BATCH):
         yield torch.stack(
             [
                 turn(squares.as_it_is(photos[i % len(photos)])[0], QUARTERED[i % len(QUARTERED)])
-                for i in range(at, at + LOOKS_AT_ONCE)
+                for i in range(at, at + BN_BATCH)
             ]
         )

@@ -92,7 +92,7 @@ class ConvBNReLU(nn.Module):
         self.exact = self.large = False
 
     def forward(self, *parts: Tensor) -> Tensor:
-        """Give max(0, normalised convolution) of the parts, joined."""
+        """Return max(0, normalised convolution) of the parts, joined."""
         kind = parts[0].device.type
         if self.exact and torch.is_autocast_enabled(kind):
             x = join(*parts)
@@ -202,7 +202,7 @@ class RSU(nn.Module):
         self.pooled = [not dilated and 1 < i < height for i in range(1, height + 1)]
 
     def forward(self, *parts: Tensor) -> Tensor:
-        """Give the sum of local features and what the inner U makes of them."""
+        """Return the sum of local features and what the inner U makes of them."""
         x: Tensor = self.rebnconvin(*parts)
         encoders = [self.get_submodule(f"rebnconv{i}") for i in range(1, self.height + 1)]
         decoders = [self.get_submodule(f"rebnconv{i}d") for i in range(self.height - 1, 0, -1)]
@@ -262,7 +262,7 @@ class U2Net(nn.Module):
                     layer.large = reader.exact and bool(layer.constants().max() > LIMIT)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give logits (N, 7, H, W) of photos (N, 3, H, W)."""
+        """Return logits (N, 7, H, W) of photos (N, 3, H, W)."""
         encoders = [self.get_submodule(f"stage{i}") for i in range(1, self.depth + 1)]
         decoders = [self.get_submodule(f"stage{i}d") for i in range(self.depth - 1, 0, -1)]
         features = u_shape(x, encoders, decoders, self.pooled)

@@ -51,7 +51,7 @@ def stand_up(look: Look, square: Tensor, first: Tensor, shape: tuple[int, int]) 
 
 
 def on_its_side(found: Tensor, shape: tuple[int, int]) -> bool:
-    """Tell whether a car clearly lies on its side.
+    """Return whether a car clearly lies on its side.
 
     Args:
         found: (1, S, S), probability of being car in a square photo, 0…1.

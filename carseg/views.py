@@ -61,7 +61,7 @@ def extent(car: NDArray[np.bool_]) -> tuple[float, float]:
 
 
 def _deviation(counts: NDArray[np.int_]) -> float:
-    """Give the standard deviation of positions, each counted so many times."""
+    """Return the standard deviation of positions, each counted so many times."""
     if not (total := counts.sum()):
         return 0.0
     at = np.arange(len(counts))

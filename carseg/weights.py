@@ -130,7 +130,7 @@ def read_checkpoint(path: Path) -> State:
 
 
 def _is_of_the_machine(error: Exception) -> bool:
-    """Tell whether a disk, a permission or memory is to blame, and not what a file holds."""
+    """Return whether a disk, a permission or memory is to blame, and not what a file holds."""
     of_file = isinstance(error, (FileNotFoundError, IsADirectoryError))
     return is_lack_of_memory(error) or (isinstance(error, OSError) and not of_file)
 
@@ -176,7 +176,7 @@ def read_onnx(path: Path) -> State:
 
 
 def identity_batch_norm(net: nn.Module) -> State:
-    """Give the state of the net's batch norms under which each is the identity in eval mode."""
+    """Return the state of the net's batch norms under which each is the identity in eval mode."""
     state: State = {}
     for name, layer in net.named_modules():
         if isinstance(layer, nn.BatchNorm2d):
@@ -189,8 +189,8 @@ def identity_batch_norm(net: nn.Module) -> State:
     return state
 
 
-def settle_batch_norm(net: U2Net, photos: Iterable[Tensor], device: Device) -> None:
-    """Give batch norms the statistics of `photos` without changing what the net computes.
+def calibrate_batch_norm(net: U2Net, photos: Iterable[Tensor], device: Device) -> None:
+    """Return batch norms the statistics of `photos` without changing what the net computes.
 
     In eval mode a batch norm is a·x + b. Any mean and variance can stand in it if weight and
     bias make up for them; with those of the training photos, train mode computes nearly the
@@ -234,7 +234,7 @@ def _restate(layer: nn.BatchNorm2d, mean: Tensor, square: Tensor) -> None:
 
 
 def variant_of(state: State, path: Path) -> str:
-    """Tell which variant a state dict belongs to, by its key names and shapes.
+    """Return which variant a state dict belongs to, by its key names and shapes.
 
     Raises:
         CarsegError: to none.

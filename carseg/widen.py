@@ -22,7 +22,7 @@ QUIET = 0.1
 
 
 def widen(small: dict[str, Tensor], wide: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Give the state dict of the wide net that computes what the small one does.
+    """Return the state dict of the wide net that computes what the small one does.
 
     Args:
         small: state dict of the net to carry over.
@@ -46,7 +46,7 @@ def widen(small: dict[str, Tensor], wide: dict[str, Tensor]) -> dict[str, Tensor
 
 
 def _columns(key: str, old: int, new: int) -> Tensor:
-    """Give the input channels of the wide convolution that carry the small one's."""
+    """Return the input channels of the wide convolution that carry the small one's."""
     columns = torch.arange(old)
     if HALVES.search(key):
         columns[old // 2 :] += (new - old) // 2

@@ -93,7 +93,7 @@ def pieces(x: Tensor) -> Iterator[tuple[slice, slice]]:
 
 
 def _read(x: Tensor, band: slice) -> Tensor:
-    """Give the pixels that a band of rows of results is computed from, zeros beyond the edges."""
+    """Return the pixels that a band of rows of results is computed from, zeros beyond the edges."""
     above, below = band.start == 0, band.stop == x.shape[1]
     rows = x[:, band.start - (not above) : band.stop + (not below)]
     return F.pad(rows, (0, 0, 1, 1, int(above), int(below)))
@@ -105,7 +105,7 @@ def _transform_kernels(weight: Tensor) -> Tensor:
 
 
 def _both_ways(matrix: Tensor, like: Tensor) -> Tensor:
-    """Give the matrix that works on a whole tile as `matrix` does on its rows and its columns."""
+    """Return the matrix that works on a whole tile as `matrix` does on its rows and its columns."""
     return torch.kron(matrix, matrix).to(like.dtype)
 
 

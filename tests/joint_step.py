@@ -30,20 +30,20 @@ def after_a_step(
     masks = (noise(size, 1, 64, 64, seed=1) > 0).double()
     torch.manual_seed(0)
     net = CPU.place_net(U2Net("u2netp").double())
-    joint = processes.join(net)
+    joint = processes.wrap_ddp(net)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
     mine = photos[processes.mine]
-    share = len(mine) * processes.count / size
+    share = len(mine) * processes.world_size / size
     loss = step(joint, criterion, optimizer, CPU, mine, masks[processes.mine], share)
     gradients = {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
     assert len(gradients) == len(list(net.parameters()))
     # What batch norms keep is to agree after another pass, too.
     update_bn([mine, mine.flip(-1)], net)
-    return processes.sum(loss) / processes.count, net, gradients
+    return processes.sum(loss) / processes.world_size, net, gradients
 
 
 with together() as processes:
-    assert processes.count > 1
+    assert processes.world_size > 1
     for size, criterion in zip(map(int, sys.argv[1:]), (BCELoss(), DiceLoss()), strict=True):
         loss, net, gradients = after_a_step(size, criterion, processes)
         expected, alone, wanted = after_a_step(size, criterion, ALONE)
@@ -54,6 +54,6 @@ with together() as processes:
         for name, value in net.state_dict().items():
             torch.testing.assert_close(value, alone.state_dict()[name], msg=f"{size} {name}")
         processes.say("agrees")
-    items = list(range(10 * processes.count + 1))
-    assert processes.gather(items[processes.mine]) == items
-    assert processes.gather([][processes.mine]) == []
+    items = list(range(10 * processes.world_size + 1))
+    assert processes.all_gather(items[processes.mine]) == items
+    assert processes.all_gather([][processes.mine]) == []

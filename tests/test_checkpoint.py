@@ -42,7 +42,7 @@ pytestmark = pytest.mark.usefixtures("shallow")
 def _project(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(checkpoint, "SHARE", math.inf)  # each epoch's state is written
-    monkeypatch.setattr(training, "LOOKS", 4)  # a state holds what they give, not how many
+    monkeypatch.setattr(training, "BN_LEAST", 4)  # a state holds what they give, not how many
     write_manifests(tmp_path, train=3, val=2)
 
 
@@ -259,14 +259,14 @@ def test_machines_that_differ_go_on_from_the_first_ones_state_or_none(there: boo
     said: list[object] = ["first", there]
 
     class Second(Processes):
-        def gather(self, share: Sequence[object]) -> list[object]:  # type: ignore[override]
+        def all_gather(self, share: Sequence[object]) -> list[object]:  # type: ignore[override]
             return [said.pop(0), *share]
 
     FOLDER.mkdir()
     first, curve = Curve(), Curve()
     first.add(Score(0.1, 0.2, 0.3), Score(0.4, 0.5, 0.6))
     torch.save({"curve": first.state_dict()}, FOLDER / "bce-first.pt")
-    state = Checkpoint("bce", "second", Second(rank=1, count=2))
+    state = Checkpoint("bce", "second", Second(rank=1, world_size=2))
     assert state.restore({"curve": curve}, CPU) is there
     assert len(curve) == there
     assert [path.name for path in states()] == ["bce-first.pt"]
@@ -306,8 +306,8 @@ def test_the_size_of_a_state_counts_tensors_at_any_depth() -> None:
     layer(torch.ones(1, 3)).sum().backward()
     adam.step()
     moments, steps = 2 * 20 * 4, 2 * 4
-    assert checkpoint.size({"net": layer.state_dict()}) == 20 * 4
-    assert checkpoint.size({"adam": adam.state_dict(), "epoch": 3}) == moments + steps
+    assert checkpoint.nbytes({"net": layer.state_dict()}) == 20 * 4
+    assert checkpoint.nbytes({"adam": adam.state_dict(), "epoch": 3}) == moments + steps
 
 
 def test_a_state_without_checksums_leaves_them_to_all_other_files(cut: Cut) -> None:

@@ -19,6 +19,7 @@ from sklearn.metrics import f1_score, jaccard_score
 from carseg import evaluate as evaluation
 from carseg import weights
 from carseg.clean import clean
+from carseg.columns import TASKS
 from carseg.curve import COLUMNS
 from carseg.device import Device
 from carseg.edges import boundary_iou, hd95
@@ -30,7 +31,6 @@ from carseg.pairs import Pair, read_manifest
 from carseg.params import Params
 from carseg.photos import read_truth
 from carseg.recorded import Recorded
-from carseg.train import TASKS
 from carseg.u2net import U2Net
 
 Mask = NDArray[np.bool_]

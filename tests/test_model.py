@@ -24,7 +24,7 @@ from carseg.device import Device
 from carseg.errors import CarsegError
 from carseg.model import IN_TURN, MOST, Model, as_photo
 from carseg.photos import squared_photo
-from carseg.predict import at_size, combine, from_sides, mask_at, probability
+from carseg.predict import at_size, combine, from_sides, probability
 from carseg.tensors import photo_tensor
 from carseg.u2net import U2Net
 from carseg.views import D4, TURNED, View
@@ -54,10 +54,10 @@ def test_predictions_have_the_pictures_size_and_agree_with_the_pipeline(
     assert (found.shape, found.dtype) == ((60, 90), np.float32)
     assert 0 <= found.min() < 0.5 < found.max() <= 1, "both sides occur, or this proves nothing"
     square = photo_tensor(squared_photo(photo(), 64))
-    expected = mask_at(probability(net, square[None], CPU)[0], (60, 90), 0.5)
+    expected = at_size(probability(net, square[None], CPU)[0], (60, 90)) >= 0.5
     assert np.array_equal(found >= 0.5, expected)
     sides = from_sides(lambda photos: probability(net, photos, CPU), square)
-    views = mask_at(combine(sides), (60, 90), 0.5)
+    views = at_size(combine(sides), (60, 90)) >= 0.5
     assert np.array_equal(model.predict(photo(), d4=True) >= 0.5, views)
     assert not np.array_equal(views, expected)
 

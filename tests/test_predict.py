@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from carseg.device import Device
-from carseg.predict import combine, find, from_sides, mask_at, probability
+from carseg.predict import at_size, combine, find, from_sides, probability
 from carseg.tensors import photo_tensor
 from carseg.views import D4, View, turn
 
@@ -108,7 +108,7 @@ def test_finding_is_squaring_looking_and_scaling_back() -> None:
 
 
 def test_a_mask_has_the_photos_own_size() -> None:
-    mask = mask_at(torch.tensor([[[0.0, 1.0], [0.0, 1.0]]]), (5, 9), 0.5)
+    mask = at_size(torch.tensor([[[0.0, 1.0], [0.0, 1.0]]]), (5, 9)) >= 0.5
     assert (mask.shape, mask.dtype) == ((5, 9), np.bool_)
     assert mask.tolist() == [[False] * 4 + [True] * 5] * 5
 
@@ -116,15 +116,15 @@ def test_a_mask_has_the_photos_own_size() -> None:
 @pytest.mark.parametrize("threshold", [0.5, 0.25])
 def test_the_threshold_itself_is_car(threshold: float) -> None:
     row = torch.tensor([[[threshold, threshold * 0.999, threshold * 1.001]]])
-    assert mask_at(row, (1, 3), threshold).tolist() == [[True, False, True]]
+    assert (at_size(row, (1, 3)) >= threshold).tolist() == [[True, False, True]]
 
 
 def test_probabilities_are_scaled_before_the_threshold() -> None:
     # Thresholded first, the single sure pixel would become four and its neighbours none.
     probabilities = torch.tensor([[[0.4, 0.4, 1.0, 0.4]]])
-    soft = mask_at(probabilities, (1, 16), 0.5)
+    soft = at_size(probabilities, (1, 16)) >= 0.5
     at = np.clip((np.arange(16) + 0.5) / 4 - 0.5, 0, 3)
     expected = np.interp(at, range(4), [0.4, 0.4, 1.0, 0.4]) >= 0.5
     assert soft[0].tolist() == expected.tolist()
-    hard = mask_at((probabilities >= 0.5).float(), (1, 16), 0.5)
+    hard = at_size((probabilities >= 0.5).float(), (1, 16)) >= 0.5
     assert soft.sum() > hard.sum()

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from project import ROOT, Project
 from torch import distributed
 
+from carseg.columns import TASKS
 from carseg.data import EpochSampler, Shares
 from carseg.errors import CarsegError
 from carseg.files import read_csv
 from carseg.processes import ALONE, Processes, together
-from carseg.train import TASKS
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 
@@ -54,7 +54,7 @@ def test_who_is_alone_has_everything() -> None:
         assert processes == ALONE
     assert ALONE.first
     assert [1, 2, 3][ALONE.mine] == [1, 2, 3]
-    assert ALONE.gather([1, 2]) == [1, 2]
+    assert ALONE.all_gather([1, 2]) == [1, 2]
     assert ALONE.sum(0.5) == 0.5
 
 

@@ -99,7 +99,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """What `carseg export --int8 Image` makes of such a net."""
     root = tmp_path_factory.mktemp("project")
     calibration = Calibration.of(write_photos(root / "Image", 6), SIZE)
-    net = half_car([*calibration.looks, *calibration.held_out])
+    net = half_car([*calibration.calibrating, *calibration.held_out])
     weights.save(net, root / WEIGHTS)
     (root / "params.yaml").write_text(f"image_size: {SIZE}\nmodel: u2netp\n")
     write_json(root / "metrics.json", METRICS)
@@ -286,7 +286,7 @@ def test_an_onnx_file_takes_as_many_photos_as_it_is_to(made: Made, tmp_path: Pat
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     assert session.get_inputs()[0].shape == [2, 3, SIZE, SIZE]
     assert session.get_outputs()[0].shape == [2, 1, SIZE, SIZE]
-    look = np.concatenate(made.calibration.looks[:2])
+    look = np.concatenate(made.calibration.calibrating[:2])
     (found,) = session.run(None, {"photo": look})
     one = run_onnx(made.root / "int8/model.onnx")(look[1:])
     # A last digit of float32 may be a whole step of 8 bits.
@@ -345,7 +345,7 @@ def test_photos_from_all_over_are_taken_and_every_other_one_is_held_out(
     for path in photos:
         path.touch()
     found = Calibration.of(photos, 32)
-    assert len(found.looks) + len(found.held_out) == min(number, MOST)
-    for looks, expected in ((found.looks, calibrating), (found.held_out, held_out)):
+    assert len(found.calibrating) + len(found.held_out) == min(number, MOST)
+    for looks, expected in ((found.calibrating, calibrating), (found.held_out, held_out)):
         greens = [look[0, 1] * STD[1].item() + MEAN[1].item() for look in looks]
         assert [round(float(green.mean() * 255)) for green in greens] == [*expected]

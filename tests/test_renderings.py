@@ -8,7 +8,6 @@ import pytest
 from carseg import renderings
 from carseg.errors import CarsegError
 from carseg.pairs import read_manifest
-from carseg.params import Params
 from carseg.renderings import SEED, provide
 from carseg.sample.layout import Plan, draw_plan
 
@@ -82,7 +81,3 @@ def test_a_renderer_that_is_killed_is_an_error_with_a_remedy(
     with pytest.raises(CarsegError, match=r"^renderings: a process .*; free some, or lower render"):
         provide(2, FOLDER)
     assert not FOLDER.exists()
-
-
-def test_by_default_there_are_none() -> None:
-    assert Params().renderings == 0

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,8 @@ import yaml
 from conftest import write_pairs
 
 from benchmarks import share
+from carseg.errors import run
+from carseg.params import load_params
 
 
 def test_a_timed_function_does_as_before_and_adds_its_seconds() -> None:
@@ -49,15 +52,29 @@ def test_a_stage_runs_and_writes_its_times_down(
     assert not times
 
 
-def test_a_setting_that_there_is_not_is_told_of(tmp_path: Path) -> None:
-    changes = ["epochs=2", "split.val_size=3"]
+def test_settings_are_changed(tmp_path: Path) -> None:
+    changes = ["epochs=2", "split.val_size=3", "learning_rate=1e-5"]
     project = share.prepare(tmp_path, None, None, changes)
-    settings = yaml.safe_load((project / "params.yaml").read_text())
-    assert (settings["epochs"], settings["split"]["val_size"]) == (2, 3)
-    for number, change in enumerate(("epocs=2", "split.size=3", "spilt.val_size=3")):
-        (tmp_path / str(number)).mkdir()
-        with pytest.raises(SystemExit, match=rf"^-S {change}: params\.yaml has no "):
-            share.prepare(tmp_path / str(number), None, None, [change])
+    params = load_params(project / "params.yaml")
+    assert (params.epochs, params.split.val_size, params.learning_rate) == (2, 3, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ("epocs=2", "Could not override 'epocs'"),
+        ("split.size=3", "Could not override 'split.size'"),
+        ("spilt.val_size=3", "Could not override 'spilt.val_size'"),
+        ("epochs=0", "epochs is 0; it must be a whole number from 1"),
+    ],
+)
+def test_a_wrong_setting_is_told_of_in_one_line(
+    change: str, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["share", "-S", change])
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(SystemExit, match=rf"^carseg: [^\n]*{fault}[^\n]*$"):
+        run(share.main)
 
 
 def test_a_project_without_results_and_with_folders_among_weights_is_prepared(

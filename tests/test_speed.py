@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -89,11 +90,18 @@ def test_turns_are_taken_and_the_first_does_not_count() -> None:
     assert {name: len(times) for name, times in seconds.items()} == {"a": 3, "b": 3}
 
 
-def process_id() -> Callable[[], int]:
-    return os.getpid
+def divide_in_turn() -> Callable[[float], tuple[int, int, float]]:
+    turns = count()
+    return lambda number: (os.getpid(), next(turns), 1 / number)
 
 
 def test_theirs_has_a_process_of_its_own() -> None:
-    with speed.apart(process_id) as call:
-        first = call()
-        assert first == call() != os.getpid()
+    with speed.apart(divide_in_turn) as call:
+        theirs, *first = call(4)
+        assert first == [0, 0.25]
+        with pytest.raises(ZeroDivisionError):
+            call(0)
+        assert call(2) == (theirs, 2, 0.5), "made once, for all calls"
+        assert theirs != os.getpid()
+    with pytest.raises(ProcessLookupError):
+        os.kill(theirs, 0)

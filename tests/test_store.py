@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
 from carseg.processes import ALONE, Processes
-from carseg.store import PREFIX, Store, room
+from carseg.store import PREFIX, Store, scratch_folder
 
 ANY = st.lists(arrays.arrays(np.uint8, arrays.array_shapes(min_dims=1, max_dims=3)), max_size=5)
 
@@ -24,7 +24,7 @@ def _folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @given(given_arrays=ANY)
 def test_arrays_are_read_as_they_were_written(given_arrays: list[NDArray[np.uint8]]) -> None:
-    with room(ALONE) as folder:
+    with scratch_folder(ALONE) as folder:
         store = Store(folder, given_arrays)
         # As processes that load photos get it.
         for reader in (store, pickle.loads(pickle.dumps(store))):
@@ -61,7 +61,7 @@ def test_a_room_is_removed_and_so_is_what_killed_runs_left() -> None:
     left = Path(f"{PREFIX}left")
     left.mkdir()
     (left / "squares").write_bytes(b"half")
-    with room(ALONE) as folder:
+    with scratch_folder(ALONE) as folder:
         assert not left.exists()
         assert folder.is_dir()
         Store(folder, [np.zeros(3, np.uint8)])
@@ -69,7 +69,7 @@ def test_a_room_is_removed_and_so_is_what_killed_runs_left() -> None:
 
 
 def test_a_room_is_removed_after_a_failure() -> None:
-    with pytest.raises(ZeroDivisionError), room(ALONE):
+    with pytest.raises(ZeroDivisionError), scratch_folder(ALONE):
         raise ZeroDivisionError
     assert list(Path().iterdir()) == []
 

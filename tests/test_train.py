@@ -27,12 +27,13 @@ from carseg.errors import CarsegError
 from carseg.files import read_csv, write_csv
 from carseg.learner import (
     BEFORE,
+    FINE,
     UNTRAINED,
     WARM_UP,
     Learner,
     moving_average,
     step,
-    warm_cosine,
+    warmup_cosine,
 )
 from carseg.losses import BCELoss, DiceLoss
 from carseg.pairs import Pair, read_manifest
@@ -41,9 +42,8 @@ from carseg.probe import Probe, Score
 from carseg.processes import ALONE
 from carseg.recorded import Recorded
 from carseg.train import (
-    FINE,
-    LOOKS_AT_ONCE,
-    plain_looks,
+    BN_BATCH,
+    batch_norm_batches,
     start,
     train,
     train_bce,
@@ -337,13 +337,13 @@ def test_a_step_takes_gradients_of_its_own_batch_only_and_tells_the_loss_before(
 
 
 def test_the_learning_rate_climbs_then_falls_to_nothing() -> None:
-    assert warm_cosine(0) == 0
-    assert warm_cosine(WARM_UP / 2) == pytest.approx(0.5)
-    assert warm_cosine(WARM_UP) == pytest.approx(1)
-    assert warm_cosine((1 + WARM_UP) / 2) == pytest.approx(0.5)
-    assert warm_cosine(1) == pytest.approx(0)
-    climb = [warm_cosine(x) for x in np.linspace(0, WARM_UP, 50)]
-    fall = [warm_cosine(x) for x in np.linspace(WARM_UP, 1, 200)]
+    assert warmup_cosine(0) == 0
+    assert warmup_cosine(WARM_UP / 2) == pytest.approx(0.5)
+    assert warmup_cosine(WARM_UP) == pytest.approx(1)
+    assert warmup_cosine((1 + WARM_UP) / 2) == pytest.approx(0.5)
+    assert warmup_cosine(1) == pytest.approx(0)
+    climb = [warmup_cosine(x) for x in np.linspace(0, WARM_UP, 50)]
+    fall = [warmup_cosine(x) for x in np.linspace(WARM_UP, 1, 200)]
     assert np.all(np.diff(climb) > 0)
     assert np.all(np.diff(fall) < 0)
 
@@ -414,7 +414,7 @@ def test_the_learning_rate_runs_through_its_whole_schedule(
     monkeypatch.setattr(learner, "step", record)
     run(tiny(epochs=10, learning_rate=0.2))
     # Three photos in batches of two: two steps an epoch, each at the middle of its share.
-    expected = [0.2 * warm_cosine((i + 0.5) / 20) for i in range(20)]
+    expected = [0.2 * warmup_cosine((i + 0.5) / 20) for i in range(20)]
     assert rates == pytest.approx(expected)
 
 
@@ -594,7 +594,7 @@ def test_batch_norms_of_what_is_kept_are_measured_on_unchanged_photos(remembers:
     train("bce", fresh_net(), BCELoss(), tiny(keep="last"), OUTPUT, Path(), remembered)
     kept = weights.load("u2netp", OUTPUT).train()
     pairs = read_manifest(Path("split/train.csv"))
-    looks = list(plain_looks(Squares(pairs, 64, Path()), len(pairs)))
+    looks = list(batch_norm_batches(Squares(pairs, 64, Path()), len(pairs)))
     layer = kept.stage1.rebnconvin  # the first that a photo meets
     with torch.inference_mode():
         outputs = [layer.conv_s1(look) for look in looks]  # (N, C, H, W) each
@@ -678,8 +678,8 @@ def test_half_of_the_photos_that_batch_norms_are_measured_on_are_turned(
     ]
     squares = Squares(pairs, 64, Path())
     plain = [photo for photo, _ in squares.plain()]
-    batches = list(plain_looks(squares, photos))
-    assert {len(batch) for batch in batches} == {LOOKS_AT_ONCE}
+    batches = list(batch_norm_batches(squares, photos))
+    assert {len(batch) for batch in batches} == {BN_BATCH}
     found = torch.cat(batches)
     assert len(found) == looks
     for i, look in enumerate(found):

@@ -15,7 +15,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from carseg import u2net
-from carseg.fold import fold
+from carseg.fuse import fuse_batch_norm
 from carseg.u2net import ConvBNReLU, U2Net
 
 Array = NDArray[np.float64]
@@ -274,7 +274,7 @@ def test_numbers_beside_large_constants_are_told_apart_under_autocast(folded: bo
         net.keep_exact()
         exact = net(photo)
         with torch.autocast("cpu", torch.bfloat16):
-            kept = (fold(net) if folded else net)(photo).float()
+            kept = (fuse_batch_norm(net) if folded else net)(photo).float()
             net.stage2d.rebnconv2d.large = False  # rounds what it gives
             rounded = net(photo).float()
     assert float((kept - exact).norm()) < 0.3 * float((rounded - exact).norm())

@@ -58,7 +58,7 @@ def render_sample(
 
 
 def is_rendered(photo: Path) -> bool:
-    """Tell whether a photo's file is one that `render_sample` wrote."""
+    """Return whether a photo's file is one that `render_sample` wrote."""
     with Image.open(photo) as opened:
         return opened.info.get("comment") == COMMENT
 

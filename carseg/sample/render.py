@@ -112,7 +112,7 @@ def _aim(plan: Plan, world: Floats, long_side: int) -> Camera:
 
 
 class _Openings:
-    """Tells where the body is cut open for the wheels, and the wheel wells for the road."""
+    """Where the body is cut open for the wheels, and the wheel wells for the road."""
 
     def __init__(self, plan: Plan, mesh: Mesh) -> None:
         self._shape, self._mesh = plan.shape, mesh

@@ -8,14 +8,14 @@ from conftest import noise, uneven
 from torch import nn
 
 from carseg import weights
-from carseg.fold import Lowered, Tripled, fold, terms
+from carseg.fuse import Lowered, Tripled, fuse_batch_norm, terms
 from carseg.u2net import LIMIT, U2Net
 
 
 def test_a_folded_net_computes_the_same_without_batch_norms() -> None:
     net = uneven(U2Net("u2netp"))
     before = {key: value.clone() for key, value in net.state_dict().items()}
-    folded = fold(net)
+    folded = fuse_batch_norm(net)
     photos = noise(2, 3, 64, 96)
     with torch.inference_mode():
         torch.testing.assert_close(folded(photos), net(photos), rtol=1e-4, atol=1e-3)
@@ -58,7 +58,7 @@ def test_constants_that_are_left_out_are_added_again_also_at_the_edges(variant: 
             giving.bn_s1.bias[::3] = torch.linspace(130, 260, len(giving.bn_s1.bias[::3]))
             reading.bn_s1.running_mean[0] += 1000
             reading.bn_s1.bias[0] -= LIMIT  # whatever the spread that it is divided by
-    folded = fold(net)
+    folded = fuse_batch_norm(net)
     kinds = [type(layer) for layer in folded.modules()]
     assert kinds.count(Lowered) == kinds.count(Tripled) == 2
     photos = noise(2, 3, 64, 96)
@@ -80,7 +80,7 @@ def test_terms_are_numbers_of_bfloat16_that_add_up() -> None:
 @pytest.mark.parametrize("variant", ["u2netp", "u2net"])
 def test_published_weights_need_one_tripled_layer(variant: str, official: Path) -> None:
     net = weights.start(variant, official, seed=0)
-    folded = fold(net)
+    folded = fuse_batch_norm(net)
     assert sum(isinstance(layer, Tripled) for layer in folded.modules()) == 1
     photos = noise(1, 3, 64, 64)
     with torch.inference_mode():

@@ -88,7 +88,7 @@ class Tripled(nn.Module):
 
 
 def terms(values: Tensor) -> list[Tensor]:
-    """Give three tensors of numbers that bfloat16 holds, whose sum is `values`, largest first."""
+    """Return three tensors of numbers that bfloat16 holds, whose sum is `values`, largest first."""
     found = []
     rest = values.detach().float()
     for _ in range(3):
@@ -97,8 +97,8 @@ def terms(values: Tensor) -> list[Tensor]:
     return found
 
 
-def fold(net: U2Net) -> U2Net:
-    """Give a copy in eval mode, without batch norms, that computes the same.
+def fuse_batch_norm(net: U2Net) -> U2Net:
+    """Return a copy in eval mode, without batch norms, that computes the same.
 
     Layers that must be exact (`U2Net.keep_exact`) stay so under any number format.
     """
@@ -133,7 +133,7 @@ def _lower(block: RSU) -> None:
 
 
 def _conv(layer: ConvBNReLU) -> nn.Conv2d:
-    """Give a layer's convolution with its batch norm in it."""
+    """Return a layer's convolution with its batch norm in it."""
     return fuse_conv_bn_eval(layer.conv_s1, layer.bn_s1)
 
 
