@@ -69,7 +69,7 @@ class Kinds:
                 ) from error
 
     def make(self, photo: Image.Image, found: NDArray[np.float32]) -> Iterator[tuple[str, bytes]]:
-        """Return each kind wanted, and its file's content.
+        """Yield each kind wanted, and its file's content.
 
         Args:
             photo: RGB, W×H; its EXIF data and colour profile are carried over.

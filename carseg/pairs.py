@@ -135,7 +135,7 @@ def files_in(folder: Path) -> Iterator[Path]:
 
 
 def entries_in(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """Return the user's own entries in a folder: no README, and no hidden or system files."""
+    """Yield the user's own entries in a folder: no README, and no hidden or system files."""
     if folder.is_dir():
         with os.scandir(folder) as entries:
             for entry in entries:

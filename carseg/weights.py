@@ -190,7 +190,7 @@ def identity_batch_norm(net: nn.Module) -> State:
 
 
 def calibrate_batch_norm(net: U2Net, photos: Iterable[Tensor], device: Device) -> None:
-    """Return batch norms the statistics of `photos` without changing what the net computes.
+    """Set batch norms' statistics to those of `photos`, without changing what the net computes.
 
     In eval mode a batch norm is a·x + b. Any mean and variance can stand in it if weight and
     bias make up for them; with those of the training photos, train mode computes nearly the
