@@ -211,8 +211,14 @@ def _add_predict(commands: Commands) -> None:
         help="what to compute on [auto: the GPU where there is one]",
     )
     command.add_argument("--recursive", "-r", action="store_true", help="folders in folders, too")
-    command.add_argument(
+    existing = command.add_mutually_exclusive_group()
+    existing.add_argument(
         "--force", action="store_true", help="replace files that exist, but none among photos"
+    )
+    existing.add_argument(
+        "--skip-existing",
+        action="store_true",
+        help="leave files that exist as they are, and make the others",
     )
     command.add_argument(
         "--jobs", type=int, metavar="N", help="photos in work at once [as many as suit the machine]"
@@ -240,6 +246,7 @@ def _predict(arguments: argparse.Namespace) -> None:
         closer=arguments.closer,
         recursive=arguments.recursive,
         force=arguments.force,
+        skip_existing=arguments.skip_existing,
         jobs=arguments.jobs,
     )
 

@@ -16,7 +16,7 @@ from carseg.errors import CarsegError, is_lack_of_memory
 from carseg.files import check_writable, write_bytes
 from carseg.inputs import list_photos, read
 from carseg.model import Model
-from carseg.outputs import Job, Kinds, plan, refuse_overwriting
+from carseg.outputs import Job, Kinds, missing, plan, refuse_overwriting
 
 STREAM = Path("-")
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # of a disk that takes no more
@@ -32,6 +32,7 @@ def predict(
     closer: bool = False,
     recursive: bool = False,
     force: bool = False,
+    skip_existing: bool = False,
     jobs: int | None = None,
 ) -> None:
     """Write the outputs of every photo; an unreadable photo does not stop the others.
@@ -47,6 +48,7 @@ def predict(
         closer: likewise.
         recursive: search subfolders, too.
         force: replace existing files, but none in folders that photos come from.
+        skip_existing: make only what does not exist yet, whatever made the rest.
         jobs: photos processed at once, each in a thread; None: `model.jobs`.
 
     Raises:
@@ -61,7 +63,13 @@ def predict(
     for path in map(Path, paths):
         if path.is_dir() and out.is_dir() and path.samefile(out):
             raise CarsegError(f"{out}: is the photos' own folder; choose another --out")
-    refuse_overwriting(listed, force, kinds.scenery)
+    refuse_overwriting(listed, force or skip_existing, kinds.scenery)
+    total = len(listed)
+    if skip_existing:
+        listed = missing(listed)
+        print(f"{total - len(listed)} of {total} photos were done already", file=sys.stderr)
+        if not listed:
+            return
     check_writable(out)  # now, not when hours have been computed
     failed: list[str] = []
     made: list[Job] = []
@@ -73,7 +81,8 @@ def predict(
         for kind, content in kinds.make(photo, found):
             if stopped.is_set():  # and told that nothing is half written
                 return
-            write_bytes(job.targets[kind], content)
+            if kind in job.targets:
+                write_bytes(job.targets[kind], content)
         made.append(job)
 
     jobs = min(jobs or model.jobs, len(listed))

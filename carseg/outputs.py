@@ -186,6 +186,18 @@ def refuse_overwriting(listed: Sequence[Job], force: bool, scenery: Path | None 
         raise CarsegError("\n".join(lines))
 
 
+def missing(listed: Sequence[Job]) -> list[Job]:
+    """Return jobs with those of their files alone that do not exist, and none without any."""
+    left = [
+        Job(
+            job.source,
+            {kind: path for kind, path in job.targets.items() if not os.path.lexists(path)},
+        )
+        for job in listed
+    ]
+    return [job for job in left if job.targets]
+
+
 def _identity(path: Path) -> tuple[int, int]:
     """Return what is the same for all names of a file."""
     status = path.stat()

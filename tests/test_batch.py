@@ -429,6 +429,31 @@ def test_nothing_is_replaced_unless_forced() -> None:
     assert pixels("out/b.png").shape == (40, 30)
 
 
+def test_what_exists_is_left_and_only_the_rest_made(capsys: pytest.CaptureFixture[str]) -> None:
+    do("photos/a.png", kinds=("mask", "overlay"))
+    Path("out/a_overlay.jpg").write_bytes(b"dear")
+    Path("out/a_mask.png").unlink()
+    os.symlink("/nowhere/at/all.png", "out/b_mask.png")
+    do("photos", kinds=("mask", "overlay"), skip_existing=True)
+    assert files() == ["a_mask.png", "a_overlay.jpg", "b_overlay.jpg"]
+    assert Path("out/a_overlay.jpg").read_bytes() == b"dear"
+    assert Path("out/b_mask.png").is_symlink()
+    capsys.readouterr()
+    do("photos", kinds=("mask", "overlay"), skip_existing=True)
+    assert capsys.readouterr().err == "2 of 2 photos were done already\n"
+    photo().save("photos/c.png")
+    do("photos", kinds=("mask", "overlay"), skip_existing=True)
+    told = "2 of 3 photos were done already\n1 of 1 photos done, in out\n"
+    assert capsys.readouterr().err == told
+    assert {"c_mask.png", "c_overlay.jpg"} < set(files())
+
+
+def test_a_photo_in_the_place_of_a_result_is_told_of_not_skipped() -> None:
+    photo().save("photos/a.jpg")
+    with pytest.raises(CarsegError, match=r"photos/a\.png: lies among the photos"):
+        do("photos/a.jpg", out="photos", skip_existing=True)
+
+
 def test_of_many_files_that_exist_ten_are_named() -> None:
     for index in range(12):
         photo().save(f"photos/{index:02}.png")
@@ -713,6 +738,7 @@ def test_options_left_out_are_those_of_the_settings(monkeypatch: pytest.MonkeyPa
     [
         (["--d4", "--force", "-r"], {"d4": True, "recursive": True, "force": True}),
         (["--closer", "--jobs", "3"], {"closer": True, "jobs": 3}),
+        (["--skip-existing"], {"skip_existing": True}),
         (["--device", "cpu", "--background", "white"], {"device": "cpu", "names": ["background"]}),
     ],
 )
@@ -729,7 +755,7 @@ def test_options_reach_what_they_are_for(
     )
     Path("net.pth").touch()
     command(monkeypatch, "photos", "--weights", "net.pth", *words)
-    left_out = dict.fromkeys(("d4", "closer", "recursive", "force"), False)
+    left_out = dict.fromkeys(("d4", "closer", "recursive", "force", "skip_existing"), False)
     assert given == {**left_out, "jobs": None, "device": "auto", "names": ["mask"], **expected}
 
 
