@@ -34,6 +34,7 @@ from carseg.inputs import read
 from carseg.model import Model, load
 from carseg.outputs import Kinds
 from carseg.params import load_params
+from carseg.settings import settings_of
 from carseg.u2net import VARIANTS, U2Net
 
 SIZE = (4000, 3000)  # pixels, of a phone's photo
@@ -53,7 +54,8 @@ def main() -> None:
     chosen = parser.parse_args()
     if chosen.photos < TURNS:
         parser.error(f"--photos {chosen.photos}: {TURNS} are the fewest")
-    size = load_params().image_size  # as `carseg predict` takes it
+    # As `carseg predict` takes it.
+    size = (settings_of(chosen.weights) if chosen.weights else load_params()).image_size
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shares = write_photos(folder, chosen.photos)

@@ -112,7 +112,7 @@ def watch(command: Sequence[str], folder: Path) -> tuple[Times, Peaks]:
         if started.returncode:
             said.seek(0)
             sys.exit(f"{folder}: {said.read()[-3000:]}")
-    seen.pop("dvc")
+    seen.pop("dvc", None)
     return seen, peaks
 
 

@@ -7,11 +7,12 @@
 
 Ours and theirs take turns in one run, so that other load on the machine affects both; read the
 ratios, not the seconds. *Theirs* is, for training, a plain loop: float32, photos decoded and
-resized for every sample, the same network, batch and optimiser; for prediction, ONNX Runtime in
-float32 on the exported network, photos resized with Lanczos as rembg does. Theirs runs in its own
-process, as carseg changes how its process allocates memory. The peak is that of a matrix product,
-which convolutions consist of, in the number format of training; the share of it counts the products
-of plain convolutions, even where ours need fewer. Results are also written to `bench.json`.
+resized for every sample, the same network of torch's own layers, batch and optimiser; for
+prediction, ONNX Runtime in float32 on the exported network, photos resized with Lanczos as rembg
+does. Theirs runs in its own process, as carseg changes how its process allocates memory. The peak
+is that of a matrix product, which convolutions consist of, in the number format of training; the
+share of it counts the products of plain convolutions, even where ours need fewer. Results are also
+written to `bench.json`.
 
 Our prediction is that of `carseg export --format openvino` where OpenVINO is installed and the
 processor has AVX-512, else torch; or of `carseg export --int8`, calibrated on other photos than
@@ -27,32 +28,37 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean, median
 from typing import Any, ParamSpec, TypeVar
+from unittest.mock import patch
 
 import numpy as np
 import onnxruntime
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from carseg import learner, weights
+from carseg import u2net, weights
+from carseg.convolution import Convolution
 from carseg.data import Squares
 from carseg.device import Device
 from carseg.errors import import_optional, run
 from carseg.files import write_json
 from carseg.formats import Probability, write_onnx, write_openvino
 from carseg.inputs import list_photos
+from carseg.learner import Learner
 from carseg.losses import BCELoss
 from carseg.metrics import count, iou
 from carseg.model import load
 from carseg.pairs import PHOTOS, Pair
+from carseg.processes import ALONE
 from carseg.provenance import provenance
 from carseg.quantize import Calibration, write_int8
 from carseg.tensors import mask_tensor, photo_tensor
@@ -60,6 +66,7 @@ from carseg.u2net import VARIANTS, U2Net
 
 SIDE = 2048  # of the matrices whose product gives the peak
 PRODUCTS = 20  # in a row
+STEPS = 10**6  # that the learning rate's schedule is for
 PHOTO = (1200, 900)  # pixels of the photos that are timed
 
 Timed = Mapping[str, Callable[[], object]]
@@ -166,22 +173,26 @@ def our_loop(
     model: str, pairs: Sequence[Pair], size: int, folder: Path, device: Device
 ) -> Callable[[], None]:
     """Give a training step in our way: from files, prepared once, to changed weights."""
-    criterion = BCELoss()
     squares = Squares(pairs, size, folder)
-    net = device.place_net(U2Net(model))
-    optimizer = torch.optim.Adam(net.parameters(), lr=1e-4, fused=True)
-    epochs = iter(range(10**6))
+    learner = Learner(U2Net(model), BCELoss(), 1e-4, STEPS, device, ALONE)
+    epochs = iter(range(STEPS))
 
     def step() -> None:
         epoch = next(epochs)
         photos, masks = zip(*(squares[epoch, i] for i in range(len(pairs))), strict=True)
-        learner.step(net, criterion, optimizer, device, torch.stack(photos), torch.stack(masks))
+        learner.step(torch.stack(photos), torch.stack(masks), 1.0)
 
     return step
 
 
 def plain_loop(model: str, pairs: Sequence[Pair], size: int) -> Callable[[], None]:
-    """Give a training step in the plain way: from files to changed weights."""
+    """Give a training step in the plain way: from files to changed weights.
+
+    For a process of its own: there U²-Net is then one of torch's layers, and nothing else.
+    """
+    patch.multiple(u2net, halve=partial(F.max_pool2d, kernel_size=2, ceil_mode=True),
+                   keep_apart=lambda *_: nullcontext(), resize=resize).start()  # fmt: skip
+    patch.object(Convolution, "forward", nn.Conv2d.forward).start()
     criterion = BCELoss()
     net = U2Net(model).train()
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-4)
@@ -194,6 +205,11 @@ def plain_loop(model: str, pairs: Sequence[Pair], size: int) -> Callable[[], Non
         optimizer.step()
 
     return step
+
+
+def resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear resize of (N, C, h, w) to (N, C, *size), with torch's own gradient."""
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 def plain_item(pair: Pair, size: int) -> tuple[Tensor, Tensor]:

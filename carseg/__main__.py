@@ -19,6 +19,16 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def main() -> None:
     """Run the command that the arguments name; what the user can fix ends in one line."""
+
+    def start() -> None:
+        arguments = command_line().parse_args()
+        arguments.start(arguments)
+
+    run(start)
+
+
+def command_line() -> argparse.ArgumentParser:
+    """Return what parses all commands; `start` of what it returns is what to call with that."""
     parser = argparse.ArgumentParser(
         prog="carseg",
         description="Show what dvc repro has scored; find the car in photos with what it has "
@@ -30,12 +40,7 @@ def main() -> None:
 
     for add in (_add_scores, _add_crossval, _add_predict, _add_export, _add_masks):
         add(commands)
-
-    def start() -> None:
-        arguments = parser.parse_args()
-        arguments.start(arguments)
-
-    run(start)
+    return parser
 
 
 def _add_weights(command: argparse.ArgumentParser, what: str, known: str = "") -> None:
@@ -189,7 +194,7 @@ def _add_predict(commands: Commands) -> None:
         "--closer",
         action="store_true",
         help="look again, at the car's box alone, turned so that the car stands, and average: "
-        "better, 2 looks more",
+        "better, 2 looks more, 4 where it is unclear how the car stands; with --d4 twice that",
     )
     command.add_argument(
         "--threshold",

@@ -16,6 +16,11 @@ from carseg.params import Params
 from carseg.u2net import Level, Variant
 
 ROOT = Path(__file__).parent.parent
+# Python takes no pattern for them.
+MODULES = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in sorted((ROOT / "carseg").rglob("*.py"))
+]
 TINY = {
     "model": "u2netp",
     "init": "scratch",
@@ -72,7 +77,7 @@ class Project:
             **{"GIT_CONFIG_KEY_0": "user.name", "GIT_CONFIG_VALUE_0": "Tester"},
             **{"GIT_CONFIG_KEY_1": "user.email", "GIT_CONFIG_VALUE_1": "tester@example.com"},
             "COLUMNS": "400",
-            "PYTHONWARNINGS": "error::UserWarning:carseg",
+            "PYTHONWARNINGS": ",".join(f"error:::{name}" for name in MODULES),
             # As for most users: Python writes its bytecode beside the code.
             "PYTHONDONTWRITEBYTECODE": "",
             **self.extra,

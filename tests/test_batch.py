@@ -421,7 +421,9 @@ def test_an_output_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_nothing_is_replaced_unless_forced() -> None:
     Path("out").mkdir()
     Path("out/b.png").write_bytes(b"dear")
-    with pytest.raises(CarsegError, match=r"^out/b\.png: exists already; add --force"):
+    with pytest.raises(
+        CarsegError, match=r"^out/b\.png: exists already; add --skip-existing .*, --force to"
+    ):
         do("photos")
     assert files() == ["b.png"]
     assert Path("out/b.png").read_bytes() == b"dear"
@@ -512,7 +514,9 @@ def test_the_background_is_not_replaced(force: bool) -> None:
 def test_a_link_to_nothing_is_replaced_only_when_forced() -> None:
     Path("out").mkdir()
     os.symlink("/nowhere/at/all.png", "out/a.png")
-    with pytest.raises(CarsegError, match=r"^out/a\.png: exists already; add --force"):
+    with pytest.raises(
+        CarsegError, match=r"^out/a\.png: exists already; add --skip-existing .*, --force to"
+    ):
         do("photos/a.png")
     assert Path("out/a.png").is_symlink()
     do("photos/a.png", force=True)

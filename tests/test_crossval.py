@@ -13,8 +13,9 @@ import yaml
 from conftest import write_pairs
 from project import Project
 
+from carseg import __main__
 from carseg.columns import NETS, VIEWS
-from carseg.crossval import Row, changed, crossval, git, report, sides, wait_for
+from carseg.crossval import Row, changed, crossval, git, report, run_dvc, sides, wait_for
 from carseg.errors import CarsegError
 from carseg.files import read_csv, write_csv
 from carseg.params import Params
@@ -241,6 +242,54 @@ def test_settings_that_cannot_be_read_are_told_of_in_a_line(
 
 
 @pytest.mark.usefixtures("repository")
+def test_a_fold_that_failed_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    for key, value in (("user.name", "a"), ("user.email", "b")):
+        git("config", key, value)
+    git("add", "params.yaml")
+    git("commit", "--quiet", "--message", "start")
+    write_pairs(Path("dataset/Image"), Path("dataset/Mask"), 2)
+    monkeypatch.setattr("carseg.crossval.run_dvc", lambda *_: None)
+    said = "^crossval-fold-0: did not run to its end; see dvc queue logs crossval-fold-0$"
+    with pytest.raises(CarsegError, match=said):
+        crossval([], Path("crossval"))
+
+
+@pytest.mark.usefixtures("repository")
+def test_a_failure_of_dvc_ends_it() -> None:
+    with pytest.raises(CarsegError, match=r"^dvc repro failed; its message is above$"):
+        run_dvc("repro")
+
+
+@pytest.mark.usefixtures("repository")
+def test_who_interrupts_it_is_told_what_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for key, value in (("user.name", "a"), ("user.email", "b")):
+        git("config", key, value)
+    git("add", "params.yaml")
+    git("commit", "--quiet", "--message", "start")
+    write_pairs(Path("dataset/Image"), Path("dataset/Mask"), 2)
+
+    def run(*words: str) -> None:
+        if "--run-all" in words:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("carseg.crossval.run_dvc", run)
+    with pytest.raises(KeyboardInterrupt):
+        crossval([], Path("crossval"))
+    assert "dvc queue stop --kill ends it" in capsys.readouterr().err
+
+
+def test_options_of_a_cross_validation_reach_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[object] = []
+    monkeypatch.setattr("carseg.crossval.crossval", lambda *words: given.extend(words))
+    words = ["--set-param", "epochs=2", "-S", "seed=1", "--out", "made"]
+    monkeypatch.setattr(sys, "argv", ["carseg", "crossval", *words])
+    __main__.main()
+    assert given == [["epochs=2", "seed=1"], Path("made")]
+
+
+@pytest.mark.usefixtures("repository")
 def test_too_few_pairs_are_told_of_before_anything_is_trained(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -279,10 +328,19 @@ def test_a_run_judges_every_photo_once_and_goes_on_where_it_was(tmp_path: Path) 
     ).split()
     settings = yaml.safe_load(project.git("show", f"{ref}:params.yaml"))
     assert (settings["keep"], settings["patience"]) == ("last", None), "they choose no epoch"
-    # As if it had been cut off in the last fold: the others are not trained again.
-    project.dvc("exp", "remove", "crossval-fold-1")
+    # As if it had been cut off in the last fold, before DVC remembered any training of it.
+    (last,) = project.git(
+        "for-each-ref", "--format=%(refname)", "refs/exps/*/*/crossval-fold-1"
+    ).split()
+    stages = yaml.safe_load(project.git("show", f"{last}:dvc.lock"))["stages"]
+    (fold,) = (out["md5"] for out in stages["split"]["outs"])
+    remembered = [*(project.folder / ".dvc/cache/runs").glob("*/*/*")]
+    of_last = [path for path in remembered if fold in path.read_text()]
+    assert 3 <= len(of_last) < len(remembered)
+    for path in of_last:
+        path.unlink()
     again = project.run(*command)
-    assert again.count("Running stage 'train_") == 0
+    assert again.count("Running stage 'train_") == 2, "the other fold is not trained again"
     assert project.bytes_of("crossval/scores.csv") == table
     assert project.user_files() == files
     changed = set(project.git("status", "--porcelain").splitlines())

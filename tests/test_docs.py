@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from carseg.__main__ import command_line
 
 ROOT = Path(__file__).parents[1]
 
@@ -16,6 +19,14 @@ def commands(document: str) -> list[list[str]]:
     """The Python commands of a document, as words."""
     blocks = re.findall(r"```console\n\$ (python -c .*?)```", (ROOT / document).read_text(), re.S)
     return [shlex.split(block) for block in blocks]
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/use.md"])
+def test_every_command_has_the_options_that_there_are(document: str) -> None:
+    lines = re.findall(r"^\$ carseg (.*)$", (ROOT / document).read_text(), re.M)
+    for words in (shlex.split(line, comments=True) for line in lines):
+        command_line().parse_args(words[: words.index("<")] if "<" in words else words)
+    assert len(lines) > 5
 
 
 def test_photos_are_converted_as_they_stand_and_masks_to_white_and_black(tmp_path: Path) -> None:
@@ -38,6 +49,11 @@ def test_photos_are_converted_as_they_stand_and_masks_to_white_and_black(tmp_pat
     of_photos, of_masks = commands("docs/photos.md")
     for words, files in ((of_photos, [photo]), (of_masks, (tmp_path / "Mask").iterdir())):
         subprocess.run([sys.executable, *words[1:3], *map(str, files)], cwd=tmp_path, check=True)
+
+    again = subprocess.run(
+        [sys.executable, *of_photos[1:3], str(photo)], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert again.stderr == "Image/a photo.jpg: exists already\n"
 
     with Image.open(tmp_path / "Image/a photo.jpg") as turned:
         assert (turned.size, turned.getexif().get(0x0112)) == ((40, 60), None)

@@ -239,7 +239,15 @@ finally:
     slow = {"torch", "numpy", "PIL", "pydantic", "dvc"} & set(sys.modules)
     assert not slow, slow
 """
-    for words in ([], ["crossval"], ["predict"], ["export"], ["masks"], ["masks", "import"]):
+    for words in (
+        [],
+        ["scores"],
+        ["crossval"],
+        ["predict"],
+        ["export"],
+        ["masks"],
+        ["masks", "import"],
+    ):
         done = subprocess.run(
             [sys.executable, "-c", code, *words, "--help"], cwd=ROOT, capture_output=True, text=True
         )

@@ -122,12 +122,11 @@ def moments(count: int, seconds: float, seed: int) -> list[float]:
 def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(
     undisturbed: Undisturbed, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    times = moments(request.config.getoption("kills"), undisturbed.seconds, 1)
-    struck = [
-        undisturbed.cut_off(tmp_path / str(i), after, signal.SIGKILL)[1]
-        for i, after in enumerate(times)
-    ]
-    assert struck[0], "the first is killed in the first part of its time"
+    count = request.config.getoption("kills")
+    # In a training, and where its weights are read, which chance may miss.
+    times = ["bce   1/", "Running stage 'evaluate'", *moments(count - 2, undisturbed.seconds, 1)]
+    for i, after in enumerate(times[:count]):
+        undisturbed.cut_off(tmp_path / str(i), after, signal.SIGKILL)
 
 
 def test_an_interrupted_run_shows_no_traceback_and_ends_with_the_same_bytes(

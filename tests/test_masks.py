@@ -64,6 +64,16 @@ def test_masks_are_written_as_the_pipeline_takes_them(
     assert len(snapshot(Path(), Path("dataset"))) == 2
 
 
+def test_options_reach_what_they_are_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[object] = []
+    monkeypatch.setattr("carseg.masks.import_masks", lambda *words: given.extend(words) or [])
+    Path("a.json").touch()
+    options = ["--class", "car", "--images", "photos", "--out", "masks", "--force"]
+    monkeypatch.setattr(sys, "argv", ["carseg", "masks", "import", "a.json", *options])
+    __main__.main()
+    assert given == [[Path("a.json")], ["car"], Path("photos"), Path("masks"), True]
+
+
 def test_several_regions_are_pointed_out(capsys: pytest.CaptureFixture[str]) -> None:
     files = [
         labelme("a.jpg", ("car", SQUARE), ("car", OTHER)),

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import Run, write_pairs
-from project import TINY, Project
+from project import ROOT, TINY, Project
 
 CHANGES = ("--set-param", "epochs=1", "--set-param", "learning_rate=3e-4")
+# As README has it: back to the last commit.
+(BACK,) = re.findall(r"^\$ (git checkout \. && .*?)  ", (ROOT / "README.md").read_text(), re.M)
 
 pytestmark = pytest.mark.slow
 
@@ -43,6 +45,14 @@ def test_repro_makes_every_result(finished: Project) -> None:
     assert overlays == {f"{name}_{task}.jpg" for name in validated for task in ("bce", "dice")}
 
 
+@pytest.mark.parametrize(("module", "code"), [("carseg.train", 1), ("elsewhere", 0)])
+def test_a_warning_about_the_projects_code_ends_a_run(
+    module: str, code: int, finished: Project
+) -> None:
+    warning = f"import warnings; warnings.warn_explicit('old', FutureWarning, '', 1, {module!r})"
+    finished.run(sys.executable, "-c", warning, expect=code)
+
+
 def test_a_second_repro_has_nothing_to_do(finished: Project) -> None:
     assert "Data and pipelines are up to date." in finished.dvc("repro")
     assert finished.git("status", "--porcelain") == ""
@@ -63,9 +73,9 @@ def test_an_experiment_can_be_run_compared_and_left(finished: Project) -> None:
     assert "HEAD_plots_overlays" in page
     assert not re.search(r"<script[^>]+src=", page), "the page must open offline"
     assert finished.user_files() == files
-    finished.git("checkout", "--quiet", "--", ".")
-    finished.dvc("checkout", "--force")
+    finished.run("bash", "-ec", BACK)
     assert "Data and pipelines are up to date." in finished.dvc("repro")
+    assert finished.git("status", "--porcelain", "plots") == ""
     assert finished.user_files() == files
 
 

@@ -25,9 +25,19 @@ def test_the_machine_and_what_computes_on_it_are_recorded(
     assert told["threads"] == torch.get_num_threads()
     assert told["python"] == platform.python_version()
     assert told["packages"]["torch"] == torch.__version__
-    assert told["processor"] == processor()
     record("train_bce", Device("float32"))
     assert json.loads(path.read_bytes()) == {**told, "precision": "float32"}
+
+
+def test_the_processor_has_the_name_that_linux_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = (
+        "processor\t: 0\nmodel name\t: Fast CPU: 2 GHz\n\nprocessor\t: 1\nmodel name\t: Fast CPU\n"
+    )
+    monkeypatch.setattr(Path, "is_file", lambda path: path == Path("/proc/cpuinfo"))
+    monkeypatch.setattr(Path, "read_text", lambda _: told)
+    assert processor() == "Fast CPU: 2 GHz"
+    monkeypatch.setattr(Path, "is_file", lambda _: False)
+    assert processor() == platform.processor()
 
 
 def test_the_number_of_threads_is_the_one_in_use(monkeypatch: pytest.MonkeyPatch) -> None:

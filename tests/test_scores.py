@@ -1,6 +1,7 @@
 """The scores of a run, as `carseg scores` shows them."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -25,9 +26,11 @@ def test_the_table_has_a_row_for_each_net_and_view_and_fits_a_terminal() -> None
 
 
 def test_the_committed_scores_are_shown_in_whole(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(tmp_path)
+    committed = subprocess.check_output(["git", "show", "HEAD:metrics.json"], cwd=ROOT)
+    Path("metrics.json").write_bytes(committed)
     monkeypatch.setattr("sys.argv", ["carseg", "scores"])
     __main__.main()
     shown = capsys.readouterr().out.splitlines()

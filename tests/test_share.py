@@ -1,16 +1,19 @@
 """The benchmark of what `dvc repro` spends its time on."""
 
+import functools
 import json
 import subprocess
 import sys
 import tempfile
 import time
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import yaml
 from conftest import write_pairs
+from project import ROOT
 
 from benchmarks import share
 from carseg.errors import run
@@ -35,6 +38,15 @@ def test_a_timed_function_does_as_before_and_adds_its_seconds() -> None:
     assert steps[0] > before
 
 
+def test_all_steps_that_are_timed_are_there() -> None:
+    for module, names in share.STEPS.items():
+        for name in names:
+            assert callable(functools.reduce(getattr, name.split("."), import_module(module)))
+    for stage, module in share.HEAVY.items():
+        code = Path(ROOT, *stage.split(".")).with_suffix(".py").read_text()
+        assert f"from {module} import" in code
+
+
 def test_a_stage_runs_and_writes_its_times_down(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -52,6 +64,12 @@ def test_a_stage_runs_and_writes_its_times_down(
     assert not times
 
 
+@pytest.fixture
+def _at_the_top(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)  # where a benchmark is started, and cloned from
+
+
+@pytest.mark.usefixtures("_at_the_top")
 def test_settings_are_changed(tmp_path: Path) -> None:
     changes = ["epochs=2", "split.val_size=3", "learning_rate=1e-5"]
     project = share.prepare(tmp_path, None, None, changes)
@@ -68,6 +86,7 @@ def test_settings_are_changed(tmp_path: Path) -> None:
         ("epochs=0", "epochs is 0; it must be a whole number from 1"),
     ],
 )
+@pytest.mark.usefixtures("_at_the_top")
 def test_a_wrong_setting_is_told_of_in_one_line(
     change: str, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
