@@ -28,7 +28,7 @@ MOST = 61  # processes, as Windows waits for no more
 def render_sample(
     image_dir: Path, mask_dir: Path, *, count: int = 20, seed: int = 42, long_side: int = 960
 ) -> None:
-    """Render `count` pairs `01.jpg` / `01.png`, ... into the two existing directories.
+    """Render `count` pairs, at least one, `01.jpg` / `01.png`, ... into two existing directories.
 
     Photos are RGB JPEGs in the format 4:3 or 3:4 whose longer side has `long_side` pixels; about
     half of them lie on their side. Masks are PNGs of mode "L" and the same size: 255 on the car,

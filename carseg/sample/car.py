@@ -339,9 +339,7 @@ def _body(shape: CarShape) -> Mesh:
     half = np.stack([x_final, y, z], axis=-1)
     v = np.broadcast_to(parameter, y.shape)
     surface = np.stack([station + out_all[:, None], v], axis=-1)
-    left = _grid(half, surface, BODY, mirror_seam=True)
-    right = _grid(half * (1, -1, 1), surface, BODY, mirror_seam=True)
-    return _join([left, right])
+    return _join([_half_body(half, surface), _half_body(half * (1, -1, 1), surface)])
 
 
 def _sections(shape: CarShape, x: Floats, top: Floats) -> tuple[Floats, Floats]:
@@ -353,7 +351,6 @@ def _sections(shape: CarShape, x: Floats, top: Floats) -> tuple[Floats, Floats]:
     tall = top - belt
     tall_body = belt - low
     roof = 0.93 * w - shape.tumblehome * tall
-    crown = 0.03 * np.ones_like(x)
     control = [
         (0 * w, low),
         (0.80 * w, low),
@@ -364,7 +361,7 @@ def _sections(shape: CarShape, x: Floats, top: Floats) -> tuple[Floats, Floats]:
         (0.93 * w, belt),
         (roof, top - 0.11 * tall),
         (roof - 0.09 - 0.02 * tall, top),
-        (0 * w, top + crown),
+        (0 * w, top + 0.03),
     ]
     points = np.array(control).transpose(2, 0, 1)  # (stations, controls, 2)
     index = np.arange(len(control), dtype=float)
@@ -377,27 +374,28 @@ def _sections(shape: CarShape, x: Floats, top: Floats) -> tuple[Floats, Floats]:
     return np.moveaxis(rounded, 0, 1), _round_corners(dense, 1)
 
 
-def _grid(position: Floats, surface: Floats, part: int, mirror_seam: bool = False) -> Mesh:
-    """Mesh of a grid of points (rows, columns, 3); normals point away from its middle axis."""
+def _half_body(position: Floats, surface: Floats) -> Mesh:
+    """Mesh of one side of the body, (rows, columns, 3), which ends at the plane of symmetry."""
     along, across = np.gradient(position, axis=0), np.gradient(position, axis=1)
     normal = np.cross(along, across)
-    if mirror_seam:
-        normal[:, [0, -1], 1] = 0.0
+    normal[:, [0, -1], 1] = 0.0  # there, as of both sides
     normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-12)
+    from_middle = position.reshape(-1, 3) - np.array([0.0, 0.0, 0.7])
+    outwards = np.einsum("ij,ij->", normal.reshape(-1, 3), from_middle)
+    return _grid(position, normal * np.sign(outwards), surface, BODY)
+
+
+def _grid(position: Floats, normal: Floats, surface: Floats, part: int) -> Mesh:
+    """Mesh of a grid of points, (rows, columns, 3) as their normals; surface: (…, 2)."""
     rows, columns = position.shape[:2]
     index = np.arange(rows * columns).reshape(rows, columns)
     a, b, c, d = index[:-1, :-1], index[1:, :-1], index[1:, 1:], index[:-1, 1:]
     triangle = np.concatenate(
         [np.stack([a, b, c], -1).reshape(-1, 3), np.stack([a, c, d], -1).reshape(-1, 3)]
     )
-    flat = normal.reshape(-1, 3)
-    if mirror_seam:  # The body: outwards means away from the keel-to-roof axis.
-        middle = np.array([0.0, 0.0, 0.7])
-        outwards = np.einsum("ij,ij->", flat, position.reshape(-1, 3) - middle)
-        flat = flat * np.sign(outwards)
     return Mesh(
         position.reshape(-1, 3),
-        flat,
+        normal.reshape(-1, 3),
         surface.reshape(-1, 2),
         np.full(len(triangle), part, np.int32),
         triangle.astype(np.int32),
@@ -417,13 +415,12 @@ def _lathe(profile: Floats, centre: Floats, side: int, segments: int, part: int)
     surface = np.stack(np.broadcast_arrays(radius, angle[None]), axis=-1)
     tangent = np.gradient(profile, axis=0)
     n_axial, n_radial = -tangent[:, 1][:, None], tangent[:, 0][:, None]
-    mesh = _grid(position, surface, part)
     normal = np.stack(
         np.broadcast_arrays(n_radial * np.cos(angle), side * n_axial, n_radial * np.sin(angle)),
         axis=-1,
-    ).reshape(-1, 3)
+    )
     normal = normal / np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-12)
-    return Mesh(mesh.position, normal, mesh.surface, mesh.part, mesh.triangle)
+    return _grid(position, normal, surface, part)
 
 
 def _wheel(shape: CarShape, x: float, side: int, steer: float) -> Mesh:
@@ -483,11 +480,9 @@ def _ellipsoid(centre: Floats, radii: Floats, power: float, part: int) -> Mesh:
         [bend(np.cos(v)) * bend(np.cos(u)), bend(np.cos(v)) * bend(np.sin(u)), bend(np.sin(v))],
         axis=-1,
     )
-    mesh = _grid(unit * radii + centre, np.zeros((*u.shape, 2)), part)
     normal = np.stack([np.cos(v) * np.cos(u), np.cos(v) * np.sin(u), np.sin(v)], -1) / radii
-    normal = normal.reshape(-1, 3)
     normal = normal / np.linalg.norm(normal, axis=-1, keepdims=True)
-    return Mesh(mesh.position, normal, mesh.surface, mesh.part, mesh.triangle)
+    return _grid(unit * radii + centre, normal, np.zeros((*u.shape, 2)), part)
 
 
 def _mirror(shape: CarShape, side: int) -> Mesh:
@@ -511,11 +506,9 @@ def _rail(shape: CarShape, side: int) -> Mesh:
     ring_y = side * y[:, None] + 0.018 * np.cos(angle)
     ring_z = z[:, None] + 0.018 * np.sin(angle)
     position = np.stack([np.broadcast_to(x[:, None], ring_y.shape), ring_y, ring_z], -1)
-    mesh = _grid(position, np.zeros((*ring_y.shape, 2)), RAIL)
-    axis = np.stack([x, side * y, z], -1)[:, None]
-    normal = (position - axis).reshape(-1, 3)
+    normal = position - np.stack([x, side * y, z], -1)[:, None]
     normal = normal / np.linalg.norm(normal, axis=-1, keepdims=True)
-    return Mesh(mesh.position, normal, mesh.surface, mesh.part, mesh.triangle)
+    return _grid(position, normal, np.zeros((*ring_y.shape, 2)), RAIL)
 
 
 def _join(meshes: list[Mesh]) -> Mesh:

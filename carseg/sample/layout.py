@@ -44,7 +44,7 @@ _WALLS = (
 )
 _ROOFS = ((0.52, 0.28, 0.22), (0.32, 0.32, 0.34), (0.44, 0.30, 0.25))
 _BLOCK = 20  # pictures
-_CYCLES = 840  # a multiple of the length of every cycle of choices, but for rounding
+_CYCLES = 840  # a multiple of the number of values of each choice
 _GREENS = ((0.24, 0.36, 0.16), (0.30, 0.40, 0.18), (0.20, 0.31, 0.17), (0.37, 0.42, 0.20))
 
 
@@ -63,8 +63,8 @@ class Plan:
     distance: float  # from the camera to the car's middle, metres
     eye_height: float
     steer: float
-    fill: float  # share of the tighter picture side that the car takes
-    cut: float  # share of the car's length beyond the picture's edge
+    fill: float  # share of the tighter picture side that the car takes, at most
+    cut: float  # share of the car's width in the picture that lies beyond its edge
     shift: tuple[float, float]  # of the car from the picture's middle, shares of the free room
 
 
@@ -163,8 +163,8 @@ def furnish(
     return scene
 
 
-def _pick(rng: np.random.Generator, palette: tuple[tuple[float, float, float], ...]) -> int:
-    return int(rng.integers(len(palette)))
+def _pick(rng: np.random.Generator, palette: tuple[tuple[float, float, float], ...]) -> Floats:
+    return colour(*palette[rng.integers(len(palette))])
 
 
 def _houses(scene: Scene, rng: np.random.Generator, wall: float) -> None:
@@ -173,9 +173,8 @@ def _houses(scene: Scene, rng: np.random.Generator, wall: float) -> None:
     while x < 46:
         width = float(rng.uniform(8, 15))
         kind = rng.choice(["house", "house", "garden", "hedge", "fence"])
-        green = colour(*_GREENS[_pick(rng, _GREENS)])
-        tone = colour(*_WALLS[_pick(rng, _WALLS)])
-        roof = colour(*_ROOFS[_pick(rng, _ROOFS)])
+        # Drawn whatever the kind is, so that what follows does not depend on it.
+        green, tone, roof = (_pick(rng, palette) for palette in (_GREENS, _WALLS, _ROOFS))
         seed = float(np.floor(rng.uniform(0, 200)) + rng.random())
         setback = wall + float(rng.choice([0.0, 0.0, 0.6, 1.5]))
         if kind == "house":
@@ -302,7 +301,7 @@ def _street_furniture(scene: Scene, rng: np.random.Generator, kerb: float, wall:
             box("plain", x + 0.66 * k, wall - 0.45, 0.28, 0.11, 1.12, int(rng.choice([1, 4, 5])))
     if rng.random() < 0.55:
         for x in (-9.0, -3.5, 2.5, 8.5):
-            green = colour(*_GREENS[_pick(rng, _GREENS)])
+            green = _pick(rng, _GREENS)
             scene.trees.append(
                 Tree(
                     x + float(rng.uniform(-1.2, 1.2)),

@@ -53,6 +53,8 @@ class Noise:
         weight, frequency = 0.5, 1.0
         for octave in range(octaves):
             fade = np.clip(1.5 - 2.0 * frequency * np.asarray(footprint, np.float32), 0, 1)
+            if not fade.any():  # nor do the octaves after it
+                break
             shift = 17.3 * octave
             layer = self.value(
                 (x * frequency + shift).astype(np.float32),

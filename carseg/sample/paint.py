@@ -116,11 +116,11 @@ def _body(
     low_edge, line = shape.clearance + 0.13, 0.0055
     doors = np.zeros(len(x), bool)
     for number, door in enumerate(shape.doors):
-        reach = np.hypot(x - shape.axle * np.sign(door), z - shape.wheel_radius)
         bend = door + (0.10 * np.clip(z - 0.5, 0, 1) if number == 0 else 0.02 * z)
         seam = np.abs(x - bend) < line
         last = number == len(shape.doors) - 1 and door < -0.8
         if last:
+            reach = np.hypot(x - shape.axle * np.sign(door), z - shape.wheel_radius)
             ring = shape.arch_radius + 0.075
             around = (np.abs(reach - ring) < line) & (x > bend)
             seam = (seam & (reach > ring)) | around
@@ -157,7 +157,7 @@ def _body(
 
     s.lay(doors | hatch | bonnet_gap | nose_gap, colour(0.05, 0.05, 0.05), 0.0, 0.0)
     draw_front(s, cavity, shape, finish, front, x, y, z)
-    draw_rear(s, cavity, shape, finish, rear, x, y, z, top)
+    draw_rear(s, shape, finish, rear, x, y, z, top)
     if shape.bed:
         within = (x > shape.bed[0]) & (x < shape.bed[1]) & (side < 0.80)
         s.lay(body & (v > TOP_FROM) & within, colour(0.13, 0.13, 0.14), 0.02, 0.2)

@@ -69,10 +69,10 @@ def render_picture(seed: int, index: int, long_side: int) -> tuple[Bytes, Bytes]
     camera = _aim(plan, world, long_side)
     light = draw_daylight(rng, plan.light)
     holes = _Openings(plan, mesh)
-    shadow = _car_shadow(mesh, world, light, long_side, holes)
+    shadow, sun_view = _car_shadow(mesh, world, light, long_side, holes)
     scene = furnish(plan, rng, light, shadow, world.max(axis=0)[:2])
 
-    car, coverage = _render_car(plan, mesh, world, scene, camera, holes)
+    car, coverage = _render_car(plan, mesh, world, scene, camera, holes, sun_view)
     around = _trace_surroundings(scene, camera, coverage < 1)
     photo = around * (1 - coverage[..., None]) + car
     picture = _develop(photo, light.exposure, rng)
@@ -122,7 +122,7 @@ class _Openings:
         self._close |= mesh.part == WELL
 
     def __call__(self, number: Ints, weight: Floats) -> Bools:
-        result = self._close[number]
+        result: Bools = self._close[number]
         where = np.flatnonzero(result)
         corner = self._mesh.position[self._mesh.triangle[number[where]]]
         p = np.einsum("ij,ijk->ik", weight[where], corner)
@@ -132,13 +132,11 @@ class _Openings:
         below = (self._mesh.part[number[where]] == WELL) & (p[:, 2] < shape.clearance + 0.07)
         inside = (self._mesh.part[number[where]] == BODY) & open_
         result[where] = inside | below
-        return np.asarray(result, bool)
+        return result
 
 
 def _blur(values: Floats, radius: int) -> Floats:
     """Three box filters in a row, close to a Gaussian; (2 * radius + 1) samples wide each."""
-    if radius < 1:
-        return values
     for _ in range(3):
         for axis in (0, 1):
             padded = np.pad(values, [(radius + 1, radius) if a == axis else (0, 0) for a in (0, 1)])
@@ -189,7 +187,8 @@ class _SunView:
 
 def _car_shadow(
     mesh: Mesh, world: Floats, light: Daylight, long_side: int, holes: _Openings
-) -> "_Shadows":
+) -> tuple[CarShadow, _SunView]:
+    """What the car takes away from the light around it, and from its own."""
     size = int(np.clip(long_side * 0.55, 128, 528))
     metre = size / (2 * _MAP_HALF)
     view = _SunView(mesh, world, light.to_sun, size, holes)
@@ -203,17 +202,8 @@ def _car_shadow(
     foot = _blur((tyres >= 0).astype(np.float32), max(int(0.04 * metre), 1))
     near, wide = _blur(cover, max(int(0.10 * metre), 1)), _blur(cover, max(int(0.32 * metre), 1))
     contact = 1 - (1 - 0.80 * near) * (1 - 0.62 * wide) * (1 - 0.85 * np.clip(1.6 * foot, 0, 1))
-    return _Shadows(
-        GroundMap(soft, _MAP_HALF),
-        GroundMap(contact.astype(np.float32), _MAP_HALF),
-        light.to_sun,
-        view,
-    )
-
-
-@dataclass(frozen=True)
-class _Shadows(CarShadow):
-    view: _SunView
+    ground = GroundMap(soft, _MAP_HALF), GroundMap(contact.astype(np.float32), _MAP_HALF)
+    return CarShadow(*ground, light.to_sun), view
 
 
 def _trace_surroundings(scene: Scene, camera: Camera, wanted: Bools) -> Floats:
@@ -258,6 +248,7 @@ def _render_car(
     scene: Scene,
     camera: Camera,
     holes: _Openings,
+    sun_view: _SunView,
 ) -> tuple[Floats, Floats]:
     """The car's light per pixel, (height, width, 3), and its coverage from 0 to 1."""
     width, height = camera.size
@@ -268,8 +259,6 @@ def _render_car(
     row, column = np.nonzero(hit >= 0)
     number = hit[row, column]
     tone = np.zeros((len(number), 3), np.float32)
-    shadow = scene.shadow
-    assert isinstance(shadow, _Shadows)
     cos, sin = np.cos(plan.heading), np.sin(plan.heading)
     back = np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]])
     for start in range(0, len(number), _BLOCK):
@@ -296,7 +285,7 @@ def _render_car(
             normal.astype(np.float32),
             np.einsum("ij,ijk->ik", weight, mesh.surface[corner]).astype(np.float32),
             np.einsum("ij,kj->ki", back, ray).astype(np.float32),
-            shadow.view.lit(place, world_normal),
+            sun_view.lit(place, world_normal),
         )
     fine = np.zeros((size[1], size[0], 3), np.float32)
     fine[row, column] = np.clip(tone, 0, 2.5)

@@ -15,6 +15,9 @@ from carseg.sample.noise import Noise
 from carseg.sample.texture import bricks, cover, leaves, stone
 
 KERB_HEIGHT = 0.11
+# What a ray meets: one of these, then a face of a solid, `FACES` numbers for each, then a tree.
+SKY, STREET, BEYOND, KERB, FIRST_SOLID = 0, 1, 2, 3, 10
+FACES = 8  # of a box 2 * axis, or one more where the axis is high; of a roof 6 and 7
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ class Scene:
         """
         count = len(direction)
         distance = np.full(count, np.inf, np.float32)
-        surface = np.zeros(count, np.int32)
+        surface = np.full(count, SKY, np.int32)
         with np.errstate(divide="ignore", invalid="ignore"):
             self._meet_ground(eye, direction, distance, surface)
             aside, rise = direction[:, 0] / direction[:, 1], direction[:, 2] / direction[:, 1]
@@ -113,8 +116,8 @@ class Scene:
                     t, face = _meet_solid(solid, eye, direction[where], distance[where])
                     hit = face >= 0
                     distance[where[hit]] = t[hit]
-                    surface[where[hit]] = 10 + 8 * number + face[hit]
-        first_tree = 10 + 8 * len(self.solids)
+                    surface[where[hit]] = FIRST_SOLID + FACES * number + face[hit]
+        first_tree = FIRST_SOLID + FACES * len(self.solids)
         for number, tree in enumerate(self.trees):
             self._meet_tree(tree, eye, direction, distance, surface, first_tree + number)
 
@@ -122,15 +125,15 @@ class Scene:
         for value in np.unique(surface):
             where = np.flatnonzero(surface == value)
             d, t = direction[where], distance[where]
-            if value == 0:
-                result[where] = self._far(eye, d)
+            if value == SKY:
+                result[where] = self._far(d)
                 continue
             point = (eye + d * t[:, None]).astype(np.float32)
-            if value < 4:
+            if value < FIRST_SOLID:
                 tone = self._shade_ground(point, d, t * pixel, int(value))
             elif value < first_tree:
-                solid = self.solids[(value - 10) // 8]
-                tone = self._shade_solid(solid, (value - 10) % 8, point, d, t * pixel)
+                which, side = divmod(int(value) - FIRST_SOLID, FACES)
+                tone = self._shade_solid(self.solids[which], side, point, d, t * pixel)
             else:
                 tone = self._shade_tree(self.trees[value - first_tree], point)
             haze = 1 - np.exp(-t / 450.0)
@@ -146,8 +149,10 @@ class Scene:
         street = -eye[2] / direction[:, 2]
         near = down & ~beyond & (eye[1] + street * direction[:, 1] < self.kerb)
         face = down & ~beyond & ~near
-        for number, (mask, t) in enumerate(
-            [(near, street), (beyond, raised), (face, (self.kerb - eye[1]) / direction[:, 1])], 1
+        for number, mask, t in (
+            (STREET, near, street),
+            (BEYOND, beyond, raised),
+            (KERB, face, (self.kerb - eye[1]) / direction[:, 1]),
         ):
             distance[mask] = t[mask]
             surface[mask] = number
@@ -175,14 +180,14 @@ class Scene:
 
     def _crown(self, tree: Tree, x: Floats, z: Floats) -> Floats:
         middle = tree.height - 0.95 * tree.radius
-        r = np.hypot(x / tree.radius, (z - middle) / (1.0 * tree.radius)).astype(np.float32)
+        r = np.hypot(x / tree.radius, (z - middle) / tree.radius).astype(np.float32)
         bumps = self.noise.fractal(1.1 * x + tree.seed, 1.1 * z, 6)
         density: Floats = 0.82 - r + 1.15 * bumps
         return density
 
     # -- appearance -------------------------------------------------------------------------
 
-    def _far(self, eye: Floats, direction: Floats) -> Floats:
+    def _far(self, direction: Floats) -> Floats:
         """Sky, with a row of distant trees and houses in front of it."""
         tone = self.light.sky(np.where(direction[:, 2:] < 0, -direction, direction), self.noise)
         t = 120.0 / np.maximum(direction[:, 1], 0.05)
@@ -216,20 +221,22 @@ class Scene:
         footprint = pixel / np.sqrt(np.maximum(-d[:, 2], 0.02))
         normal = np.zeros_like(p)
         normal[:, 2] = 1
-        if part == 3:
+        if part == KERB:
             normal[:] = (0, -1, 0)
             albedo = stone(self.noise, x, p[:, 2] * 0.2, footprint, colour(0.62, 0.61, 0.59))
         else:
-            kind = self.ground if part == 1 else self.beyond
+            kind = self.ground if part == STREET else self.beyond
             albedo, tilt = cover(self.noise, kind, x, y, footprint)
             normal[:, :2] += tilt
-            if part == 2:
+            if part == BEYOND:
                 lawn = np.flatnonzero(y > self.garden)
                 albedo[lawn] = cover(self.noise, "grass", x[lawn], y[lawn], footprint[lawn])[0]
-                joint = np.abs((x + 0.02) % 1.0) < 0.012
-                slab = stone(self.noise, x, y, footprint, colour(0.66, 0.65, 0.63))
-                slab[joint] *= 0.6
-                albedo = np.where((y < self.kerb + 0.14)[:, None], slab, albedo)
+                edge = np.flatnonzero(y < self.kerb + 0.14)
+                slab = stone(
+                    self.noise, x[edge], y[edge], footprint[edge], colour(0.66, 0.65, 0.63)
+                )
+                slab[np.abs((x[edge] + 0.02) % 1.0) < 0.012] *= 0.6
+                albedo[edge] = slab
             else:
                 albedo = self._marks(albedo, x, y, footprint)
                 gutter = smoothstep(self.kerb - 0.35, self.kerb, y)
@@ -245,6 +252,8 @@ class Scene:
         return self._light(albedo * blotch[:, None], p, normal, open_sky.astype(np.float32))
 
     def _marks(self, albedo: Floats, x: Floats, y: Floats, footprint: Floats) -> Floats:
+        if not self.bays and self.edge_line is None:
+            return albedo
         line = np.zeros(len(x), np.float32)
         soft = np.maximum(footprint, 0.01)
         for bay in self.bays:
@@ -279,6 +288,8 @@ class Scene:
         return result
 
     def _shade_solid(self, solid: Solid, face: int, p: Floats, d: Floats, pixel: Floats) -> Floats:
+        if solid.kind == "house" and face < 4:
+            return self._shade_wall(solid, face, p, d, pixel)
         normal = np.zeros_like(p)
         if face < 6:
             normal[:, face // 2] = 1 if face % 2 else -1
@@ -289,8 +300,6 @@ class Scene:
         foot = p[:, 2] - solid.low[2]
         occlusion = (1 - 0.4 * np.exp(-foot / 0.5)).astype(np.float32)
         n = self.noise
-        if solid.kind == "house" and face < 4:
-            return self._shade_wall(solid, face, p, d, pixel)
         if solid.kind == "hedge":
             albedo, tilt = leaves(n, along, p[:, 2] + p[:, 1] * (face == 5), pixel, solid.colour)
             normal = normal + tilt
@@ -343,12 +352,12 @@ class Scene:
         top = np.where(garage, 2.25, np.where(door, 2.15, 2.25))
         opening = ~blank & (np.abs(u) < half) & (v > bottom) & (v < top)
 
-        plaster = 1 + 0.10 * n.fractal(s * 6, z * 6, 4, pixel * 6)
-        streak = 0.10 * n.fractal(s * 2.5 + 9, z * 0.3, 4)
-        tone = plaster + streak
-        wall = solid.colour * tone[:, None]
         if solid.seed % 3 > 1.8:
             wall = bricks(n, s, z, pixel, solid.colour)
+        else:
+            plaster = 1 + 0.10 * n.fractal(s * 6, z * 6, 4, pixel * 6)
+            streak = 0.10 * n.fractal(s * 2.5 + 9, z * 0.3, 4)
+            wall = solid.colour * (plaster + streak)[:, None]
         plinth = z < 0.45
         wall = np.where(plinth[:, None], 0.6 * solid.second + 0.1, wall)
         band = (np.abs(z - storey) < 0.09) & (solid.seed % 2 > 1)
@@ -358,7 +367,7 @@ class Scene:
         wall = np.where(frame_outside[:, None], colour(0.84, 0.83, 0.80), wall)
         eaves = 1 - 0.45 * smoothstep(0.7, 0.0, solid.high[2] - p[:, 2])
         occlusion = (eaves * (1 - 0.35 * np.exp(-z / 0.6))).astype(np.float32)
-        sill_shadow = opening | ((v > bottom - 0.22) & (v < bottom - 0.1) & ~door & ~garage)
+        sill_shadow = (v > bottom - 0.22) & (v < bottom - 0.1) & ~door & ~garage
         direct = np.where(sill_shadow & ~opening & (np.abs(u) < half + 0.1) & ~blank, 0.4, 1.0)
         direct = direct * (0.35 + 0.65 * smoothstep(0.15, 0.25, solid.high[2] - p[:, 2]))
         tone = self._light(wall, p, normal, occlusion, direct.astype(np.float32))

@@ -1,6 +1,7 @@
 """The car's outfit: lamps, grille, plates and wheels, drawn on its surface points.
 
-All shapes are signed distances in car coordinates (metres), so that they stay sharp at any size.
+All shapes are signed distances, so that they stay sharp at any size: in car coordinates (metres),
+on wheels in wheel radii.
 """
 
 from dataclasses import dataclass
@@ -131,7 +132,6 @@ def draw_front(
 
 def draw_rear(
     s: Surface,
-    cavity: Floats,
     shape: CarShape,
     finish: Finish,
     rear: Bools,
@@ -176,10 +176,10 @@ def draw_rear(
     strip = rear & (np.abs(z - height - 0.10) < 0.013) & (side < 0.36)
     s.lay(strip, CHROME if finish.chrome else PLASTIC, 0.4, 0.8)
     _plate(s, rear, finish, y, z - height, True)
-    badge = np.hypot(y, z - height - 0.165)
-    badge = badge if upright else badge + 1  # a boot lid's edge would distort it
-    s.lay(rear & (badge < 0.040), CHROME, 0.5, 0.6, 1.0)
-    s.lay(rear & (badge < 0.029), colour(0.15, 0.16, 0.2), 0.2)
+    if upright:  # a boot lid's edge would distort it
+        badge = np.hypot(y, z - height - 0.165)
+        s.lay(rear & (badge < 0.040), CHROME, 0.5, 0.6, 1.0)
+        s.lay(rear & (badge < 0.029), colour(0.15, 0.16, 0.2), 0.2)
     third = rear & (np.abs(z - top + 0.05) < 0.012) & (side < 0.16) & (z > high + 0.25)
     s.lay(third, colour(0.6, 0.04, 0.04), 0.08, 1.0)
 
@@ -206,7 +206,8 @@ def draw_wheels(
 ) -> None:
     """Tyres and rims with spokes, brake discs and bolts.
 
-    wheel: (n,) points on wheels. p: (n, 3) positions. surface: (n, 2) of radius and angle.
+    wheel: (n,) points on wheels. p: (n, 3) positions. surface: (n, 2) of radius, 1 at
+    the tread, and angle in radians.
     """
     radius, angle = surface[:, 0], surface[:, 1]
     angle = angle + np.where(p[:, 0] > 0, 0.4, 1.1) + finish.seed
