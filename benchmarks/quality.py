@@ -24,6 +24,7 @@ from tqdm import tqdm
 from carseg.clean import clean
 from carseg.errors import CarsegError, run
 from carseg.evaluate import score
+from carseg.metrics import count
 from carseg.model import load
 from carseg.pairs import find_pairs, read_manifest
 from carseg.photos import read_photo, read_truth
@@ -72,6 +73,11 @@ def main() -> None:
     run(lambda: compare(arguments))
 
 
+def judged(mask: Mask, truth: Mask) -> Scores:
+    """Score a mask (H, W) against the truth."""
+    return score(count(mask, truth), mask, truth)
+
+
 def compare(arguments: argparse.Namespace) -> None:
     """Score both on every pair and print the table."""
     params = settings_of(arguments.weights)
@@ -115,7 +121,7 @@ def compare(arguments: argparse.Namespace) -> None:
     print(f"{f'{len(pairs)} photos':<30}" + "".join(f"{name:>14}" for name in Scores._fields))
     for name, way in ways.items():
         rows = [
-            score(way(read_photo(pair.photo)), read_truth(pair.mask))
+            judged(way(read_photo(pair.photo)), read_truth(pair.mask))
             for pair in tqdm(pairs, name, leave=False, disable=None)
         ]
         print(f"{name:<30}" + "".join(f"{mean:>14.4f}" for mean in np.mean(rows, axis=0)))

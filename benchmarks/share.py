@@ -30,7 +30,7 @@ import yaml
 from carseg.errors import run
 
 STEPS = {
-    "carseg.learner": ("step", "AveragedModel.update_parameters", "update_bn"),
+    "carseg.learner": ("train_step", "AveragedModel.update_parameters", "update_bn"),
     "carseg.probe": ("Probe.measure",),
     "carseg.weights": ("calibrate_batch_norm",),
     "carseg.evaluate": ("predict_masks", "probability_at"),

@@ -54,7 +54,7 @@ from carseg.files import write_json
 from carseg.formats import Probability, write_onnx, write_openvino
 from carseg.inputs import list_photos
 from carseg.learner import Learner
-from carseg.losses import BCELoss
+from carseg.losses import BCEWithLogitsLoss
 from carseg.metrics import count, iou
 from carseg.model import load
 from carseg.pairs import PHOTOS, Pair
@@ -174,7 +174,7 @@ def our_loop(
 ) -> Callable[[], None]:
     """Give a training step in our way: from files, prepared once, to changed weights."""
     squares = Squares(pairs, size, folder)
-    learner = Learner(U2Net(model), BCELoss(), 1e-4, STEPS, device, ALONE)
+    learner = Learner(U2Net(model), BCEWithLogitsLoss(), 1e-4, STEPS, device, ALONE)
     epochs = iter(range(STEPS))
 
     def step() -> None:
@@ -193,7 +193,7 @@ def plain_loop(model: str, pairs: Sequence[Pair], size: int) -> Callable[[], Non
     patch.multiple(u2net, halve=partial(F.max_pool2d, kernel_size=2, ceil_mode=True),
                    keep_apart=lambda *_: nullcontext(), resize=resize).start()  # fmt: skip
     patch.object(Convolution, "forward", nn.Conv2d.forward).start()
-    criterion = BCELoss()
+    criterion = BCEWithLogitsLoss()
     net = U2Net(model).train()
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-4)
 

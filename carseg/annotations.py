@@ -82,7 +82,7 @@ def read(path: Path) -> list[Annotated]:
     except ValueError as error:
         raise CarsegError(f"{path}: is not text; give a COCO, LabelMe or CVAT file") from error
     with _naming(str(path)):
-        return [_of(path, picture) for picture in _reader(text)(text)]
+        return [_of(path, picture) for picture in _pictures(text.strip())]
 
 
 def _of(path: Path, picture: Annotated) -> Annotated:
@@ -123,22 +123,20 @@ def _naming(where: str) -> Iterator[None]:
         ) from error
 
 
-def _reader(text: str) -> Callable[[str], Iterator[Annotated]]:
-    if text.lstrip().startswith("<"):
-        return read_cvat
+def _pictures(text: str) -> Iterator[Annotated]:
+    if text.startswith("<"):
+        return read_cvat(text)
     content = json.loads(text)
-    if not isinstance(content, dict):
-        raise CarsegError("is neither COCO nor LabelMe JSON; export it anew")
-    if "shapes" in content:
-        return read_labelme
-    if {"images", "annotations", "categories"} <= content.keys():
-        return read_coco
+    names = content.keys() if isinstance(content, dict) else set()
+    if "shapes" in names:
+        return read_labelme(content)
+    if {"images", "annotations", "categories"} <= names:
+        return read_coco(content)
     raise CarsegError("is neither COCO nor LabelMe JSON; export it anew")
 
 
-def read_coco(text: str) -> Iterator[Annotated]:
-    """Read COCO JSON: polygons and run lengths, compressed or not."""
-    content = json.loads(text)
+def read_coco(content: Mapping[str, Any]) -> Iterator[Annotated]:
+    """Read COCO JSON, parsed: polygons and run lengths, compressed or not."""
     labels = {
         number: str(category["name"]) for number, category in _by_id(content, "categories").items()
     }
@@ -218,12 +216,11 @@ def _from_runs(lengths: Sequence[int], shape: tuple[int, int]) -> Mask:
     return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(shape)
 
 
-def read_labelme(text: str) -> Iterator[Annotated]:
-    """Read LabelMe JSON: polygons, rectangles, also turned, circles and masks; one picture a file.
+def read_labelme(content: Mapping[str, Any]) -> Iterator[Annotated]:
+    """Read LabelMe JSON, parsed: polygons, rectangles, also turned, circles, masks; one picture.
 
     Shapes are filled as LabelMe itself fills them, their outline with them.
     """
-    content = json.loads(text)
     size = (content["imageHeight"], content["imageWidth"])
     regions = [
         Region(shape["label"], partial(_labelme, shape, size)) for shape in content["shapes"]

@@ -59,7 +59,8 @@ def predict(
     if [*paths] == [str(STREAM)]:
         _predict_stream(model, kinds, d4, closer)
         return
-    listed = plan(list_photos(paths, recursive, out), out, kinds)
+    # A number depends on which photos are given, so it does not tell whose a file that exists is.
+    listed = plan(list_photos(paths, recursive, out), out, kinds, numbered=not skip_existing)
     for path in map(Path, paths):
         if path.is_dir() and out.is_dir() and path.samefile(out):
             raise CarsegError(f"{out}: is the photos' own folder; choose another --out")
@@ -86,9 +87,9 @@ def predict(
         made.append(job)
 
     jobs = min(jobs or model.jobs, len(listed))
-    results = ahead(do, tqdm(listed, unit="photo", disable=None), jobs)
+    results = ahead(do, listed, jobs)
     with model.among(jobs), stopping(results, stopped):
-        for job, done in results:
+        for job, done in tqdm(results, total=len(listed), unit="photo", disable=None):
             try:
                 done.result()
             except (CarsegError, OSError, MemoryError, RuntimeError) as error:
@@ -122,6 +123,8 @@ def as_line(error: Exception, job: Job) -> str:
             return f"{name}: may not be read or written; change its permissions"
         if error.errno in FULL:
             return f"{name}: {error.strerror}; make room on the disk, or choose another --out"
+        if error.errno is None:  # not the system's, but Pillow's
+            return f"{name}: is too large for what was asked for ({error}); scale it down"
         return f"{name}: {error.strerror or error}; check the disk, and try again"
     if is_lack_of_memory(error):
         return f"{job.source}: takes more memory than there is; scale it down, or lower --jobs"

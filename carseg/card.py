@@ -79,6 +79,11 @@ class Card(NamedTuple):
         data = trained.md5("dataset") or lock.of("dataset").md5("dataset")
         manifests = [root / f"split/{part}.csv" for part in ("train", "val")]
         train, validation = (_rows(file) if ours else None for file in manifests)
+        split = lock.of("split").md5("split")
+        if split not in (None, trained.md5("split")):  # split anew since
+            train = None
+        if split not in (None, judged.md5("split")):
+            validation = None
         machine = _json(root / f"provenance/train_{task}.json", MACHINE) or {}
         threshold = params.threshold if params else 0.5
         scores: ByView | str = metrics.get(task or "") or NO_SCORES
@@ -223,13 +228,15 @@ def _training(about: Card) -> list[str]:
     )
     told = {
         "photos": (
-            f"{about.train} to train, {about.validation} to validate" if about.train else None
+            f"{about.train} to train, {about.validation} to validate"
+            if about.train and about.validation
+            else None
         ),
         "data, MD5 in DVC": about.data,
         "renderings": f"{params.renderings} trained along" if params.renderings else None,
         "loss": LOSS[about.task] if about.task else None,
         "start": params.init,
-        "epochs": f"{params.epochs} of each loss",
+        "epochs": f"{params.epochs} of each loss" if about.task == "dice" else params.epochs,
         "optimiser": f"Adam, learning rate {params.learning_rate:g}{slower}",
         "batch": f"{params.batch_size} photos",
         "seed": params.seed,

@@ -31,7 +31,7 @@ SCORES = "plots/scores.csv"
 FIXED = {
     "keep": "is always last here, so that no photo chooses the weights that it judges",
     "patience": "is always null here, so that no photo chooses when its training ends",
-    "split": "is set by its parts here",
+    "split": "is set here, a fold at a time",
     "split.fold": "takes every value here",
     "split.val_size": "is read from params.yaml here",
 }

@@ -18,7 +18,7 @@ from PIL import Image
 from carseg.ahead import on_cores
 from carseg.duplicates import same_pictures, thumbnail
 from carseg.errors import CarsegError, warn, warn_of
-from carseg.files import new_directory, write_bytes
+from carseg.files import home_of, new_directory, write_bytes
 from carseg.lock import read_lock
 from carseg.pairs import Pair, entries_in, files_in, match
 from carseg.photos import read_levels, read_photo
@@ -209,8 +209,8 @@ def _copy_from_home(root: Path) -> bool:
 
     Such a copy (`dvc exp run --temp`, `--queue`) holds what git knows, so not the photos.
     """
-    home = Path(os.environ.get("DVC_ROOT", root))
-    if home.resolve() == root.resolve():
+    home = home_of(root)
+    if home is None:
         return False
     paths = [path for name in FOLDERS for path in files_in(home / name) if path.is_file()]
     for path in paths:

@@ -46,7 +46,7 @@ class Device:
         if name == "auto":
             name = "cuda" if torch.cuda.is_available() else "cpu"
         elif name == "cuda" and not torch.cuda.is_available():
-            raise CarsegError("--device cuda: torch finds no GPU here; leave it out, or take cpu")
+            raise CarsegError("device cuda: torch finds no GPU here; leave it out, or take cpu")
         self.torch = torch.device(name)
         if self.torch.type == "cuda":
             if repeatable:

@@ -55,11 +55,11 @@ def _open_onnx(path: Path, device: str, _: str) -> tuple[Look, int]:
     wanted = [provider for short, provider in PROVIDERS.items() if device in ("auto", short)]
     providers = [p for p in wanted if p[0] in runtime.get_available_providers()]
     if not providers:
-        raise CarsegError(f"--device {device}: this ONNX Runtime has none; take cpu")
+        raise CarsegError(f"device {device}: this ONNX Runtime has none; take cpu")
     session = runtime.InferenceSession(str(path), providers=providers)
     if device == "cuda" and PROVIDERS["cuda"][0] not in session.get_providers():
         # It warns, then computes on the processor.
-        raise CarsegError("--device cuda: ONNX Runtime cannot start on it; fix CUDA, or take cpu")
+        raise CarsegError("device cuda: ONNX Runtime cannot start on it; fix CUDA, or take cpu")
     known = session.get_modelmeta().custom_metadata_map
     if "image_size" not in known:
         raise CarsegError(
@@ -79,7 +79,7 @@ def _open_onnx(path: Path, device: str, _: str) -> tuple[Look, int]:
 def _open_openvino(path: Path, device: str, precision: str) -> tuple[Look, int]:
     openvino = import_optional("openvino", "openvino")
     if device == "cuda":
-        raise CarsegError("--device cuda: OpenVINO has none; take cpu, or the .onnx file")
+        raise CarsegError("device cuda: OpenVINO has none; take cpu, or the .onnx file")
     core = openvino.Core()
     model = core.read_model(path)
     size = int(model.get_rt_info(["carseg", "image_size"]).astype(str))

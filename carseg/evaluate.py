@@ -90,8 +90,6 @@ def evaluate(params: Params, recorded: Recorded | None = None) -> None:
     for name in NETS:
         table |= _columns(name, found[name])
     spreads = {name: {view: _spreads(found[name], view) for view in VIEWS} for name in NETS}
-    if recorded:
-        recorded.check()
     write_csv(Path("plots/scores.csv"), list(table), zip(*table.values(), strict=True))
     write_report(
         Path("report.html"),
@@ -102,6 +100,8 @@ def evaluate(params: Params, recorded: Recorded | None = None) -> None:
         params=params,
         machine=provenance(device),
     )
+    if recorded:
+        recorded.check()
     write_json(Path("metrics.json"), metrics)
     record("evaluate", device)
     print(as_table(metrics))
@@ -154,16 +154,16 @@ def probability_at(net: U2Net, pair: Pair, params: Params, device: Device) -> ND
 
 def judge(masks: Mapping[str, Mask], truth: Mask) -> Judged:
     """Score what `predict_masks` found in a photo against the truth, (H, W)."""
+    counts = {view: count(masks[view], truth) for view in VIEWS}
     return Judged(
-        {view: count(masks[view], truth) for view in VIEWS},
-        {view: score(masks[view], truth) for view in VIEWS},
+        counts,
+        {view: score(counts[view], masks[view], truth) for view in VIEWS},
         {name: iou(count(masks[name], truth)) for name in TURNS},
     )
 
 
-def score(predicted: Mask, truth: Mask) -> Scores:
-    """Score a mask (H, W) against the truth, of the same shape."""
-    c = count(predicted, truth)
+def score(c: Counts, predicted: Mask, truth: Mask) -> Scores:
+    """Score a mask (H, W) against the truth, of the same shape, with their counts."""
     return Scores(dice(c), iou(c), boundary_iou(predicted, truth), hd95(predicted, truth))
 
 

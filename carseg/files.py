@@ -14,6 +14,10 @@ from pathlib import Path
 
 PREFIX = ".part."  # of what is being written; its own name before that might be too long
 
+# What temporary files and folders are made with keeps other users out; this is what the user says.
+UMASK = os.umask(0)
+os.umask(UMASK)
+
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write `content` to `path`, so that a reader sees the old file or the new, never a part."""
@@ -23,7 +27,7 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=PREFIX)
         with os.fdopen(handle, "wb") as file:
             file.write(content)
-        os.chmod(name, 0o644)
+        os.chmod(name, 0o666 & ~UMASK)
         os.replace(name, path)
     except OSError as error:  # it tells of the temporary file, or, of a full disk, of none
         raise OSError(error.errno, error.strerror, str(path)) from error
@@ -74,6 +78,15 @@ def parse_csv(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
+def home_of(root: Path) -> Path | None:
+    """Return the user's project where `root` is one of DVC's temporary copies of it, else None.
+
+    In a stage of another project, which runs this one, DVC tells of that.
+    """
+    home = Path(os.environ.get("DVC_ROOT", root)).resolve()
+    return home if root.resolve().is_relative_to(home / ".dvc/tmp") else None
+
+
 @contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
     """Yield an empty sibling folder that replaces `path` if the block succeeds.
@@ -85,7 +98,7 @@ def new_directory(path: Path) -> Iterator[Path]:
     with _named_in_place(path):
         fresh = Path(tempfile.mkdtemp(dir=path.parent, prefix=PREFIX))
         try:
-            os.chmod(fresh, 0o755)  # noqa: S103 - mkdtemp's 0o700 would keep other users out
+            os.chmod(fresh, 0o777 & ~UMASK)
             yield fresh
             _replace_directory(path, fresh)
         finally:

@@ -100,7 +100,8 @@ def terms(values: Tensor) -> list[Tensor]:
 def fuse_batch_norm(net: U2Net) -> U2Net:
     """Return a copy in eval mode, without batch norms, that computes the same.
 
-    Layers that must be exact (`U2Net.keep_exact`) stay so under any number format.
+    Layers that must be exact (`U2Net.keep_exact`) stay so under any number format, but what an
+    encoder's layer hands to one with a large constant is rounded; no published weights have such.
     """
     folded = copy.deepcopy(net).eval()
     folded.keep_exact()

@@ -76,7 +76,7 @@ class Learner:
             masks: (N, 1, H, W), float32, share of car in each pixel, 0…1.
             weight: of the loss, as in `step`.
         """
-        loss = step(
+        loss = train_step(
             self._joint, self._criterion, self._optimizer, self._device, photos, masks, weight
         )
         self._schedule.step()
@@ -98,7 +98,7 @@ class Learner:
         return net
 
 
-def step(
+def train_step(
     net: nn.Module,
     criterion: nn.Module,
     optimizer: torch.optim.Optimizer,

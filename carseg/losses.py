@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 
-class BCELoss(nn.Module):
+class BCEWithLogitsLoss(nn.Module):
     """`BCEWithLogitsLoss` of every output against the one mask."""
 
     def __init__(self) -> None:

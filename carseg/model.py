@@ -22,7 +22,7 @@ from carseg.errors import CarsegError
 from carseg.fuse import fuse_batch_norm
 from carseg.photos import eight_bits, read_photo, turned_by_tag
 from carseg.predict import Look, find, probability
-from carseg.settings import settings_of
+from carseg.settings import EXPORTED, settings_of
 from carseg.u2net import U2Net
 from carseg.upright import find_upright
 from carseg.views import AS_HELD, D4, TURNED
@@ -149,7 +149,7 @@ def load(
         raise CarsegError(f"size {size}: give a whole number from {SIZES[0]} to {SIZES[-1]}")
     path = Path(path)
     kind = path.suffix.lower()
-    if kind in (".onnx", ".xml"):
+    if kind in EXPORTED:
         return Model(*load_exported(path, device, precision))
     if kind == ".safetensors":
         raise CarsegError(f"{path}: holds weights alone; take the .pth, .onnx or .xml file")

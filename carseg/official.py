@@ -17,7 +17,7 @@ from typing import NamedTuple
 import pooch
 
 from carseg.errors import CarsegError, warn
-from carseg.files import new_directory, write_bytes
+from carseg.files import home_of, new_directory, write_bytes
 
 RELEASE = "https://github.com/danielgatis/rembg/releases/download/v0.0.0/"
 
@@ -95,7 +95,7 @@ def _bring(own: Path) -> None:
     DVC looks at them there; it would take a run with other files for this one.
     """
     home = _at_home(own)
-    if home.is_dir():
+    if home != own and home.is_dir():
         for path in home.rglob("*"):
             copy = own / path.relative_to(home)
             if path.is_file() and not copy.exists():
@@ -124,6 +124,10 @@ def _official_bytes(official: Official, own: Path) -> bytes:
                 content = source()
                 if hashlib.sha256(content).hexdigest() == official.sha256:
                     return content
+                raise ValueError(f"its SHA-256 is not {official.sha256}")
+            except subprocess.CalledProcessError as error:
+                told = error.stderr.decode(errors="replace").strip()
+                print(f"that failed, with exit code {error.returncode}: {told}")
             except (OSError, ValueError, subprocess.SubprocessError) as error:
                 print(f"that failed: {error!r}")
     raise CarsegError(
@@ -171,4 +175,4 @@ def _first_file(*paths: Path) -> Path | None:
 
 def _at_home(path: Path) -> Path:
     """Return the path in the user's project when this is one of DVC's temporary copies of it."""
-    return Path(os.environ.get("DVC_ROOT", ".")) / path
+    return (home_of(Path(".")) or Path(".")) / path

@@ -16,13 +16,12 @@ from PIL import Image, ImageColor, ImageOps
 
 from carseg.errors import CarsegError
 from carseg.model import as_photo
-from carseg.overlay import TRUE_POSITIVE
+from carseg.overlay import TINT, TRUE_POSITIVE
 from carseg.piece import one_piece
 
 ENDINGS = {"mask": ".png", "cutout": ".png", "overlay": ".jpg", "background": ".jpg"}
 NAMED = 10  # files that exist already, told of at most
 EXIF_MOST = 65533  # bytes of it that a JPEG holds
-TINT = 0.45  # strength of an overlay's colour
 
 
 class Kinds:
@@ -123,8 +122,14 @@ class Job(NamedTuple):
     targets: dict[str, Path]
 
 
-def plan(found: Sequence[tuple[Path, Path]], out: Path, kinds: Kinds) -> list[Job]:
-    """Name the files to write; equal names get the photo's extension, then a number, appended."""
+def plan(
+    found: Sequence[tuple[Path, Path]], out: Path, kinds: Kinds, numbered: bool = True
+) -> list[Job]:
+    """Name the files to write; equal names get the photo's extension, then a number, appended.
+
+    Raises:
+        CarsegError: one would need a number, and is not to be `numbered`.
+    """
     listed = []
     shared = Counter(_folded(name) for _, name in found)
     taken: set[str] = set()
@@ -133,6 +138,11 @@ def plan(found: Sequence[tuple[Path, Path]], out: Path, kinds: Kinds) -> list[Jo
             name = name.with_name(f"{name.name}_{source.suffix.lstrip('.')}")
         unique, number = name, 1
         while _folded(unique) in taken:
+            if not numbered:
+                raise CarsegError(
+                    f"{source}: is called as another photo, and --skip-existing could take the "
+                    "other's results for its own; give each folder an --out of its own"
+                )
             number += 1
             unique = name.with_name(f"{name.name}_{number}")
         taken.add(_folded(unique))

@@ -10,6 +10,7 @@ from PIL import Image
 TRUE_POSITIVE = (0, 158, 115)  # green: car, found
 FALSE_POSITIVE = (230, 159, 0)  # orange: background, taken for car
 FALSE_NEGATIVE = (204, 121, 167)  # pink: car, missed
+TINT = 0.45  # strength of what was found; errors, mostly thin lines, are drawn nearly solid
 LONG_SIDE = 640  # pixels
 
 
@@ -28,8 +29,7 @@ def overlay(
     """
     pixels = np.asarray(photo).astype(np.float32)  # (H, W, 3)
     for region, colour, strength in (
-        (predicted & truth, TRUE_POSITIVE, 0.45),
-        # Errors are thin lines mostly, so they are drawn nearly solid.
+        (predicted & truth, TRUE_POSITIVE, TINT),
         (predicted & ~truth, FALSE_POSITIVE, 0.9),
         (~predicted & truth, FALSE_NEGATIVE, 0.9),
     ):

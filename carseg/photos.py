@@ -104,7 +104,7 @@ def refuse_raw(path: Path) -> None:
 def turned_by_tag(image: Image.Image) -> Image.Image:
     """Turn an image upright by its EXIF tag; return it itself, not a copy, if it already is.
 
-    Its other EXIF data are kept, unless they are malformed; where they tell nothing, it stands.
+    Its other EXIF data are kept; a copy goes without those that are malformed.
     """
     orientation = None
     try:
@@ -113,7 +113,8 @@ def turned_by_tag(image: Image.Image) -> Image.Image:
     except MemoryError:
         raise
     except Exception:  # whatever Pillow raises when it cannot read them, or write them anew
-        turned = image if orientation is None else image.transpose(TURNS[orientation])
+        # Not itself, which the caller may go on with.
+        turned = image.copy() if orientation is None else image.transpose(TURNS[orientation])
         for name in TAGGED:
             turned.info.pop(name, None)
         return turned

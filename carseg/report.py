@@ -18,7 +18,7 @@ from PIL import Image
 
 from carseg import __version__
 from carseg.files import write_bytes
-from carseg.overlay import LONG_SIDE
+from carseg.overlay import FALSE_NEGATIVE, FALSE_POSITIVE, LONG_SIDE, TRUE_POSITIVE
 from carseg.pairs import Pair, evenly
 from carseg.params import Params
 from carseg.photos import read_photo, read_truth
@@ -110,6 +110,11 @@ def write_report(
         scores=scores,
         charts=[chart(task, rows, params.keep) for task, rows in curves.items()],
         shown=shown,
+        legend={
+            "car, found": TRUE_POSITIVE,
+            "background, taken for car": FALSE_POSITIVE,
+            "car, missed": FALSE_NEGATIVE,
+        },
         data=describe([*pairs["train"], *pairs["val"]]),
         counts={part: len(listed) for part, listed in pairs.items()},
         params=params.model_dump(exclude={"workers", "launcher"}),  # `machine` tells the rest

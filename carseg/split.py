@@ -9,10 +9,24 @@ from sklearn.model_selection import KFold, train_test_split
 
 from carseg.errors import CarsegError
 from carseg.files import write_csv
-from carseg.pairs import Pair
-from carseg.params import Split
+from carseg.pairs import Pair, find_pairs
+from carseg.params import Params, Split
+from carseg.recorded import Recorded
 
 NAMED = 10  # validation photos that a line names, at most
+
+
+def split(params: Params, recorded: Recorded | None = None) -> None:
+    """Write the manifests of the pairs in `dataset/` into `split/`.
+
+    Raises:
+        CarsegError: a photo or mask without the other, as `split_names`, or parameters or code were
+            changed meanwhile.
+    """
+    pairs = find_pairs(Path("dataset/Image"), Path("dataset/Mask"))
+    write_split(pairs, params.split, params.seed, Path("split"))
+    if recorded:
+        recorded.check()
 
 
 def split_names(names: Sequence[str], settings: Split, seed: int) -> tuple[list[str], list[str]]:

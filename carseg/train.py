@@ -22,7 +22,7 @@ from carseg.data import EpochSampler, Shares, Squares
 from carseg.device import Device
 from carseg.errors import CarsegError
 from carseg.learner import BEFORE, FINE, UNTRAINED, Learner
-from carseg.losses import BCELoss, DiceLoss
+from carseg.losses import BCEWithLogitsLoss, DiceLoss
 from carseg.pairs import Pair, evenly, read_manifest
 from carseg.params import Params
 from carseg.photos import read_photo, squared_photo
@@ -36,7 +36,7 @@ from carseg.u2net import U2Net
 from carseg.views import D4, turn
 
 BN_PHOTOS = 64  # enough for the statistics of a batch norm, so at most that many
-BN_LEAST, BN_BATCH = 16, 4  # that many at least, if need be some again, and their batch size
+BN_LEAST, BN_BATCH = 16, 4  # at least that many, of fewer some twice or more; their batch size
 NAMED = 10  # photos that a line names, at most
 QUARTERED = (D4[0], D4[0], D4[1], D4[3])  # turns of those photos: none, or a quarter
 
@@ -52,7 +52,17 @@ def train_bce(params: Params, recorded: Recorded | None = None) -> None:
     """
     output = Path(TRAINED["bce"])
     with together() as processes, scratch_folder(processes) as folder:
-        train("bce", start(params), BCELoss(), params, output, folder, None, processes, recorded)
+        train(
+            "bce",
+            start(params),
+            BCEWithLogitsLoss(),
+            params,
+            output,
+            folder,
+            None,
+            processes,
+            recorded,
+        )
 
 
 def train_dice(params: Params, recorded: Recorded | None = None) -> None:
@@ -287,10 +297,16 @@ def batch_norm_batches(squares: Squares, first: int) -> Iterator[Tensor]:
     """
     photos = evenly(range(first), BN_PHOTOS)
     count = max(BN_LEAST, len(photos)) // BN_BATCH * BN_BATCH
+
+    def turned(i: int) -> int:
+        """Return the turn's number: another one where a photo would be seen again as before."""
+        again = i // len(photos) if len(photos) % len(QUARTERED) == 0 else 0
+        return (i + 2 * again) % len(QUARTERED)
+
     for at in range(0, count, BN_BATCH):
         yield torch.stack(
             [
-                turn(squares.as_it_is(photos[i % len(photos)])[0], QUARTERED[i % len(QUARTERED)])
+                turn(squares.as_it_is(photos[i % len(photos)])[0], QUARTERED[turned(i)])
                 for i in range(at, at + BN_BATCH)
             ]
         )

@@ -62,8 +62,8 @@ def extent(car: NDArray[np.bool_]) -> tuple[float, float]:
 
 def _deviation(counts: NDArray[np.int_]) -> float:
     """Return the standard deviation of positions, each counted so many times."""
-    if not (total := counts.sum()):
+    if not counts.any():
         return 0.0
     at = np.arange(len(counts))
-    mean = (counts * at).sum() / total
-    return float(((counts * (at - mean) ** 2).sum() / total) ** 0.5)
+    mean = np.average(at, weights=counts)
+    return float(np.average((at - mean) ** 2, weights=counts) ** 0.5)

@@ -1,21 +1,19 @@
-"""Stage split: see `carseg.split.write_split`."""
-
-from pathlib import Path
+"""Stage split: see `carseg.split.split`."""
 
 from carseg.errors import hold_interrupts, run
 
 
 def main() -> None:
     with hold_interrupts():
-        from carseg.pairs import find_pairs
         from carseg.params import load_params
+        from carseg.recorded import Recorded
 
+    recorded = Recorded("split")
     params = load_params()  # a fault in it is told before the rest takes seconds to import
-    pairs = find_pairs(Path("dataset/Image"), Path("dataset/Mask"))
     with hold_interrupts():
-        from carseg.split import write_split
+        from carseg.split import split
 
-    write_split(pairs, params.split, params.seed, Path("split"))
+    split(params, recorded)
 
 
 if __name__ == "__main__":

@@ -160,9 +160,14 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture
-def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], Path]:
-    """Make folders below a project that DVC_ROOT names."""
-    home = tmp_path / "home"
+def elsewhere(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """Go on in a copy such as DVC makes; gives what makes folders in the project it is of."""
+    home = tmp_path_factory.mktemp("home")
+    copy = home / ".dvc/tmp/exps/copy"
+    shutil.copytree(".", copy)
+    monkeypatch.chdir(copy)
     monkeypatch.setenv("DVC_ROOT", str(home))
 
     def make(name: str) -> Path:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from carseg.device import Device
-from carseg.learner import step
-from carseg.losses import BCELoss, DiceLoss
+from carseg.learner import train_step
+from carseg.losses import BCEWithLogitsLoss, DiceLoss
 from carseg.processes import ALONE, Processes, together
 from carseg.u2net import VARIANTS, U2Net
 
@@ -34,7 +34,7 @@ def after_a_step(
     optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
     mine = photos[processes.mine]
     share = len(mine) * processes.world_size / size
-    loss = step(joint, criterion, optimizer, CPU, mine, masks[processes.mine], share)
+    loss = train_step(joint, criterion, optimizer, CPU, mine, masks[processes.mine], share)
     gradients = {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
     assert len(gradients) == len(list(net.parameters()))
     # What batch norms keep is to agree after another pass, too.
@@ -44,7 +44,9 @@ def after_a_step(
 
 with together() as processes:
     assert processes.world_size > 1
-    for size, criterion in zip(map(int, sys.argv[1:]), (BCELoss(), DiceLoss()), strict=True):
+    for size, criterion in zip(
+        map(int, sys.argv[1:]), (BCEWithLogitsLoss(), DiceLoss()), strict=True
+    ):
         loss, net, gradients = after_a_step(size, criterion, processes)
         expected, alone, wanted = after_a_step(size, criterion, ALONE)
         assert abs(loss - expected) < 1e-6, (size, loss, expected)

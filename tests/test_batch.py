@@ -450,6 +450,25 @@ def test_what_exists_is_left_and_only_the_rest_made(capsys: pytest.CaptureFixtur
     assert {"c_mask.png", "c_overlay.jpg"} < set(files())
 
 
+def test_whose_a_numbered_result_is_is_not_guessed() -> None:
+    for day in ("1", "2"):
+        Path(day).mkdir()
+        photo().save(f"{day}/a.png")
+    do("1", "2")
+    assert files() == ["a_png.png", "a_png_2.png"]
+    with pytest.raises(CarsegError, match=r"^2/a\.png: is called as another photo, .*own$"):
+        do("1", "2", skip_existing=True)
+    assert files() == ["a_png.png", "a_png_2.png"]
+
+
+def test_a_photo_that_is_too_large_for_jpeg_is_told_of() -> None:
+    Image.new("RGB", (65_501, 1)).save("photos/wide.png")
+    said = r"^photos/wide\.png: is too large for what was asked for \(.*\); scale it down$"
+    with pytest.raises(CarsegError, match=said):
+        do("photos/wide.png", kinds=("overlay",))
+    assert files() == []
+
+
 def test_a_photo_in_the_place_of_a_result_is_told_of_not_skipped() -> None:
     photo().save("photos/a.jpg")
     with pytest.raises(CarsegError, match=r"photos/a\.png: lies among the photos"):

@@ -20,7 +20,7 @@ from carseg.checkpoint import FOLDER, Checkpoint, fingerprint
 from carseg.curve import Curve
 from carseg.device import Device
 from carseg.errors import CarsegError
-from carseg.losses import BCELoss
+from carseg.losses import BCEWithLogitsLoss
 from carseg.pairs import read_manifest
 from carseg.params import Params
 from carseg.probe import Probe, Score
@@ -52,7 +52,7 @@ def net(seed: int = 0) -> U2Net:
 
 
 def run(params: Params = PARAMS, task: str = "bce", remembered: U2Net | None = None) -> list[bytes]:
-    train(task, net(), BCELoss(), params, OUTPUT, Path(), remembered)
+    train(task, net(), BCEWithLogitsLoss(), params, OUTPUT, Path(), remembered)
     return [OUTPUT.read_bytes(), Path(f"plots/{task}.csv").read_bytes()]
 
 
@@ -149,7 +149,7 @@ def other_code() -> None:
 
 
 def other_start() -> None:
-    train("bce", net(1), BCELoss(), PARAMS, OUTPUT, Path())
+    train("bce", net(1), BCEWithLogitsLoss(), PARAMS, OUTPUT, Path())
 
 
 def something_to_remember() -> None:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from carseg import convolution, winograd
 from carseg.convolution import Convolution, gradient_of_weight
 from carseg.device import Device
-from carseg.learner import step
-from carseg.losses import BCELoss
+from carseg.learner import train_step
+from carseg.losses import BCEWithLogitsLoss
 from carseg.u2net import U2Net
 
 MULTIPLIES_SLOWLY, HAS_AVX512 = convolution._multiplies_slowly, convolution._has_avx512
@@ -134,7 +134,9 @@ def test_a_training_step_in_float32_takes_tiles_and_a_look_at_what_is_exported_d
         net(photos)
         assert met == []
         net = device.place_net(net)
-        step(net, BCELoss(), torch.optim.SGD(net.parameters()), device, photos, masks)
+        train_step(
+            net, BCEWithLogitsLoss(), torch.optim.SGD(net.parameters()), device, photos, masks
+        )
     # The two layers of the lite net that read 128 channels of pictures large enough.
     assert met == ["convolve"] * 2 + ["gradients"] * 2
 

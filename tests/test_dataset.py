@@ -418,8 +418,9 @@ def test_a_copy_made_by_dvc_takes_the_pairs_from_home(
 def test_faults_at_home_are_told_and_nothing_is_rendered(
     elsewhere: Callable[[str], Path], rendered: list[Path]
 ) -> None:
-    write_pairs(elsewhere("Image"), elsewhere("Mask"), 2)
-    (Path("home") / "Mask" / "1.png").unlink()
+    masks = elsewhere("Mask")
+    write_pairs(elsewhere("Image"), masks, 2)
+    (masks / "1.png").unlink()
     (line,) = faults()
     assert "1.jpg: has no mask" in line
     assert rendered == []
@@ -428,8 +429,9 @@ def test_faults_at_home_are_told_and_nothing_is_rendered(
 def test_masks_alone_at_home_are_a_fault_too(
     elsewhere: Callable[[str], Path], rendered: list[Path]
 ) -> None:
-    write_pairs(elsewhere("Image"), elsewhere("Mask"), 2)
-    for path in (Path("home") / "Image").iterdir():
+    images = elsewhere("Image")
+    write_pairs(images, elsewhere("Mask"), 2)
+    for path in images.iterdir():
         path.unlink()
     assert all("has no photo" in line for line in faults())
     assert rendered == []
@@ -438,6 +440,16 @@ def test_masks_alone_at_home_are_a_fault_too(
 def test_pairs_here_come_before_those_at_home(elsewhere: Callable[[str], Path], own: Tree) -> None:
     write_pairs(elsewhere("Image"), elsewhere("Mask"), 2)
     assert len(snapshot(Path(), TARGET)) == 4
+
+
+def test_another_project_that_runs_this_one_is_no_home(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rendered: list[Path]
+) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    write_pairs(IMAGE, MASK, 2)
+    Path("ours").mkdir()
+    monkeypatch.chdir("ours")
+    assert len(snapshot(Path(), TARGET)) == len(rendered) + 2 == 3
 
 
 @pytest.mark.parametrize("home", ["", "nowhere"])

@@ -6,8 +6,8 @@ from conftest import noise
 from torch import Tensor, nn
 
 from carseg.device import Device
-from carseg.learner import step
-from carseg.losses import BCELoss
+from carseg.learner import train_step
+from carseg.losses import BCEWithLogitsLoss
 from carseg.u2net import U2Net
 
 LAST, APART = torch.channels_last, torch.contiguous_format
@@ -28,7 +28,14 @@ def test_a_step_keeps_to_the_layout_that_convolutions_compute_fastest_in(precisi
     for layer in layers:
         layer.register_forward_hook(note)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
-    step(net, BCELoss(), optimizer, device, noise(2, 3, 64, 64), noise(2, 1, 64, 64).gt(0).float())
+    train_step(
+        net,
+        BCEWithLogitsLoss(),
+        optimizer,
+        device,
+        noise(2, 3, 64, 64),
+        noise(2, 1, 64, 64).gt(0).float(),
+    )
     assert len(met) == 2 * len(layers)
     for x in met:
         if x.shape[1] == 1:

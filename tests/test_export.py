@@ -139,7 +139,7 @@ def test_half_of_a_network_in_two_files_is_told_of(project: Path, tmp_path: Path
 )
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_device_that_is_not_there_is_refused(name: str, why: str, project: Path) -> None:
-    with pytest.raises(CarsegError, match=f"^--device cuda: {why}$"):
+    with pytest.raises(CarsegError, match=f"^device cuda: {why}$"):
         load(project / "exported" / name, device="cuda")
 
 
@@ -163,9 +163,7 @@ def test_a_gpu_computes_in_whole_float32_or_is_told_of(
     if works:
         assert load(tmp_path / "model.onnx", device="cuda").size == 64
         return
-    with pytest.raises(
-        CarsegError, match=r"^--device cuda: ONNX Runtime cannot start on it; .*cpu"
-    ):
+    with pytest.raises(CarsegError, match=r"^device cuda: ONNX Runtime cannot start on it; .*cpu"):
         load(tmp_path / "model.onnx", device="cuda")
 
 
@@ -207,6 +205,7 @@ def test_the_card_tells_only_of_its_files_and_of_the_rate_that_was_taken(project
     assert about.params is not None
     fast = about.params.model_copy(update={"learning_rate": 0.002})
     text = card(about._replace(params=fast), ["model.onnx"], 1)
+    assert "| epochs | 7 |" in card(about._replace(task="bce"), ["model.onnx"], 1)
     assert "cut at 0.4" in card(about._replace(threshold=0.4), ["model.onnx"], 1)
     assert "safetensors" not in text
     assert "| optimiser | Adam, learning rate 0.002, 0.0005 for the Dice loss |" in text
@@ -254,6 +253,23 @@ def test_settings_and_data_are_those_that_the_weights_were_trained_with(run: Pat
     for words in ("| epochs | 5 of each loss", "learning rate 0.0003 |", "| 123.dir |"):
         assert words in text, "params.yaml and dataset may have been changed since"
     assert json.loads(about.metadata()["metrics"]) == {"plain": SCORES}
+
+
+def test_numbers_of_photos_of_another_split_are_not_told(run: Path) -> None:
+    lock = yaml.safe_load((run / "dvc.lock").read_text())
+    split = {"path": "split", "md5": "5.dir"}
+    lock["stages"]["split"] = {"outs": [split]}
+    for stage in ("train_dice", "evaluate"):
+        lock["stages"][stage]["deps"].append(split)
+    (run / "dvc.lock").write_text(yaml.safe_dump(lock))
+    told = "Means over 2 validation photos", "3 to train, 2 to validate"
+    text = card(Card.of(run / WEIGHTS, "u2netp", SIZE), ["model.onnx"], 1)
+    assert all(words in text for words in told)
+    lock["stages"]["split"]["outs"][0] = {"path": "split", "md5": "6.dir"}
+    (run / "dvc.lock").write_text(yaml.safe_dump(lock))
+    text = card(Card.of(run / WEIGHTS, "u2netp", SIZE), ["model.onnx"], 1)
+    assert "Means over the validation photos" in text
+    assert "to validate" not in text
 
 
 def test_other_weights_than_those_of_the_run_get_neither_its_scores_nor_its_settings(

@@ -62,12 +62,18 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     assert content(tmp_path) == {"file": b"old"}
 
 
-def test_others_may_read_what_is_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("umask", "file", "folder"), [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700)]
+)
+def test_others_may_read_what_is_written_where_the_user_lets_them(
+    umask: int, file: int, folder: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("carseg.files.UMASK", umask)
     write_bytes(tmp_path / "file", b"")
     with new_directory(tmp_path / "folder"):
         pass
-    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o644
-    assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o755
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == file
+    assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == folder
 
 
 def test_json_keeps_the_order_of_its_keys(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from conftest import noise
 from sklearn.metrics import log_loss
 from torch import Tensor, nn
 
-from carseg.losses import BCELoss, DiceLoss
+from carseg.losses import BCEWithLogitsLoss, DiceLoss
 
-LOSSES = [BCELoss(), DiceLoss()]
+LOSSES = [BCEWithLogitsLoss(), DiceLoss()]
 
 
 def logit(probability: Tensor) -> Tensor:
@@ -27,7 +27,7 @@ def test_bce_is_the_log_loss_of_soft_labels_averaged_over_all_outputs() -> None:
         labels = np.repeat([1, 0], len(share))
         amounts = np.concatenate([share, 1 - share])
         each.append(log_loss(labels, np.tile(found, 2), sample_weight=amounts))
-    assert BCELoss()(logits, mask).item() == pytest.approx(np.mean(each), rel=1e-9)
+    assert BCEWithLogitsLoss()(logits, mask).item() == pytest.approx(np.mean(each), rel=1e-9)
 
 
 @pytest.mark.parametrize(

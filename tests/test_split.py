@@ -3,14 +3,16 @@
 from pathlib import Path
 
 import pytest
+from conftest import write_pairs
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.model_selection import train_test_split
 
 from carseg.errors import CarsegError
 from carseg.pairs import Pair, read_manifest
-from carseg.params import Split
-from carseg.split import fold_count, split_names, write_split
+from carseg.params import Params, Split
+from carseg.recorded import Recorded
+from carseg.split import fold_count, split, split_names, write_split
 
 NAMES = [f"{i:02d}" for i in range(1, 21)]
 LISTS = st.lists(st.text(min_size=1, max_size=4), min_size=2, max_size=30, unique=True)
@@ -127,3 +129,18 @@ def test_a_manifest_without_pairs_is_refused_by_name(content: str, tmp_path: Pat
 def test_a_missing_manifest_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(CarsegError, match=r"train\.csv: "):
         read_manifest(tmp_path / "train.csv")
+
+
+def test_a_split_that_other_settings_would_be_recorded_with_ends_in_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_pairs(Path("dataset/Image"), Path("dataset/Mask"), 3)
+    Path("dvc.yaml").write_text("stages: {split: {params: [seed]}}\n")
+    Path("params.yaml").write_text("seed: 1\n")
+    params, recorded = Params(split=Split(val_size=1)), Recorded("split")
+    split(params, recorded)
+    assert len(read_manifest(Path("split/train.csv"))) == 2
+    Path("params.yaml").write_text("seed: 2\n")
+    with pytest.raises(CarsegError, match=r"^params\.yaml: seed was changed while this ran; set"):
+        split(params, recorded)
