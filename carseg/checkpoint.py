@@ -52,7 +52,7 @@ class Checkpoint:
 
         Args:
             task: bce or dice.
-            fingerprint: of all that the training depends on; the first process's counts, as
+            fingerprint: of all that the training depends on; only the first process's is used, as
                 machines may differ.
             processes: who trains; each calls this.
         """

@@ -115,7 +115,10 @@ def net_called(name: str, params: Params) -> U2Net:
 
 
 def predict_masks(net: U2Net, pair: Pair, params: Params, device: Device) -> dict[str, Mask]:
-    """Predict a photo in all turns and flips: a mask (H, W) for each of `VIEWS` and `TURNS`."""
+    """Predict a photo in all turns and flips: a mask for each of `VIEWS` and `TURNS`.
+
+    All are (H, W), as the photo is held: those of `TURNS` are turned back.
+    """
     photo, size = read_photo(pair.photo), params.image_size
     look = partial(probability, net, device=device)
     shape = (photo.height, photo.width)

@@ -100,7 +100,8 @@ class Model:
         """Divide the cores among the `jobs` threads that start inside this context.
 
         Each then processes a photo of its own without waiting, whereas cores that share a forward
-        pass wait for each other in every layer. Engines and GPUs are not divided.
+        pass wait for each other in every layer. Engines and GPUs are not divided. Meanwhile torch
+        has fewer threads in the whole process, so one context at a time.
         """
         if not self._divisible:
             yield

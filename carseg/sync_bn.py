@@ -14,7 +14,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
 
     @classmethod
     def of(cls, layer: nn.BatchNorm2d) -> SyncBatchNorm:
-        """Take the place of a batch norm, with its very weights and statistics."""
+        """Return a stand-in for a batch norm that shares its parameters and buffers."""
         synced = cls(layer.num_features, layer.eps, layer.momentum)
         synced._parameters, synced._buffers = layer._parameters, layer._buffers
         return synced.train(layer.training)

@@ -73,7 +73,7 @@ def net_of(state: State, variant: str) -> U2Net:
 
 
 def save(net: nn.Module, path: Path) -> None:
-    """Write the state dict, float32 on the CPU, under the key names of the authors' code.
+    """Write the state dict, as tensors on the CPU, under the key names of the authors' code.
 
     The same weights give the same bytes under every file name.
     """
@@ -109,6 +109,8 @@ def read_checkpoint(path: Path) -> State:
 
     Raises:
         CarsegError: the file is missing, broken, or holds anything but tensors by name.
+        OSError: it may not be read, or the disk fails.
+        MemoryError, RuntimeError: there is too little memory.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -197,7 +199,7 @@ def calibrate_batch_norm(net: U2Net, photos: Iterable[Tensor], device: Device) -
     same as eval mode, so training does not begin with a jolt.
 
     Args:
-        net: on the device; its batch norms are changed in place.
+        net: on the device; its batch norms are changed in place, and it is left in eval mode.
         photos: (1, 3, H, W) each, normalised, all of one size.
         device: what to compute on.
     """
