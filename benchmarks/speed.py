@@ -186,25 +186,31 @@ def our_loop(
 
 
 def plain_loop(model: str, pairs: Sequence[Pair], size: int) -> Callable[[], None]:
-    """Give a training step in the plain way: from files to changed weights.
-
-    For a process of its own: there U²-Net is then one of torch's layers, and nothing else.
-    """
-    patch.multiple(u2net, halve=partial(F.max_pool2d, kernel_size=2, ceil_mode=True),
-                   keep_apart=lambda *_: nullcontext(), resize=resize).start()  # fmt: skip
-    patch.object(Convolution, "forward", nn.Conv2d.forward).start()
+    """Give a training step in the plain way: from files to changed weights."""
     criterion = BCEWithLogitsLoss()
     net = U2Net(model).train()
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-4)
 
     def step() -> None:
         photos, masks = zip(*(plain_item(pair, size) for pair in pairs), strict=True)
-        loss: Tensor = criterion(net(torch.stack(photos)), torch.stack(masks))
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        with plain_layers():
+            loss: Tensor = criterion(net(torch.stack(photos)), torch.stack(masks))
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
 
     return step
+
+
+@contextmanager
+def plain_layers() -> Iterator[None]:
+    """Let U²-Net be made of torch's own layers, which keep all that their gradients need."""
+    pool = partial(F.max_pool2d, kernel_size=2, ceil_mode=True)
+    with (
+        patch.multiple(u2net, halve=pool, keep_apart=lambda *_: nullcontext(), resize=resize),
+        patch.object(Convolution, "forward", nn.Conv2d.forward),
+    ):
+        yield
 
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:

@@ -3,14 +3,18 @@
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from conftest import noise, uneven, write_pairs
 
 from benchmarks import speed
+from carseg import u2net, weights
+from carseg.convolution import Convolution
 from carseg.device import Device
 from carseg.u2net import U2Net
 
@@ -39,6 +43,48 @@ def test_the_benchmark_times_both_ways(
         for ways in seconds.values()
         for way in ways.values()
     )
+
+
+def test_plain_layers_compute_the_same_and_are_gone_afterwards() -> None:
+    net, photos = uneven(U2Net("u2netp")), noise(2, 3, 64, 96)
+    ours = u2net.halve, u2net.resize, Convolution.forward
+    gradients = []
+    for layers in (nullcontext, speed.plain_layers):
+        net.zero_grad()
+        with layers():
+            names = {type(node).__name__ for node in nodes(net(photos).sum().grad_fn)}
+            net(photos).square().mean().backward()
+        assert ("DoubleBackward" in names) == (layers is nullcontext)
+        gradients.append(net.stage1.rebnconvin.conv_s1.weight.grad)
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5)
+    assert (u2net.halve, u2net.resize, Convolution.forward) == ours
+
+
+def nodes(start: Any) -> set[Any]:
+    """All of autograd's nodes behind one."""
+    found, left = set(), [start]
+    while left:
+        if (node := left.pop()) is not None and node not in found:
+            found.add(node)
+            left += [before for before, _ in node.next_functions]
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("shallow")
+def test_masks_of_given_weights_are_compared_on_given_photos(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "SIDE", 64)
+    monkeypatch.setattr(speed, "apart", here)
+    weights.save(uneven(U2Net("u2netp")), tmp_path / "net.pth")
+    write_pairs(tmp_path / "Image", tmp_path / "Mask", 2)
+    words = ["--model", "u2netp", "--image-size", "64", "--batch", "1", "--rounds", "1"]
+    words += ["--weights", str(tmp_path / "net.pth"), "--images", str(tmp_path / "Image")]
+    result = speed.bench([*words, "--out", str(tmp_path / "bench.json")])
+    agreement = result["agreement"]
+    assert isinstance(agreement, dict)
+    assert 0 < agreement["least"] <= agreement["mean"] <= 1
 
 
 def test_figures_follow_from_the_timings() -> None:
