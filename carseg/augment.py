@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-SIZES = (0.3, 0.8)  # scale of a car pasted behind another
+CAR_SCALES = (0.3, 0.8)  # scale of a car pasted behind another
 PARTS = (0.25, 0.7)  # side of a crop used as background, relative to the photo's
 TRIES = 20  # crops drawn to find one without car
-CAR = 0.1  # largest fraction of car in such a crop
+MOST_CAR = 0.1  # largest fraction of car in such a crop
 BLOCKS = (0.15, 0.6)  # sides of a camouflaged block, relative to the photo's
 ALTERED = 0.7  # probability that a sample is turned, shifted, coloured, … at all
 
@@ -110,7 +110,7 @@ def put_behind(
         other_mask: as `mask`.
         random: draws scale, flip and position.
     """
-    scale = random.uniform(*SIZES)
+    scale = random.uniform(*CAR_SCALES)
     flip = random.random() < 0.5
     places, box = np.argwhere(outline(mask)), Image.fromarray(other_mask).getbbox()
     if not len(places) or box is None:
@@ -152,7 +152,7 @@ def put_elsewhere(
         boxes.append((int(left), int(top), int(left) + side, int(top) + side))
     shares = [other_mask[top:bottom, left:right].mean() / 255 for left, top, right, bottom in boxes]
     least = int(np.argmin(shares))  # of equals the first, wherever it lies
-    if shares[least] > CAR:
+    if shares[least] > MOST_CAR:
         return photo
     scene = Image.fromarray(other_photo).resize(
         (size, size), Image.Resampling.BILINEAR, boxes[least]

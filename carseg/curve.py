@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from carseg.files import write_csv
-from carseg.probe import Score
+from carseg.probe import EpochScore
 
 COLUMNS = ("epoch", "train_loss", "val_loss", "train_dice", "val_dice", "train_iou", "val_iou")
 DIGITS = 6  # of what the file tells
@@ -16,8 +16,8 @@ class Row(NamedTuple):
     """One epoch, 0 being the net as it came."""
 
     epoch: int
-    train: Score
-    val: Score
+    train: EpochScore
+    val: EpochScore
 
     def better_than(self, other: Row) -> bool:
         """Return whether validation IoU is higher, rounded as in the file."""
@@ -32,7 +32,7 @@ class Row(NamedTuple):
         """Return the row for reading."""
         loss, dice, iou = (
             f"{name} {train:.4f} | {val:.4f}"
-            for name, train, val in zip(Score._fields, self.train, self.val, strict=True)
+            for name, train, val in zip(EpochScore._fields, self.train, self.val, strict=True)
         )
         best = "  best so far" if better else ""
         return f"{task} {self.epoch:>3}/{epochs}  train | val  {loss}   {dice}   {iou}{best}"
@@ -53,7 +53,7 @@ class Curve:
         """Return the number of rows, which is the next epoch's number."""
         return len(self._rows)
 
-    def add(self, train: Score, val: Score) -> Row:
+    def add(self, train: EpochScore, val: EpochScore) -> Row:
         """Note how the net does after the next epoch."""
         row = Row(len(self), train, val)
         self._rows.append(row)
@@ -73,4 +73,4 @@ class Curve:
         """Take the scores back, in place of what is there."""
         self._rows, self.best = [], 0
         for train, val in state_dict["scores"]:
-            self.add(Score(*train), Score(*val))
+            self.add(EpochScore(*train), EpochScore(*val))

@@ -15,7 +15,7 @@ RAW = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"}  # of cam
 EXIF = (b"Exif", b"II", b"MM")  # what it begins with
 # Where a photo may tell how it is to be turned.
 TAGGED = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
-TURNS = {  # by the EXIF tag Orientation, but for 1, which stands
+EXIF_TURNS = {  # by the EXIF tag Orientation, but for 1, which stands
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -109,12 +109,12 @@ def turned_by_tag(image: Image.Image) -> Image.Image:
     orientation = None
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
-        return ImageOps.exif_transpose(image) if orientation in TURNS else image
+        return ImageOps.exif_transpose(image) if orientation in EXIF_TURNS else image
     except MemoryError:
         raise
     except Exception:  # whatever Pillow raises when it cannot read them, or write them anew
         # Not itself, which the caller may go on with.
-        turned = image.copy() if orientation is None else image.transpose(TURNS[orientation])
+        turned = image.copy() if orientation is None else image.transpose(EXIF_TURNS[orientation])
         for name in TAGGED:
             turned.info.pop(name, None)
         return turned

@@ -25,7 +25,7 @@ from carseg.store import Store
 from carseg.upright import stand_up
 
 
-class Score(NamedTuple):
+class EpochScore(NamedTuple):
     """How a net does on some photos."""
 
     loss: float
@@ -74,7 +74,7 @@ class Probe:
         bits = np.unpackbits(self._truths[i], count=height * width)
         return bits.reshape(height, width).astype(np.bool_)
 
-    def measure(self, net: nn.Module, criterion: nn.Module, device: Device) -> Score:
+    def measure(self, net: nn.Module, criterion: nn.Module, device: Device) -> EpochScore:
         """Return the mean scores over all processes' photos.
 
         The loss is of one forward pass on the square; Dice and IoU are at each photo's own
@@ -95,4 +95,4 @@ class Probe:
             found.append((loss, count(predicted, truth)))
         losses, counts = zip(*self._processes.all_gather(found), strict=True)
         scores = summarise(counts)
-        return Score(float(np.mean(losses)), scores["dice"], scores["iou"])
+        return EpochScore(float(np.mean(losses)), scores["dice"], scores["iou"])

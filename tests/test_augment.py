@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from carseg.augment import (
     ALTERED,
-    SIZES,
+    CAR_SCALES,
     Augment,
     camouflage,
     composite,
@@ -170,8 +170,8 @@ def test_a_car_put_behind_covers_background_only() -> None:
         added = (mixed != photo).any(axis=-1)
         colours = mixed[added]
         assert (colours <= other.max(axis=(0, 1)) + 1).all()
-        # Smaller than its own size by SIZES, in each direction.
-        assert added.sum() <= SIZES[1] ** 2 * (other_mask > 0).sum() * 1.2
+        # Smaller than its own size by CAR_SCALES, in each direction.
+        assert added.sum() <= CAR_SCALES[1] ** 2 * (other_mask > 0).sum() * 1.2
         changed += bool(added.any())
     assert changed >= 10
 

@@ -23,7 +23,7 @@ from carseg.errors import CarsegError
 from carseg.losses import BCEWithLogitsLoss
 from carseg.pairs import read_manifest
 from carseg.params import Params
-from carseg.probe import Probe, Score
+from carseg.probe import EpochScore, Probe
 from carseg.processes import Processes
 from carseg.train import train
 from carseg.u2net import U2Net
@@ -68,7 +68,7 @@ def cut(monkeypatch: pytest.MonkeyPatch) -> Cut:
     def interrupted_run(epoch: int, params: Params = PARAMS) -> None:
         calls = 0
 
-        def count(probe: Probe, net: nn.Module, criterion: nn.Module, device: Device) -> Score:
+        def count(probe: Probe, net: nn.Module, criterion: nn.Module, device: Device) -> EpochScore:
             nonlocal calls
             calls += 1
             if calls > 2 * epoch:  # training and validation photos
@@ -264,7 +264,7 @@ def test_machines_that_differ_go_on_from_the_first_ones_state_or_none(there: boo
 
     FOLDER.mkdir()
     first, curve = Curve(), Curve()
-    first.add(Score(0.1, 0.2, 0.3), Score(0.4, 0.5, 0.6))
+    first.add(EpochScore(0.1, 0.2, 0.3), EpochScore(0.4, 0.5, 0.6))
     torch.save({"curve": first.state_dict()}, FOLDER / "bce-first.pt")
     state = Checkpoint("bce", "second", Second(rank=1, world_size=2))
     assert state.restore({"curve": curve}, CPU) is there

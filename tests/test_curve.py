@@ -6,14 +6,14 @@ import pytest
 
 from carseg.curve import COLUMNS, Curve, Row
 from carseg.files import read_csv
-from carseg.probe import Score
+from carseg.probe import EpochScore
 
 
 def curve(*ious: float) -> Curve:
     """A curve of these validation IoUs; training gets worse where validation gets better."""
     made = Curve()
     for iou in ious:
-        made.add(Score(0.5, 0.7, 1 - iou), Score(0.25, 0.8, iou))
+        made.add(EpochScore(0.5, 0.7, 1 - iou), EpochScore(0.25, 0.8, iou))
     return made
 
 
@@ -35,7 +35,7 @@ def test_an_epoch_is_better_only_where_the_file_shows_it() -> None:
 def test_epochs_are_numbered_from_the_start_on() -> None:
     made = Curve()
     assert len(made) == 0
-    rows = [made.add(Score(0, 0, 0), Score(0, 0, 0)) for _ in range(3)]
+    rows = [made.add(EpochScore(0, 0, 0), EpochScore(0, 0, 0)) for _ in range(3)]
     assert [row.epoch for row in rows] == [0, 1, 2]
     assert len(made) == 3
 
@@ -59,7 +59,7 @@ def test_a_curve_taken_up_again_is_the_same() -> None:
 
 
 def test_a_line_tells_both_sides() -> None:
-    row = Row(3, Score(0.1, 0.2, 0.3), Score(0.4, 0.5, 0.6))
+    row = Row(3, EpochScore(0.1, 0.2, 0.3), EpochScore(0.4, 0.5, 0.6))
     line = "bce   3/20  train | val  "
     line += "loss 0.1000 | 0.4000   dice 0.2000 | 0.5000   iou 0.3000 | 0.6000"
     assert row.line("bce", 20, better=False) == line

@@ -38,7 +38,7 @@ from carseg.learner import (
 from carseg.losses import BCEWithLogitsLoss, DiceLoss
 from carseg.pairs import Pair, read_manifest
 from carseg.params import Params
-from carseg.probe import Probe, Score
+from carseg.probe import EpochScore, Probe
 from carseg.processes import ALONE
 from carseg.recorded import Recorded
 from carseg.train import (
@@ -107,11 +107,11 @@ class Script:
 
     def __init__(self, *ious: float) -> None:
         # Training gets worse where validation gets better: only one of them may decide.
-        self.scores = (Score(0.0, 0.0, x) for iou in ious for x in (1 - iou, iou))
+        self.scores = (EpochScore(0.0, 0.0, x) for iou in ious for x in (1 - iou, iou))
         self.states: list[dict[str, Tensor]] = []
         self.calls = 0
 
-    def measure(self, probe: Probe, net: U2Net, criterion: nn.Module, device: Device) -> Score:
+    def measure(self, probe: Probe, net: U2Net, criterion: nn.Module, device: Device) -> EpochScore:
         if self.calls % 2 == 0:
             self.states.append({key: value.clone() for key, value in net.state_dict().items()})
         self.calls += 1
@@ -171,7 +171,7 @@ def test_the_kept_weights_score_as_the_best_row_says() -> None:
     net = weights.load("u2netp", OUTPUT)
     for part in ("train", "val"):  # as many photos that train as validate
         probe = Probe(read_manifest(Path(f"split/{part}.csv"))[:2], params, Path())
-        told = [best[f"{part}_{score}"] for score in Score._fields]
+        told = [best[f"{part}_{score}"] for score in EpochScore._fields]
         assert probe.measure(net, BCEWithLogitsLoss(), CPU) == pytest.approx(told, abs=2e-6)
 
 
@@ -296,7 +296,7 @@ def test_a_parameter_changed_meanwhile_ends_a_run_that_can_be_taken_up_again(
 
     measure = Probe.measure
 
-    def edit(*given: Any) -> Score:
+    def edit(*given: Any) -> EpochScore:
         Path("params.yaml").write_text("epochs: 9\n")
         return measure(*given)
 
