@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import io
 import os
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
@@ -12,8 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from carseg.errors import CarsegError, warn
-from carseg.model import as_photo
-from carseg.photos import HEIC, RAW, drop_text, refuse_raw, turned_by_tag
+from carseg.photos import HEIC, RAW, as_rgb, blaming, upright
 
 # What Pillow opens without being able to give its pixels, or by another program alone.
 NO_PHOTOS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
@@ -118,27 +116,11 @@ def read(content: bytes, source: Path) -> Image.Image:
 
     Raises:
         CarsegError: it is not an image, or a camera's raw file.
+        MemoryError: there is too little memory for it.
     """
-    ending = source.suffix.lower()
-    refuse_raw(source)
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            image.load()
-            drop_text(image)
-            stands = turned_by_tag(image)
-            photo = as_photo(stands)
-    except Image.DecompressionBombError as error:
-        raise CarsegError(f"{source}: has too many pixels ({error}); scale it down") from error
-    except MemoryError:  # of which the file is not to blame
-        raise
-    except Exception as error:  # Pillow has no common base for what a broken file may raise
-        if not content:
-            why = "is empty; save it anew"
-        elif ending in HEIC:
-            why = "is of a kind that Pillow does not read; convert it to JPEG"
-        else:
-            why = "cannot be read as an image; save it anew"
-        raise CarsegError(f"{source}: {why} or leave it out") from error
+    with blaming(source, content):
+        stands = upright(content)
+        photo = as_rgb(stands)
     kept = ("exif", "icc_profile") if stands.mode in ("RGB", "RGBA") else ("exif",)
     photo.info = {key: stands.info[key] for key in kept if key in stands.info}
     if "exif" in photo.info and not photo.info["exif"].startswith(EXIF_MARK):

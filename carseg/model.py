@@ -20,7 +20,7 @@ from carseg.device import Device
 from carseg.engine import load_exported
 from carseg.errors import CarsegError
 from carseg.fuse import fuse_batch_norm
-from carseg.photos import eight_bits, read_photo, turned_by_tag
+from carseg.photos import as_rgb, read_photo, turned_by_tag
 from carseg.predict import Look, find, probability
 from carseg.settings import EXPORTED, settings_of
 from carseg.u2net import U2Net
@@ -184,8 +184,7 @@ def as_photo(picture: Picture) -> Image.Image:
         return read_photo(Path(picture))
     try:
         picture.load()  # PIL reads pixels only now
-        photo = eight_bits(turned_by_tag(picture))
-        photo = photo if photo.mode == "RGB" else photo.convert("RGB")
+        photo = as_rgb(turned_by_tag(picture))
     except MemoryError:  # of which the picture is not to blame
         raise
     except Exception as error:  # Pillow has no common base for what a broken file may raise

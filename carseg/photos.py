@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +35,8 @@ def read_photo(path: Path) -> Image.Image:
     Raises:
         CarsegError: the file is missing, broken or not an image.
     """
-    return eight_bits(_open(path)).convert("RGB")
+    with _opened(path) as image:
+        return as_rgb(image)
 
 
 def read_mask(path: Path) -> Image.Image:
@@ -50,15 +54,15 @@ def read_levels(path: Path) -> Image.Image:
     Raises:
         CarsegError: the file is missing, broken or not an image.
     """
-    image = _open(path)
-    mask = eight_bits(image)
-    if mask is not image and "transparency" in image.info:  # one of 65536 levels
-        levels = np.where(np.asarray(image) == image.info["transparency"], 0, np.asarray(mask))
-        mask = Image.fromarray(levels)
-    if mask.has_transparency_data:
-        mask = mask.convert("RGBA")
-        mask = Image.alpha_composite(Image.new("RGBA", mask.size, "black"), mask)
-    return mask.convert("L")
+    with _opened(path) as image:
+        mask = eight_bits(image)
+        if mask is not image and "transparency" in image.info:  # one of 65536 levels
+            levels = np.where(np.asarray(image) == image.info["transparency"], 0, np.asarray(mask))
+            mask = Image.fromarray(levels)
+        if mask.has_transparency_data:
+            mask = mask.convert("RGBA")
+            mask = Image.alpha_composite(Image.new("RGBA", mask.size, "black"), mask)
+        return mask.convert("L")
 
 
 def read_truth(path: Path) -> NDArray[np.bool_]:
@@ -88,19 +92,6 @@ def drop_text(image: Image.Image) -> None:
         del image.info["exif"]
 
 
-def refuse_raw(path: Path) -> None:
-    """Check that a file is not a camera's raw one, of which Pillow would read a preview.
-
-    Raises:
-        CarsegError: it is, by its name.
-    """
-    if path.suffix.lower() in RAW:
-        raise CarsegError(
-            f"{path}: is a camera's raw file, of which a preview at most can be read; convert it "
-            "to JPEG or leave it out"
-        )
-
-
 def turned_by_tag(image: Image.Image) -> Image.Image:
     """Turn an image upright by its EXIF tag; return it itself, not a copy, if it already is.
 
@@ -120,31 +111,71 @@ def turned_by_tag(image: Image.Image) -> Image.Image:
         return turned
 
 
-def _open(path: Path) -> Image.Image:
-    refuse_raw(path)
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Yield an image file's upright image; what goes wrong with it names the file."""
     try:
-        with Image.open(path) as image:
-            image.load()
-            drop_text(image)
-            return turned_by_tag(image)
+        content = path.read_bytes()
+        with blaming(path, content):
+            yield upright(content)
     except FileNotFoundError as error:
         raise CarsegError(f"{path}: there is no such file; put it back") from error
-    except Image.DecompressionBombError as error:
-        raise CarsegError(f"{path}: has too many pixels ({error}); scale it down") from error
-    except MemoryError as error:
-        raise CarsegError(f"{path}: takes more memory than there is; scale it down") from error
     except PermissionError as error:
         raise CarsegError(f"{path}: may not be read; change its permissions") from error
+    except OSError as error:
+        raise CarsegError(f"{path}: cannot be read ({error.strerror}); save it anew") from error
+    except MemoryError as error:
+        raise CarsegError(f"{path}: takes more memory than there is; scale it down") from error
+
+
+def upright(content: bytes) -> Image.Image:
+    """Decode an image file, turned upright by its EXIF tag; raises whatever Pillow does."""
+    with Image.open(io.BytesIO(content)) as image:
+        image.load()
+        drop_text(image)
+        return turned_by_tag(image)
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """Convert an image of any mode to RGB; one already so is not copied."""
+    image = eight_bits(image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+@contextmanager
+def blaming(source: Path, content: bytes) -> Iterator[None]:
+    """Let errors in decoding an image file's content name the file, and say what to do.
+
+    Raises:
+        CarsegError: the block failed, or the file is a camera's raw one, of which Pillow would read
+            a preview.
+        MemoryError: of which the file is not to blame.
+    """
+    if source.suffix.lower() in RAW:
+        raise CarsegError(
+            f"{source}: is a camera's raw file, of which a preview at most can be read; convert it "
+            "to JPEG or leave it out"
+        )
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise CarsegError(f"{source}: has too many pixels ({error}); scale it down") from error
     except UnidentifiedImageError as error:
         why = "of no known format; save it anew"
-        if not path.stat().st_size:
+        if not content:
             why = "empty; save it anew"
-        elif path.suffix.lower() in HEIC:
+        elif source.suffix.lower() in HEIC:
             why = "of a kind that Pillow does not read; convert it to JPEG"
-        raise CarsegError(f"{path}: cannot be read as an image, it is {why}") from error
+        raise CarsegError(
+            f"{source}: cannot be read as an image, it is {why} or leave it out"
+        ) from error
     except Exception as error:  # Pillow has no common base for what a broken file may raise
         why = " ".join(str(error).split())
-        raise CarsegError(f"{path}: cannot be read as an image ({why}); save it anew") from error
+        raise CarsegError(
+            f"{source}: cannot be read as an image ({why}); save it anew or leave it out"
+        ) from error
 
 
 def squared_photo(photo: Image.Image, size: int) -> NDArray[np.uint8]:

@@ -191,7 +191,8 @@ def test_an_empty_file_is_told_from_another_one(content: bytes, why: str, tmp_pa
     with pytest.raises(CarsegError) as caught:
         read_photo(tmp_path / "a.jpg")
     assert str(caught.value) == (
-        f"{tmp_path / 'a.jpg'}: cannot be read as an image, it is {why}; save it anew"
+        f"{tmp_path / 'a.jpg'}: cannot be read as an image, it is {why}; save it anew or "
+        "leave it out"
     )
 
 
@@ -201,11 +202,13 @@ def test_what_pillow_says_in_lines_is_one_line(
     def broken(_: Path) -> Image.Image:
         raise ValueError("a chunk\n\tis  broken\r\n")
 
+    (tmp_path / "a.jpg").write_bytes(b"broken")
     monkeypatch.setattr(Image, "open", broken)
     with pytest.raises(CarsegError) as caught:
         read_photo(tmp_path / "a.jpg")
     assert str(caught.value) == (
-        f"{tmp_path / 'a.jpg'}: cannot be read as an image (a chunk is broken); save it anew"
+        f"{tmp_path / 'a.jpg'}: cannot be read as an image (a chunk is broken); save it anew "
+        "or leave it out"
     )
 
 
