@@ -16,6 +16,7 @@ PARTS = (0.25, 0.7)  # side of a crop used as background, relative to the photo'
 TRIES = 20  # crops drawn to find one without car
 MOST_CAR = 0.1  # largest fraction of car in such a crop
 BLOCKS = (0.15, 0.6)  # sides of a camouflaged block, relative to the photo's
+MARGINS = (0.0, 0.3)  # of a crop to the car, on each side, relative to the car's
 ALTERED = 0.7  # probability that a sample is turned, shifted, coloured, … at all
 
 
@@ -182,6 +183,34 @@ def camouflage(
     shift = mean_colour(photo, share) - mean_colour(photo, around)
     shifted = photo + random.random() * around * shift
     return np.asarray(shifted.round().clip(0, 255), np.uint8)
+
+
+def crop_to_car(
+    photo: NDArray[np.uint8], mask: NDArray[np.uint8], random: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Crop photo and mask to the car's box, with a margin, and stretch them to the square again.
+
+    Where cars fill only half of all photos, a net forgets what it knew of those that fill theirs,
+    and prediction looks at such boxes, too (`carseg.closer`). Arguments as in `put_behind`.
+    """
+    box = Image.fromarray(mask).getbbox()
+    if box is None:
+        return photo, mask
+    left, top, right, bottom = box
+    size, width, height = len(mask), right - left, bottom - top
+    before, above, after, below = random.uniform(*MARGINS, 4)
+    crop = (
+        max(0.0, left - before * width),
+        max(0.0, top - above * height),
+        min(size, right + after * width),
+        min(size, bottom + below * height),
+    )
+    stretched = (
+        Image.fromarray(array).resize((size, size), Image.Resampling.BILINEAR, crop)
+        for array in (photo, mask)
+    )
+    photo, mask = map(np.asarray, stretched)
+    return photo, mask
 
 
 def mean_colour(photo: NDArray[np.uint8], weight: NDArray[np.float64]) -> NDArray[np.float64]:

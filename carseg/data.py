@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from carseg.ahead import on_cores
-from carseg.augment import Augment, camouflage, put_behind, put_elsewhere
+from carseg.augment import Augment, camouflage, crop_to_car, put_behind, put_elsewhere
 from carseg.pairs import Pair
 from carseg.photos import read_mask, read_photo, squared_mask, squared_photo
 from carseg.processes import ALONE, Processes
@@ -26,6 +26,7 @@ MOVED = 0.25  # probability of `put_elsewhere`
 CROWDED = 0.5  # probability of `put_behind`
 PAINTED = 0.3  # probability of `Augment.recolour`
 HIDDEN = 0.5  # probability of `camouflage`
+CROPPED = 0.25  # probability of `crop_to_car`
 
 
 class Squares(Dataset[tuple[Tensor, Tensor]]):
@@ -51,7 +52,7 @@ class Squares(Dataset[tuple[Tensor, Tensor]]):
             folder: for the prepared photos; it must outlive this object.
             seed: of all augmentation.
             processes: each calls this with the same arguments.
-            scenes: whether samples show other backgrounds, other cars and other colours, too.
+            scenes: whether samples show other backgrounds, cars, colours and crops, too.
 
         Raises:
             CarsegError: a file cannot be read.
@@ -77,6 +78,8 @@ class Squares(Dataset[tuple[Tensor, Tensor]]):
         photo, mask = self._pair(i)
         if self._scenes:
             photo = self._vary_scene(i, photo, mask, random)
+            if random.random() < CROPPED:
+                photo, mask = crop_to_car(photo, mask, random)
         photo, mask = self._augment(photo, mask, int(random.integers(2**32)))
         return photo_tensor(photo), mask_tensor(mask)
 

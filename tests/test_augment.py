@@ -10,9 +10,11 @@ from scipy import ndimage
 from carseg.augment import (
     ALTERED,
     CAR_SCALES,
+    MARGINS,
     Augment,
     camouflage,
     composite,
+    crop_to_car,
     mean_colour,
     put_behind,
     put_elsewhere,
@@ -235,6 +237,38 @@ def test_of_parts_without_any_car_one_is_taken_wherever_it_lies() -> None:
         for seed in range(200)
     ]
     assert np.mean(middles) == pytest.approx(other.mean(), abs=4)
+
+
+def test_a_cropped_car_fills_the_square_but_for_a_margin() -> None:
+    photo, mask = np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64), np.uint8)
+    mask[20:40, 10:50] = 255
+    photo[mask == 255] = (200, 40, 40)
+    shares = []
+    for seed in range(50):
+        cropped, shape = crop_to_car(photo, mask, np.random.default_rng(seed))
+        assert (cropped.shape, cropped.dtype) == (photo.shape, np.uint8)
+        assert (shape.shape, shape.dtype) == (mask.shape, np.uint8)
+        assert np.array_equal(
+            cropped[shape == 255], np.broadcast_to((200, 40, 40), (np.sum(shape == 255), 3))
+        )
+        assert not cropped[shape == 0].any()
+        rows, columns = (np.flatnonzero((shape > 127).any(axis=axis)) for axis in (1, 0))
+        shares += [len(rows) / 64, len(columns) / 64]
+    assert min(shares) >= 1 / (1 + 2 * MARGINS[1]) - 0.03
+    assert max(shares) > 0.9
+    assert max(shares) - min(shares) > 0.2
+
+
+def test_at_the_edge_a_crop_ends_with_the_photo_and_without_a_car_there_is_none() -> None:
+    photo, mask = scene(1)
+    mask[:] = 255
+    cropped, shape = crop_to_car(photo, mask, np.random.default_rng(0))
+    assert np.array_equal(cropped, photo)
+    assert (shape == 255).all()
+    mask[:] = 0
+    cropped, shape = crop_to_car(photo, mask, np.random.default_rng(0))
+    assert np.array_equal(cropped, photo)
+    assert not shape.any()
 
 
 def test_a_recoloured_car_stands_in_the_same_place() -> None:

@@ -21,7 +21,7 @@ from carseg import train as training
 from carseg.augment import Augment
 from carseg.checkpoint import fingerprint
 from carseg.curve import COLUMNS
-from carseg.data import CROWDED, HIDDEN, MOVED, PAINTED, EpochSampler, Squares
+from carseg.data import CROPPED, CROWDED, HIDDEN, MOVED, PAINTED, EpochSampler, Squares
 from carseg.device import Device
 from carseg.errors import CarsegError
 from carseg.files import read_csv, write_csv
@@ -479,6 +479,7 @@ def test_looks_that_are_not_staged_are_photos_turned_and_shaded_and_no_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Augment, "__call__", lambda _, photo, mask, seed: (photo, mask))
+    monkeypatch.setattr("carseg.data.CROPPED", 0)
     pairs = read_manifest(Path("split/train.csv"))
     plain, scenes = Squares(pairs, 64, Path(), scenes=False), Squares(pairs, 64, Path())
     for i, (photo, mask) in enumerate(plain.plain()):
@@ -486,6 +487,15 @@ def test_looks_that_are_not_staged_are_photos_turned_and_shaded_and_no_more(
             assert torch.equal(plain[epoch, i][0], photo)
             assert torch.equal(scenes[epoch, i][1], mask)
         assert any(not torch.equal(scenes[epoch, i][0], photo) for epoch in range(8))
+
+
+def test_a_share_of_samples_is_cropped_to_the_car(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Augment, "__call__", lambda _, photo, mask, seed: (photo, mask))
+    monkeypatch.setattr(data, "crop_to_car", lambda photo, mask, _: (photo, 0 * mask))
+    for scenes, share in ((True, CROPPED), (False, 0)):
+        squares = Squares(read_manifest(Path("split/train.csv")), 64, Path(), scenes=scenes)
+        cropped = [not squares[epoch, 0][1].any() for epoch in range(300)]
+        assert np.mean(cropped) == pytest.approx(share, abs=0.08)
 
 
 def test_a_staged_look_has_the_car_of_its_mask_and_what_others_have_around_it(
