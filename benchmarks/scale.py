@@ -55,6 +55,8 @@ def main() -> None:
     chosen = parser.parse_args()
     if min(chosen.pairs) <= LEAST:
         parser.error(f"--pairs {min(chosen.pairs)}: is compared with {LEAST}, so take more")
+    if not Path("/proc/self/status").exists():
+        parser.error("the memory of processes is read from /proc, which only Linux has")
     least, _ = measure(LEAST, chosen.until, chosen.launcher)
     for count in chosen.pairs:
         seconds, peaks = measure(count, chosen.until, chosen.launcher)
