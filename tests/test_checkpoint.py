@@ -106,8 +106,8 @@ def test_a_run_that_goes_on_repeats_no_epoch(
 ) -> None:
     cut(3)
     steps = []
-    step = learner.step
-    monkeypatch.setattr(learner, "step", lambda *given: steps.append(1) or step(*given))
+    step = learner.train_step
+    monkeypatch.setattr(learner, "train_step", lambda *given: steps.append(1) or step(*given))
     run()
     assert len(steps) == 2 * 2, "two epochs of two steps are left"
     assert "bce: goes on after epoch 2\n" in capsys.readouterr().out
@@ -115,7 +115,7 @@ def test_a_run_that_goes_on_repeats_no_epoch(
 
 def test_a_run_that_remembers_goes_on_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run(remembered=net(1))
-    step, steps = learner.step, []
+    step, steps = learner.train_step, []
 
     def interrupted(*given: object) -> float:
         steps.append(1)
@@ -124,7 +124,7 @@ def test_a_run_that_remembers_goes_on_as_well(monkeypatch: pytest.MonkeyPatch) -
         return step(*given)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(learner, "step", interrupted)
+        patch.setattr(learner, "train_step", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(remembered=net(1))
     assert run(remembered=net(1)) == whole

@@ -134,7 +134,7 @@ def test_half_of_a_network_in_two_files_is_told_of(project: Path, tmp_path: Path
     [
         ("model.onnx", "this ONNX Runtime has none; take cpu"),
         ("model.xml", r"OpenVINO has none; take cpu, or the \.onnx file"),
-        ("model.pth", "torch finds no GPU here; leave it out, or take cpu"),
+        (f"../{WEIGHTS}", "torch finds no GPU here; leave it out, or take cpu"),
     ],
 )
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -415,7 +415,7 @@ def test_the_learning_rate_runs_through_its_whole_schedule(
         return 0.0
 
     scripted(*[0.5] * 11)
-    monkeypatch.setattr(learner, "step", record)
+    monkeypatch.setattr(learner, "train_step", record)
     run(tiny(epochs=10, learning_rate=0.2))
     # Three photos in batches of two: two steps an epoch, each at the middle of its share.
     expected = [0.2 * warmup_cosine((i + 0.5) / 20) for i in range(20)]
