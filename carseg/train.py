@@ -4,43 +4,32 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch import nn
 from tqdm import tqdm
 
 from carseg import weights
 from carseg.checkpoint import Checkpoint, fingerprint
-from carseg.columns import TASKS, TRAINED
+from carseg.columns import TRAINED
 from carseg.curve import Curve
-from carseg.data import EpochSampler, Shares, Squares
 from carseg.device import Device
 from carseg.errors import CarsegError
 from carseg.learner import BEFORE, FINE, UNTRAINED, Learner
 from carseg.losses import BCEWithLogitsLoss, DiceLoss
+from carseg.material import BN_PHOTOS, Material, prepare, read_parts
 from carseg.pairs import Pair, evenly, read_manifest
 from carseg.params import Params
 from carseg.photos import read_photo, squared_photo
-from carseg.probe import Probe
 from carseg.processes import ALONE, Processes, together
 from carseg.provenance import record
 from carseg.recorded import Recorded
 from carseg.store import scratch_folder
 from carseg.tensors import photo_tensor
 from carseg.u2net import U2Net
-from carseg.views import D4, turn
 
-BN_PHOTOS = 64  # enough for the statistics of a batch norm, so at most that many
-BN_LEAST, BN_BATCH = 16, 4  # at least that many, of fewer some twice or more; their batch size
 NAMED = 10  # photos that a line names, at most
-QUARTERED = (D4[0], D4[0], D4[1], D4[3])  # turns of those photos: none, or a quarter
-
-Batch = tuple[Tensor, Tensor]  # photos (N, 3, S, S), masks (N, 1, S, S)
 
 
 def train_bce(params: Params, recorded: Recorded | None = None) -> None:
@@ -50,19 +39,10 @@ def train_bce(params: Params, recorded: Recorded | None = None) -> None:
         CarsegError: as `train`, the start weights do not fit, or there are more processes than
             GPUs.
     """
-    output = Path(TRAINED["bce"])
     with together() as processes, scratch_folder(processes) as folder:
-        train(
-            "bce",
-            start(params),
-            BCEWithLogitsLoss(),
-            params,
-            output,
-            folder,
-            None,
-            processes,
-            recorded,
-        )
+        net = start(params)
+        loss = BCEWithLogitsLoss()
+        train("bce", net, loss, params, folder, processes=processes, recorded=recorded)
 
 
 def train_dice(params: Params, recorded: Recorded | None = None) -> None:
@@ -71,7 +51,6 @@ def train_dice(params: Params, recorded: Recorded | None = None) -> None:
     Raises:
         CarsegError: as `train_bce`, or the weights of task 1 do not fit.
     """
-    output = Path(TRAINED["dice"])
     with together() as processes, scratch_folder(processes) as folder:
         net = weights.load(params.model, Path(TRAINED["bce"]))
         remembered = None
@@ -80,7 +59,16 @@ def train_dice(params: Params, recorded: Recorded | None = None) -> None:
             remembered = start(params)
             weights.interpolate(remembered, net, share)
         fine = params.model_copy(update={"learning_rate": min(params.learning_rate, FINE)})
-        train("dice", net, DiceLoss(), fine, output, folder, remembered, processes, recorded)
+        train(
+            "dice",
+            net,
+            DiceLoss(),
+            fine,
+            folder,
+            remembered=remembered,
+            processes=processes,
+            recorded=recorded,
+        )
 
 
 def start(params: Params) -> U2Net:
@@ -105,8 +93,8 @@ def train(
     net: U2Net,
     criterion: nn.Module,
     params: Params,
-    output: Path,
     folder: Path,
+    *,
     remembered: U2Net | None = None,
     processes: Processes = ALONE,
     recorded: Recorded | None = None,
@@ -123,11 +111,10 @@ def train(
     in the view `upright`; those of training on as many photos as validate.
 
     Args:
-        task: a member of `TASKS`.
+        task: a member of `TASKS`; what it trains goes to `TRAINED[task]`.
         net: what to start from; it learns.
         criterion: of logits (N, 7, H, W) and masks (N, 1, H, W).
         params: of the run.
-        output: the weights file to write.
         folder: where prepared photos are kept meanwhile.
         remembered: a net to interpolate towards, by `UNTRAINED + BEFORE`, if any.
         processes: of the training; each calls this with the same arguments.
@@ -139,25 +126,16 @@ def train(
             code were changed meanwhile.
     """
     device = Device(params.precision)
-    parts = [read_manifest(Path(f"split/{part}.csv")) for part in ("train", "val")]
-    manifest = Path("renderings/pairs.csv")
-    rendered = read_manifest(manifest) if params.renderings else []
-    if len(rendered) != params.renderings:
-        raise CarsegError(
-            f"{manifest}: has {len(rendered)} pairs, but renderings is {params.renderings}; rerun "
-            "renderings"
-        )
-    parts.append(rendered)
-    learnt = parts[0] + rendered
-    along = f" and {len(rendered)} renderings" if rendered else ""
+    output = Path(TRAINED[task])
+    parts = read_parts(params.renderings)
+    along = f" and {len(parts.rendered)} renderings" if parts.rendered else ""
     many = f", {processes.world_size} processes" if processes.world_size > 1 else ""
-    processes.say(f"{task}: {len(parts[0])} photos{along}, {params.epochs} epochs, {device}{many}")
-    sampler, shares, loader, probes, bn_batches = _prepare(
-        task, params, parts, folder, device, processes
+    processes.say(
+        f"{task}: {len(parts.train)} photos{along}, {params.epochs} epochs, {device}{many}"
     )
-    learner = Learner(
-        net, criterion, params.learning_rate, params.epochs * len(loader), device, processes
-    )
+    material = prepare(task, parts, params, folder, device, processes)
+    steps = params.epochs * len(material.loader)
+    learner = Learner(net, criterion, params.learning_rate, steps, device, processes)
     if remembered is not None:
         device.place_net(remembered)
     kept = copy.deepcopy(net)
@@ -177,10 +155,10 @@ def train(
             if epoch == 0:
                 measured: nn.Module = device.place_net(copy.deepcopy(net))
             else:
-                sampler.epoch = epoch
-                learn(learner, loader, shares, learnt, f"{task} {epoch}", processes)
-                measured = learner.averaged(remembered, bn_batches)
-            scores = [probe.measure(measured, criterion, device) for probe in probes]
+                material.sampler.epoch = epoch
+                learn(learner, material, parts.learnt, f"{task} {epoch}", processes)
+                measured = learner.averaged(remembered, material.bn_batches)
+            scores = [probe.measure(measured, criterion, device) for probe in material.probes]
             if not math.isfinite(loss := sum(score.loss for score in scores)):
                 remedy = "lower learning_rate" if epoch else "start from other weights"
                 raise Diverged(f"the loss is {loss} after epoch {epoch}; {remedy}")
@@ -210,71 +188,27 @@ def train(
     processes.say(f"{task}: kept epoch {kept_epoch}, {output}")
 
 
-class Material(NamedTuple):
-    """The photos of a training, as it reads them."""
-
-    sampler: EpochSampler
-    shares: Shares
-    loader: DataLoader[Batch]
-    probes: list[Probe]  # to measure on: training, validation
-    bn_batches: list[Tensor]  # (N, 3, S, S) each, that batch norms are measured on
-
-
-def _prepare(
-    task: str,
-    params: Params,
-    parts: Sequence[Sequence[Pair]],
-    folder: Path,
-    device: Device,
-    processes: Processes,
-) -> Material:
-    train_pairs, val_pairs, rendered = parts
-    # Each task sees the photos in an order and in variations of its own.
-    seed = int(np.random.SeedSequence([params.seed, TASKS.index(task)]).generate_state(1)[0])
-    # A net that knows nothing learns more from photos as they are than from what puzzles one
-    # that knows cars.
-    scenes = params.init != "scratch"
-    learnt = [*train_pairs, *rendered]
-    squares = Squares(learnt, params.image_size, folder, seed, processes, scenes)
-    sampler = EpochSampler(len(squares), seed)
-    probes = [
-        Probe(pairs, params, folder, processes)
-        for pairs in (evenly(train_pairs, len(val_pairs)), val_pairs)
-    ]
-    shares = Shares(sampler, params.batch_size, processes)
-    loader = DataLoader(
-        squares,
-        batch_sampler=shares,
-        collate_fn=squares.collate,
-        num_workers=params.workers,
-        persistent_workers=params.workers > 0,
-        pin_memory=device.torch.type == "cuda",
-    )
-    batches = batch_norm_batches(squares, len(train_pairs))
-    bn_batches = [batch[processes.mine].clone() for batch in batches]
-    return Material(sampler, shares, loader, probes, bn_batches)
-
-
 class Diverged(Exception):
     """The loss is no longer finite: says where, and what to do."""
 
 
 def learn(
     learner: Learner,
-    loader: DataLoader[Batch],
-    shares: Shares,
+    material: Material,
     pairs: Sequence[Pair],
     title: str,
     processes: Processes,
 ) -> None:
     """Train on every batch of an epoch; the loader yields this process's part of each.
 
+    `pairs` are those of the loader, to name some in an error.
+
     Raises:
         Diverged: a loss is not finite.
     """
     quiet = None if processes.first else True  # None: where nobody looks at a terminal
-    bar = tqdm(loader, title, leave=False, disable=quiet)
-    for batch, (photos, masks) in zip(shares.whole(), bar, strict=True):
+    bar = tqdm(material.loader, title, leave=False, disable=quiet)
+    for batch, (photos, masks) in zip(material.shares.whole(), bar, strict=True):
         # Gradients are averaged over processes, of which each has another part of the batch.
         weight = len(photos) * processes.world_size / len(batch)
         loss = processes.sum(learner.step(photos, masks, weight))
@@ -285,28 +219,3 @@ def learn(
                 f"the loss is {loss} in epoch {epoch} at {names}; lower learning_rate, or look at "
                 "these photos"
             )
-
-
-def batch_norm_batches(squares: Squares, first: int) -> Iterator[Tensor]:
-    """Yield batches (N, 3, H, W) of some of so many first photos, unaugmented, half of them turned.
-
-    Batch norm statistics do not fit averaged weights and are recomputed (Izmailov et al. 2018,
-    section 3.2), on photos as they are at prediction, not as augmentation changes them ("precise
-    BN", Wu & Johnson 2021, arXiv:2105.07576). These are `BN_PHOTOS` at most, evenly picked, in
-    whole batches, so up to three are left out; at least `BN_LEAST`, for which some may repeat.
-    """
-    photos = evenly(range(first), BN_PHOTOS)
-    count = max(BN_LEAST, len(photos)) // BN_BATCH * BN_BATCH
-
-    def turned(i: int) -> int:
-        """Return the turn's number: another one where a photo would be seen again as before."""
-        again = i // len(photos) if len(photos) % len(QUARTERED) == 0 else 0
-        return (i + 2 * again) % len(QUARTERED)
-
-    for at in range(0, count, BN_BATCH):
-        yield torch.stack(
-            [
-                turn(squares.as_it_is(photos[i % len(photos)])[0], QUARTERED[turned(i)])
-                for i in range(at, at + BN_BATCH)
-            ]
-        )

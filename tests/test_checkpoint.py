@@ -14,9 +14,9 @@ from conftest import write_manifests
 from PIL import Image
 from torch import nn
 
-from carseg import checkpoint, learner, provenance, weights
-from carseg import train as training
+from carseg import checkpoint, learner, material, provenance, weights
 from carseg.checkpoint import FOLDER, Checkpoint, fingerprint
+from carseg.columns import TRAINED
 from carseg.curve import Curve
 from carseg.device import Device
 from carseg.errors import CarsegError
@@ -29,7 +29,7 @@ from carseg.train import train
 from carseg.u2net import U2Net
 
 CPU = Device("float32")
-OUTPUT, PLOT = Path("net.pth"), Path("plots/bce.csv")
+OUTPUT, PLOT = Path(TRAINED["bce"]), Path("plots/bce.csv")
 PARAMS = Params(
     model="u2netp", image_size=64, epochs=4, batch_size=2, learning_rate=1e-3, precision="float32"
 )
@@ -42,7 +42,7 @@ pytestmark = pytest.mark.usefixtures("shallow")
 def _project(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(checkpoint, "SHARE", math.inf)  # each epoch's state is written
-    monkeypatch.setattr(training, "BN_LEAST", 4)  # a state holds what they give, not how many
+    monkeypatch.setattr(material, "BN_LEAST", 4)  # a state holds what they give, not how many
     write_manifests(tmp_path, train=3, val=2)
 
 
@@ -52,8 +52,8 @@ def net(seed: int = 0) -> U2Net:
 
 
 def run(params: Params = PARAMS, task: str = "bce", remembered: U2Net | None = None) -> list[bytes]:
-    train(task, net(), BCEWithLogitsLoss(), params, OUTPUT, Path(), remembered)
-    return [OUTPUT.read_bytes(), Path(f"plots/{task}.csv").read_bytes()]
+    train(task, net(), BCEWithLogitsLoss(), params, Path(), remembered=remembered)
+    return [Path(TRAINED[task]).read_bytes(), Path(f"plots/{task}.csv").read_bytes()]
 
 
 def states() -> list[Path]:
@@ -149,7 +149,7 @@ def other_code() -> None:
 
 
 def other_start() -> None:
-    train("bce", net(1), BCEWithLogitsLoss(), PARAMS, OUTPUT, Path())
+    train("bce", net(1), BCEWithLogitsLoss(), PARAMS, Path())
 
 
 def something_to_remember() -> None:

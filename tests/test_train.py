@@ -16,10 +16,11 @@ from project import SHALLOW
 from sklearn.metrics import f1_score, jaccard_score
 from torch import Tensor, nn
 
-from carseg import checkpoint, data, learner, weights
+from carseg import checkpoint, data, learner, material, weights
 from carseg import train as training
 from carseg.augment import Augment
 from carseg.checkpoint import fingerprint
+from carseg.columns import TRAINED
 from carseg.curve import COLUMNS
 from carseg.data import CROPPED, CROWDED, HIDDEN, MOVED, PAINTED, EpochSampler, Squares
 from carseg.device import Device
@@ -36,24 +37,18 @@ from carseg.learner import (
     warmup_cosine,
 )
 from carseg.losses import BCEWithLogitsLoss, DiceLoss
+from carseg.material import BN_BATCH, batch_norm_batches
 from carseg.pairs import Pair, read_manifest
 from carseg.params import Params
 from carseg.probe import EpochScore, Probe
 from carseg.processes import ALONE
 from carseg.recorded import Recorded
-from carseg.train import (
-    BN_BATCH,
-    batch_norm_batches,
-    start,
-    train,
-    train_bce,
-    train_dice,
-)
+from carseg.train import start, train, train_bce, train_dice
 from carseg.u2net import VARIANTS, U2Net
 from carseg.upright import on_its_side, stand_up
 
 CPU = Device("float32")
-OUTPUT, PLOT = Path("net.pth"), Path("plots/bce.csv")
+OUTPUT, PLOT = Path(TRAINED["bce"]), Path("plots/bce.csv")
 TINY = Params(
     model="u2netp", image_size=64, epochs=2, batch_size=2, learning_rate=1e-2, precision="float32"
 )
@@ -88,8 +83,8 @@ def run(
     params: Params = TINY, criterion: nn.Module | None = None, task: str = "bce"
 ) -> tuple[bytes, bytes]:
     """Train a fresh net; give the weights and the curve as bytes."""
-    train(task, fresh_net(), criterion or BCEWithLogitsLoss(), params, OUTPUT, Path())
-    return OUTPUT.read_bytes(), Path(f"plots/{task}.csv").read_bytes()
+    train(task, fresh_net(), criterion or BCEWithLogitsLoss(), params, Path())
+    return Path(TRAINED[task]).read_bytes(), Path(f"plots/{task}.csv").read_bytes()
 
 
 def learnt_by(params: Params) -> dict[str, Tensor]:
@@ -164,7 +159,7 @@ def test_the_second_task_sees_the_photos_otherwise_than_the_first() -> None:
 def test_the_kept_weights_score_as_the_best_row_says() -> None:
     # A start and a rate with which the score goes up and down.
     params = tiny(epochs=3, learning_rate=1e-3)
-    train("bce", uneven(fresh_net()), BCEWithLogitsLoss(), params, OUTPUT, Path())
+    train("bce", uneven(fresh_net()), BCEWithLogitsLoss(), params, Path())
     rows = curve()
     assert len({row["val_iou"] for row in rows}) == 4, "epochs alike would prove nothing"
     best = max(rows, key=lambda row: row["val_iou"])
@@ -276,7 +271,7 @@ def test_a_start_that_computes_nothing_is_told_of_and_leaves_nothing() -> None:
     net = fresh_net()
     net.outconv.bias.detach().fill_(math.nan)
     with pytest.raises(CarsegError, match=r"^bce: the loss is nan after epoch 0; start from other"):
-        train("bce", net, BCEWithLogitsLoss(), TINY, OUTPUT, Path())
+        train("bce", net, BCEWithLogitsLoss(), TINY, Path())
     assert not OUTPUT.exists()
 
 
@@ -292,7 +287,7 @@ def test_a_parameter_changed_meanwhile_ends_a_run_that_can_be_taken_up_again(
 
     def train_recorded() -> None:
         recorded = Recorded("train_bce")
-        train("bce", fresh_net(), BCEWithLogitsLoss(), TINY, OUTPUT, Path(), recorded=recorded)
+        train("bce", fresh_net(), BCEWithLogitsLoss(), TINY, Path(), recorded=recorded)
 
     measure = Probe.measure
 
@@ -549,7 +544,7 @@ def test_only_a_net_that_knows_cars_learns_from_staged_looks(
     monkeypatch.setattr(
         Squares, "_vary_scene", lambda self, *arguments: calls.append(0) or stage(self, *arguments)
     )
-    train("bce", fresh_net(), BCEWithLogitsLoss(), tiny(init=init, epochs=1), OUTPUT, Path())
+    train("bce", fresh_net(), BCEWithLogitsLoss(), tiny(init=init, epochs=1), Path())
     assert bool(calls) == scenes
 
 
@@ -589,7 +584,7 @@ def test_a_probe_measures_at_each_photos_own_size_and_cars_as_they_stand() -> No
 def test_what_is_kept_lies_between_what_was_learnt_and_what_is_remembered() -> None:
     params, remembered = tiny(keep="last"), uneven(fresh_net(1), 2)
     learnt = learnt_by(params)
-    train("bce", fresh_net(), BCEWithLogitsLoss(), params, OUTPUT, Path(), remembered)
+    train("bce", fresh_net(), BCEWithLogitsLoss(), params, Path(), remembered=remembered)
     kept = weights.load("u2netp", OUTPUT)
     origin = dict(remembered.named_parameters())
     for key, value in kept.named_parameters():
@@ -605,7 +600,7 @@ def test_what_is_kept_lies_between_what_was_learnt_and_what_is_remembered() -> N
 @pytest.mark.parametrize("remembers", [False, True])
 def test_batch_norms_of_what_is_kept_are_measured_on_unchanged_photos(remembers: bool) -> None:
     remembered = uneven(fresh_net(1), 2) if remembers else None
-    train("bce", fresh_net(), BCEWithLogitsLoss(), tiny(keep="last"), OUTPUT, Path(), remembered)
+    train("bce", fresh_net(), BCEWithLogitsLoss(), tiny(keep="last"), Path(), remembered=remembered)
     kept = weights.load("u2netp", OUTPUT).train()
     pairs = read_manifest(Path("split/train.csv"))
     looks = list(batch_norm_batches(Squares(pairs, 64, Path()), len(pairs)))
@@ -647,8 +642,8 @@ def test_renderings_train_along_and_nothing_is_measured_on_them(
             super().__init__(pairs, *arguments)
             met.setdefault("measured", []).extend(pairs)
 
-    monkeypatch.setattr(training, "Squares", Noted)
-    monkeypatch.setattr(training, "Probe", NotedProbe)
+    monkeypatch.setattr(material, "Squares", Noted)
+    monkeypatch.setattr(material, "Probe", NotedProbe)
     run(tiny(renderings=2))
     assert met["learnt"] == [*train_pairs, *rendered]
     assert set(met["plain"]) == set(train_pairs)
@@ -765,7 +760,7 @@ def test_the_second_task_remembers_earlier_and_given_weights_but_from_scratch_no
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[U2Net | None] = []
-    monkeypatch.setattr(training, "train", lambda *arguments: seen.append([*arguments, None][6]))
+    monkeypatch.setattr(training, "train", lambda *_, remembered, **__: seen.append(remembered))
     weights.save(fresh_net(), Path("u2net_segmentation.pth"))
     for init in ("u2netp", "scratch"):
         train_dice(tiny(init=init))
@@ -795,7 +790,7 @@ def test_what_the_second_task_begins_with_meets_on_any_device(
 ) -> None:
     seen: list[U2Net] = []
     monkeypatch.setattr(training, "Device", Elsewhere)
-    monkeypatch.setattr(training, "train", lambda *arguments: seen.append(arguments[6]))
+    monkeypatch.setattr(training, "train", lambda *_, remembered, **__: seen.append(remembered))
     # Not the published weights, which ask for the device's autocast, and meta has none.
     for seed, path in enumerate(("pretrained/own.pth", "u2net_segmentation.pth")):
         weights.save(fresh_net(seed), Path(path))
@@ -811,7 +806,9 @@ def test_the_second_task_learns_at_a_fine_rate_at_most(
 ) -> None:
     rates: list[float] = []
 
-    def record(task: str, net: U2Net, criterion: nn.Module, params: Params, *_: object) -> None:
+    def record(
+        task: str, net: U2Net, criterion: nn.Module, params: Params, *_: object, **__: object
+    ) -> None:
         assert (task, type(criterion)) == ("dice", DiceLoss)
         rates.append(params.learning_rate)
 
