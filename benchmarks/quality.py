@@ -80,7 +80,6 @@ def judged(mask: Mask, truth: Mask) -> Scores:
 
 def compare(arguments: argparse.Namespace) -> None:
     """Score both on every pair and print the table."""
-    params = settings_of(arguments.weights)
     if arguments.images is None:
         pairs = read_manifest(Path("split/val.csv"))
     else:
@@ -94,11 +93,11 @@ def compare(arguments: argparse.Namespace) -> None:
             "the project's init is another, name a u2netp.onnx with --onnx"
         )
     remover = Remover(arguments.onnx)
-    model = load(arguments.weights, precision=params.precision)
+    model = load(arguments.weights, precision=settings_of(arguments.weights).precision)
 
     def cut(found: NDArray[np.float32]) -> Mask:
-        mask = found >= params.threshold
-        return clean(mask) if params.cleanup else mask
+        mask = found >= model.threshold
+        return clean(mask) if model.cleanup else mask
 
     def ours(d4: bool, closer: bool, photo: Image.Image) -> Mask:
         return cut(model.predict(photo, d4=d4, closer=closer))

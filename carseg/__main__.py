@@ -11,8 +11,10 @@ from typing import TypeAlias
 import shtab
 
 from carseg import __version__
-from carseg.errors import CarsegError, hold_interrupts, run
+from carseg.errors import CarsegError, hold_interrupts, is_lack_of_memory, run
 from carseg.settings import EXPORTED, settings_of
+
+SIZES = (32, 4096)  # of --image-size, least and most
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -60,19 +62,6 @@ def _add_weights(command: argparse.ArgumentParser, what: str, known: str = "") -
     )
 
 
-def _settle(arguments: argparse.Namespace) -> None:
-    """Fill in omitted options from the settings next to the weights; check the image size."""
-    names = ("image_size", "threshold", "cleanup")
-    given = vars(arguments)
-    missing = [name for name in names if name in given and given[name] is None]
-    if missing:
-        with hold_interrupts():
-            settings = settings_of(arguments.weights)
-        for name in missing:
-            setattr(arguments, name, getattr(settings, name))
-    check("--image-size", arguments.image_size, 32, 4096)
-
-
 def check_weights(path: Path) -> None:
     """Check that a weights file exists; a missing exported file is reported when it is opened.
 
@@ -85,13 +74,13 @@ def check_weights(path: Path) -> None:
         )
 
 
-def check(name: str, value: float, least: float, most: float) -> None:
-    """Check an option's value.
+def check(name: str, value: float | None, least: float, most: float) -> None:
+    """Check an option's value, if it was given.
 
     Raises:
         CarsegError: it is out of range.
     """
-    if not least <= value <= most:
+    if value is not None and not least <= value <= most:
         raise CarsegError(f"{name} {value}: give a number from {least} to {most}")
 
 
@@ -136,7 +125,11 @@ def _add_crossval(commands: Commands) -> None:
         help="a parameter for this run, as in dvc exp run",
     )
     command.add_argument(
-        "--out", type=Path, default=Path("crossval"), metavar="DIR", help="results [crossval]"
+        "--out",
+        type=Path,
+        default=Path("crossval"),
+        metavar="DIR",
+        help="results, in place of those of an earlier run there [crossval]",
     )
     command.set_defaults(start=_crossval)
 
@@ -200,14 +193,14 @@ def _add_predict(commands: Commands) -> None:
         "--threshold",
         type=float,
         metavar="P",
-        help="probability from which a pixel is car [that of params.yaml beside the weights, else "
-        "0.5]; does nothing to cut-outs and backgrounds unless with --cleanup",
+        help="probability from which a pixel is car [that of params.yaml beside the weights, or of "
+        "when a file was exported, else 0.5]; does nothing to cut-outs and backgrounds unless with "
+        "--cleanup",
     )
     command.add_argument(
         "--cleanup",
         action=argparse.BooleanOptionalAction,
-        help="keep only the largest piece of car, fill its holes [as params.yaml beside "
-        "the weights says, else no]",
+        help="keep only the largest piece of car, fill its holes [likewise, else no]",
     )
     command.add_argument(
         "--device",
@@ -232,21 +225,23 @@ def _add_predict(commands: Commands) -> None:
 
 
 def _predict(arguments: argparse.Namespace) -> None:
-    _settle(arguments)
+    check("--image-size", arguments.image_size, *SIZES)
     check("--threshold", arguments.threshold, 0, 1)
-    if arguments.jobs is not None:
-        check("--jobs", arguments.jobs, 1, 64)
+    check("--jobs", arguments.jobs, 1, 64)
     check_weights(arguments.weights)
     with hold_interrupts():
         from carseg.batch import predict
         from carseg.model import load
         from carseg.outputs import Kinds
 
+    model = load(arguments.weights, arguments.image_size, device=arguments.device)
+    threshold = model.threshold if arguments.threshold is None else arguments.threshold
+    cleanup = model.cleanup if arguments.cleanup is None else arguments.cleanup
     predict(
         arguments.paths,
         arguments.out,
-        load(arguments.weights, arguments.image_size, device=arguments.device),
-        Kinds(arguments.kinds or [], arguments.threshold, arguments.background, arguments.cleanup),
+        model,
+        Kinds(arguments.kinds or [], threshold, arguments.background, cleanup),
         d4=arguments.d4,
         closer=arguments.closer,
         recursive=arguments.recursive,
@@ -290,9 +285,8 @@ def _add_export(commands: Commands) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    _settle(arguments)
-    if arguments.batch is not None:
-        check("--batch", arguments.batch, 1, 64)  # checking takes memory for each of them
+    check("--image-size", arguments.image_size, *SIZES)
+    check("--batch", arguments.batch, 1, 64)  # checking takes memory for each of them
     check_weights(arguments.weights)
     with hold_interrupts():
         from carseg.export import export
@@ -303,15 +297,22 @@ def _export(arguments: argparse.Namespace) -> None:
     if arguments.int8 == "":
         raise CarsegError("--int8: names nothing; give a folder of photos")
     photos = list_photos([arguments.int8], recursive=True) if arguments.int8 else []
-    written = export(
-        arguments.weights,
-        arguments.out,
-        formats,
-        arguments.image_size,
-        arguments.batch,
-        arguments.force,
-        [path for path, _ in photos],
-    )
+    try:
+        written = export(
+            arguments.weights,
+            arguments.out,
+            formats,
+            arguments.image_size or settings_of(arguments.weights).image_size,
+            arguments.batch,
+            arguments.force,
+            [path for path, _ in photos],
+        )
+    except (MemoryError, RuntimeError) as error:
+        if not is_lack_of_memory(error):
+            raise
+        raise CarsegError(
+            "memory ran out; lower --batch or --image-size, or export one --format at a time"
+        ) from error
     print("\n".join(str(path) for path in written))
 
 

@@ -59,6 +59,8 @@ def predict(
     if [*paths] == [str(STREAM)]:
         _predict_stream(model, kinds, d4, closer)
         return
+    if str(STREAM) in paths:
+        raise CarsegError("-: stands for a stream, and for that alone; name files instead")
     # A number depends on which photos are given, so it does not tell whose a file that exists is.
     listed = plan(list_photos(paths, recursive, out), out, kinds, numbered=not skip_existing)
     for path in map(Path, paths):
@@ -79,11 +81,10 @@ def predict(
     def do(job: Job) -> None:
         photo = read(job.source.read_bytes(), job.source)
         found = model.predict(photo, d4=d4, closer=closer)
-        for kind, content in kinds.make(photo, found):
+        for kind, content in kinds.make(photo, found, job.targets):
             if stopped.is_set():  # and told that nothing is half written
                 return
-            if kind in job.targets:
-                write_bytes(job.targets[kind], content)
+            write_bytes(job.targets[kind], content)
         made.append(job)
 
     jobs = min(jobs or model.jobs, len(listed))
@@ -107,9 +108,13 @@ def _predict_stream(model: Model, kinds: Kinds, d4: bool, closer: bool) -> None:
     for stream, name in ((sys.stdin, "input"), (sys.stdout, "output")):
         if stream is None:  # closed by who started this
             raise CarsegError(f"-: there is no standard {name}; name files instead")
-    photo = read(sys.stdin.buffer.read(), STREAM)
-    for _, content in kinds.make(photo, model.predict(photo, d4=d4, closer=closer)):
-        sys.stdout.buffer.write(content)
+    given = sys.stdin.buffer.read()
+    try:
+        photo = read(given, STREAM)
+        ((_, content),) = kinds.make(photo, model.predict(photo, d4=d4, closer=closer))
+    except (CarsegError, OSError, MemoryError, RuntimeError) as error:
+        raise CarsegError(as_line(error, Job(STREAM, {}))) from error
+    sys.stdout.buffer.write(content)
     sys.stdout.buffer.flush()
 
 

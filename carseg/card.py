@@ -50,6 +50,7 @@ class Card(NamedTuple):
     variant: str
     size: int
     threshold: float
+    cleanup: bool
     task: str | None
     params: Params | None  # of the training
     scores: ByView | str  # view → score, or why there are none
@@ -85,7 +86,8 @@ class Card(NamedTuple):
         if split not in (None, judged.md5("split")):
             validation = None
         machine = _json(root / f"provenance/train_{task}.json", MACHINE) or {}
-        threshold = params.threshold if params else 0.5
+        settings = params or Params()
+        threshold, cleanup = settings.threshold, settings.cleanup
         scores: ByView | str = metrics.get(task or "") or NO_SCORES
         now = params.model_dump() if params else {}
         judged_with = {**now, **judged.settings()}
@@ -110,6 +112,7 @@ class Card(NamedTuple):
             variant=variant,
             size=size,
             threshold=threshold,
+            cleanup=cleanup,
             task=task,
             params=params,
             scores=scores,
@@ -129,6 +132,8 @@ class Card(NamedTuple):
             "classes": ["background", "car"],
             "output": "probability of car, 0 to 1",
             "image_size": self.size,
+            "threshold": self.threshold,
+            "cleanup": self.cleanup,
             "mean": [round(float(x), 3) for x in MEAN.flatten()],
             "std": [round(float(x), 3) for x in STD.flatten()],
             "metrics": None if isinstance(self.scores, str) else self.scores,

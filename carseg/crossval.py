@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from hydra.errors import HydraException
 
 from carseg.columns import LAID, NETS, QUARTERS, VIEWS, view_name
 from carseg.errors import CarsegError
-from carseg.files import parse_csv, write_csv, write_json
+from carseg.files import check_writable, parse_csv, write_csv, write_json
 from carseg.lock import parse_lock
 from carseg.pairs import find_pairs
 from carseg.params import Params, load_params
@@ -36,6 +37,8 @@ FIXED = {
     "split.val_size": "is read from params.yaml here",
 }
 ALWAYS = ("keep=last", "patience=null")
+
+NO_COMMIT = ("not a git repository", "Needed a single revision")  # as git says it
 
 Row = dict[str, str]  # of plots/scores.csv, a photo
 
@@ -56,8 +59,10 @@ def crossval(overrides: Sequence[str], folder: Path) -> None:
             params.yaml, a project without a git commit or user, too few pairs, a fold that did not
             run to its end or ran with other parameters, or photos, masks, official weights or code
             that were changed meanwhile; or git or DVC failed.
+        OSError: `folder` cannot be written to.
     """
     _check(overrides)
+    check_writable(folder)  # now, not when hours have been computed
     load_params()  # tells of faults in params.yaml as the stages do
     changes = [*overrides, *ALWAYS]
     wanted = changed(Path("params.yaml").read_text(encoding="utf-8"), changes)
@@ -174,6 +179,8 @@ def _head() -> str:
     try:
         head = git("rev-parse", "--verify", "HEAD")
     except CarsegError as error:
+        if not any(words in str(error) for words in NO_COMMIT):
+            raise  # it tells why, and what to do
         raise CarsegError(
             "git: this project has no commit that experiments could start from; run "
             "git init && git add -A && git commit -m start"
@@ -271,7 +278,9 @@ def git(*arguments: str) -> str:
     Raises:
         CarsegError: it failed.
     """
-    done = subprocess.run(["git", *arguments], capture_output=True)
+    english = os.environ | {"LC_ALL": "C"}  # what it says is looked at
+    done = subprocess.run(["git", *arguments], capture_output=True, env=english)
     if done.returncode:
-        raise CarsegError(f"git {' '.join(arguments)}: {done.stderr.decode().strip()}")
+        why = " ".join(done.stderr.decode(errors="replace").split())
+        raise CarsegError(f"git {' '.join(arguments)}: {why}")
     return done.stdout.decode().strip("\n")

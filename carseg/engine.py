@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,10 +20,20 @@ PROVIDERS = {  # of ONNX Runtime; with TF32, a GPU's convolutions round to 10 bi
     "cuda": ("CUDAExecutionProvider", {"use_tf32": 0}),
     "cpu": ("CPUExecutionProvider", {}),
 }
+TOLD = {"threshold": "0.5", "cleanup": "false"}  # in metadata, as JSON, with what else holds
 
 
-def load_exported(path: Path, device: str, precision: str = "auto") -> tuple[Look, int]:
-    """Open a file of `carseg export`; return its network as a function, and its side in pixels.
+class Exported(NamedTuple):
+    """A network in a file, and what its metadata tell."""
+
+    look: Look  # takes one photo at a time
+    size: int  # side of its square input, in pixels
+    threshold: float  # probability from which a pixel is car
+    cleanup: bool  # whether masks are to be reduced to their largest piece, without holes
+
+
+def load_exported(path: Path, device: str, precision: str = "auto") -> Exported:
+    """Open a file of `carseg export`.
 
     Args:
         path: model.onnx or model.xml.
@@ -42,15 +55,17 @@ def load_exported(path: Path, device: str, precision: str = "auto") -> tuple[Loo
     opener = {".onnx": _open_onnx, ".xml": _open_openvino}[path.suffix.lower()]
     try:
         with as_memory_error():
-            look, size = opener(path, device, precision)
+            return opener(path, device, precision)
     except (CarsegError, MemoryError):
         raise
     except Exception as error:  # the engines have no common base for what a broken file may raise
-        raise CarsegError(f"{path}: is not what carseg export writes; export it anew") from error
-    return look, size
+        why = " ".join(str(error).split())
+        raise CarsegError(
+            f"{path}: cannot be opened as what carseg export writes ({why}); export it anew"
+        ) from error
 
 
-def _open_onnx(path: Path, device: str, _: str) -> tuple[Look, int]:
+def _open_onnx(path: Path, device: str, _: str) -> Exported:
     runtime = import_optional("onnxruntime", "onnx")
     wanted = [provider for short, provider in PROVIDERS.items() if device in ("auto", short)]
     providers = [p for p in wanted if p[0] in runtime.get_available_providers()]
@@ -66,29 +81,31 @@ def _open_onnx(path: Path, device: str, _: str) -> tuple[Look, int]:
             f"{path}: is a network, but not of carseg export; official weights are to start from, "
             "for init in params.yaml"
         )
-    size = int(known["image_size"])
     _take_one(path, session.get_inputs()[0].shape[0])
 
     def look(photos: Tensor) -> Tensor:
         with as_memory_error():
             return torch.from_numpy(session.run(None, {"photo": photos.numpy()})[0])
 
-    return look, size
+    return _exported(look, known)
 
 
-def _open_openvino(path: Path, device: str, precision: str) -> tuple[Look, int]:
+def _open_openvino(path: Path, device: str, precision: str) -> Exported:
     openvino = import_optional("openvino", "openvino")
     if device == "cuda":
         raise CarsegError("device cuda: OpenVINO has none; take cpu, or the .onnx file")
     core = openvino.Core()
     model = core.read_model(path)
-    size = int(model.get_rt_info(["carseg", "image_size"]).astype(str))
+    known = {
+        name: model.get_rt_info(["carseg", name]).astype(str)
+        for name in ("image_size", *TOLD, "precision")
+        if model.has_rt_info(["carseg", name])
+    }
+    size = int(known["image_size"])
     batch = model.input(0).partial_shape[0]
     _take_one(path, batch.get_length() if batch.is_static else None)
-    told = ["carseg", "precision"]
-    # What such a network computes in float32 needs that.
-    integers = model.has_rt_info(told) and model.get_rt_info(told).astype(str) == INT8
-    fast = not integers and Device(precision, "cpu").dtype == torch.bfloat16
+    # What a network in 8-bit integers computes in float32 needs that.
+    fast = known.get("precision") != INT8 and Device(precision, "cpu").dtype == torch.bfloat16
     hint = {"INFERENCE_PRECISION_HINT": "bf16" if fast else "f32"}
     model.reshape([1, 3, size, size])  # photos come one by one, and known sizes are faster
     compiled = core.compile_model(model, "CPU", hint)
@@ -97,7 +114,12 @@ def _open_openvino(path: Path, device: str, precision: str) -> tuple[Look, int]:
         with as_memory_error():
             return torch.from_numpy(np.array(compiled(photos.numpy())[0]))
 
-    return look, size
+    return _exported(look, known)
+
+
+def _exported(look: Look, known: Mapping[str, str]) -> Exported:
+    told = {name: json.loads(known.get(name, default)) for name, default in TOLD.items()}
+    return Exported(look, int(known["image_size"]), **told)
 
 
 def _take_one(path: Path, batch: object) -> None:

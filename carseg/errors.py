@@ -19,6 +19,7 @@ OUT_OF_MEMORY = (  # what torch, CUDA's libraries, ONNX Runtime and OpenVINO say
     "Failed to allocate memory",
     "bad_alloc",
 )
+IS_FOLDER = "is a folder where a file is to be; move it away"
 
 
 class CarsegError(Exception):
@@ -147,6 +148,11 @@ def import_optional(module: str, wanted_by: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.split(".")[0]
+        if not isinstance(error, ModuleNotFoundError) or (error.name or package) != package:
+            why = " ".join(str(error).split())
+            raise CarsegError(
+                f"{wanted_by}: the package {package} cannot be loaded ({why}); install it anew"
+            ) from error
         raise CarsegError(
             # Not by name: PyPI may have something else of that name.
             f"{wanted_by}: needs the package {package}; run pip install -e '.[export]' in the "

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from carseg import weights
 from carseg.card import Card, card
-from carseg.errors import CarsegError
+from carseg.errors import IS_FOLDER, CarsegError
 from carseg.files import write_bytes
 from carseg.formats import FILES, NETWORKS, WRITERS, Probability
 from carseg.quantize import Calibration, write_int8
@@ -104,7 +104,7 @@ def replace_all(fresh: Path, out: Path, names: Sequence[str]) -> None:
 
 def _check_targets(paths: Sequence[Path], force: bool) -> None:
     wrong = [path for path in paths if path.is_dir()]
-    fault = "is a folder where a file is to be; move it away"
+    fault = IS_FOLDER
     if not wrong and not force:
         wrong = [path for path in paths if os.path.lexists(path)]  # links to nothing, too
         fault = "exists already; add --force to replace it"

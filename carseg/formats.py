@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -51,7 +52,6 @@ def write_onnx(
         OSError: it cannot be written.
     """
     import_optional("onnxscript", "onnx")
-    onnx = import_optional("onnx", "onnx")
     path = folder / FILES["onnx"][0]
     # Two photos, as an example of one would be taken for the only number there is.
     example = torch.zeros(batch or 2, 3, size, size)

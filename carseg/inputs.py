@@ -15,7 +15,6 @@ from carseg.photos import HEIC, RAW, as_rgb, blaming, upright
 
 # What Pillow opens without being able to give its pixels, or by another program alone.
 NO_PHOTOS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
-EXIF_MARK = b"Exif\0\0"
 
 
 def list_photos(
@@ -114,6 +113,8 @@ def hidden(path: Path) -> bool:
 def read(content: bytes, source: Path) -> Image.Image:
     """Read a photo of any mode as upright RGB; EXIF data and an RGB colour profile come along.
 
+    The preview among EXIF data does not: it would show what a result leaves out.
+
     Raises:
         CarsegError: it is not an image, or a camera's raw file.
         MemoryError: there is too little memory for it.
@@ -123,6 +124,16 @@ def read(content: bytes, source: Path) -> Image.Image:
         photo = as_rgb(stands)
     kept = ("exif", "icc_profile") if stands.mode in ("RGB", "RGBA") else ("exif",)
     photo.info = {key: stands.info[key] for key in kept if key in stands.info}
-    if "exif" in photo.info and not photo.info["exif"].startswith(EXIF_MARK):
-        photo.info["exif"] = EXIF_MARK + photo.info["exif"]  # WebP goes without, JPEG does not
+    if "exif" in photo.info:
+        photo.info["exif"] = _without_preview(stands)
     return photo
+
+
+def _without_preview(image: Image.Image) -> bytes:
+    """Return an image's EXIF data written anew; nothing, where they cannot be."""
+    try:
+        return image.getexif().tobytes()
+    except MemoryError:
+        raise
+    except Exception:  # whatever Pillow raises of malformed ones
+        return b""

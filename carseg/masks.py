@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from carseg.annotations import Annotated, Region, read
-from carseg.errors import CarsegError, warn_of
+from carseg.errors import IS_FOLDER, CarsegError, warn_of
 from carseg.files import write_bytes
 from carseg.pairs import MASKS, PHOTOS
 from carseg.photos import read_photo
@@ -61,6 +61,8 @@ def import_masks(
             continue
         if path in masks:
             faults.append(f"{picture.name}: is annotated twice; leave one out")
+        elif path.is_dir():
+            faults.append(f"{path}: {IS_FOLDER}")
         elif os.path.lexists(path) and not force:  # on some disks in other case, too
             faults.append(f"{path}: exists already; add --force to replace it")
         elif others:

@@ -18,7 +18,7 @@ from carseg.ahead import MOST
 from carseg.closer import look_closer
 from carseg.device import Device
 from carseg.engine import load_exported
-from carseg.errors import CarsegError
+from carseg.errors import CarsegError, as_memory_error
 from carseg.fuse import fuse_batch_norm
 from carseg.photos import as_rgb, read_photo, turned_by_tag
 from carseg.predict import Look, find, probability
@@ -42,7 +42,12 @@ class Model:
     Attributes:
         size: side of the net's square input, in pixels; should be that of its training.
         jobs: how many photos to process at once, each in a thread.
+        threshold: probability from which a pixel is car, by the settings of the weights.
+        cleanup: whether these want masks reduced to their largest piece, without holes.
     """
+
+    threshold = 0.5
+    cleanup = False
 
     def __init__(self, look: Look, size: int = 320, divisible: bool = False) -> None:
         """Wrap a prediction function; `load` and `of` provide it.
@@ -85,6 +90,7 @@ class Model:
 
         Raises:
             CarsegError: the file cannot be read as an image.
+            MemoryError: there is too little memory.
             ValueError: an array of another shape or type.
         """
         photo, look, size = as_photo(picture), self._look_alone, self.size
@@ -117,7 +123,7 @@ class Model:
 
     def _look_alone(self, photos: Tensor) -> Tensor:
         """Predict; a call takes all cores, so threads take turns, and scale photos meanwhile."""
-        with self._one_at_a_time:
+        with self._one_at_a_time, as_memory_error():
             return self._look(photos)
 
 
@@ -151,13 +157,20 @@ def load(
     path = Path(path)
     kind = path.suffix.lower()
     if kind in EXPORTED:
-        return Model(*load_exported(path, device, precision))
+        exported = load_exported(path, device, precision)
+        model = Model(exported.look, exported.size)
+        model.threshold, model.cleanup = exported.threshold, exported.cleanup
+        return model
     if kind == ".safetensors":
         raise CarsegError(f"{path}: holds weights alone; take the .pth, .onnx or .xml file")
-    state = weights.read_checkpoint(path)
-    net = weights.net_of(state, weights.variant_of(state, path))
-    size = settings_of(path).image_size if size is None else int(size)
-    return Model.of(net, size, Device(precision, device, repeatable=False))
+    settings = settings_of(path)
+    with as_memory_error():
+        state = weights.read_checkpoint(path)
+        net = weights.net_of(state, weights.variant_of(state, path))
+        size = settings.image_size if size is None else int(size)
+        model = Model.of(net, size, Device(precision, device, repeatable=False))
+    model.threshold, model.cleanup = settings.threshold, settings.cleanup
+    return model
 
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
@@ -188,7 +201,8 @@ def as_photo(picture: Picture) -> Image.Image:
     except MemoryError:  # of which the picture is not to blame
         raise
     except Exception as error:  # Pillow has no common base for what a broken file may raise
-        raise CarsegError(f"the picture cannot be read ({error}); save it anew") from error
+        why = " ".join(str(error).split())
+        raise CarsegError(f"the picture cannot be read ({why}); save it anew") from error
     if 0 in photo.size:
         raise CarsegError("the picture has no pixels; give one that is not empty")
     return photo

@@ -6,7 +6,7 @@ import io
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageOps
 
-from carseg.errors import CarsegError
+from carseg.errors import IS_FOLDER, CarsegError
 from carseg.model import as_photo
 from carseg.overlay import TINT, TRUE_POSITIVE
+from carseg.photos import HEIC, RAW
 from carseg.piece import one_piece
 
 ENDINGS = {"mask": ".png", "cutout": ".png", "overlay": ".jpg", "background": ".jpg"}
-NAMED = 10  # files that exist already, told of at most
+NAMED = 10  # files that are in the way, told of at most
 EXIF_MOST = 65533  # bytes of it that a JPEG holds
 
 
@@ -67,16 +68,19 @@ class Kinds:
                     f"--background {background}: neither a colour nor a file; try white or #1e90ff"
                 ) from error
 
-    def make(self, photo: Image.Image, found: NDArray[np.float32]) -> Iterator[tuple[str, bytes]]:
-        """Yield each kind wanted, and its file's content.
+    def make(
+        self, photo: Image.Image, found: NDArray[np.float32], names: Iterable[str] | None = None
+    ) -> Iterator[tuple[str, bytes]]:
+        """Yield kinds, each with its file's content.
 
         Args:
             photo: RGB, W×H; its EXIF data and colour profile are carried over.
             found: (H, W), probability of being car, 0…1.
+            names: some of `Kinds.names`; None: all.
         """
         if self._cleanup:
             found = one_piece(found, self._threshold)
-        for kind in self.names:
+        for kind in self.names if names is None else names:
             yield kind, self._content(kind, photo, found)
 
     def _content(self, kind: str, photo: Image.Image, found: NDArray[np.float32]) -> bytes:
@@ -127,14 +131,18 @@ def plan(
 ) -> list[Job]:
     """Name the files to write; equal names get the photo's extension, then a number, appended.
 
+    What Pillow cannot read gets its extension, too, so that it changes no photo's name.
+
     Raises:
         CarsegError: one would need a number, and is not to be `numbered`.
     """
     listed = []
-    shared = Counter(_folded(name) for _, name in found)
+    unreadable = RAW | (HEIC - Image.registered_extensions().keys())
+    hopeless = {source for source, _ in found if source.suffix.lower() in unreadable}
+    shared = Counter(_folded(name) for source, name in found if source not in hopeless)
     taken: set[str] = set()
     for source, name in found:
-        if shared[_folded(name)] > 1:
+        if source in hopeless or shared[_folded(name)] > 1:
             name = name.with_name(f"{name.name}_{source.suffix.lstrip('.')}")
         unique, number = name, 1
         while _folded(unique) in taken:
@@ -173,7 +181,7 @@ def refuse_overwriting(listed: Sequence[Job], force: bool, scenery: Path | None 
     folders = {_identity(path) for path in places}
     background = _identity(scenery) if scenery else None
     there = [path for job in listed for path in job.targets.values() if os.path.lexists(path)]
-    lines = []
+    lines = [f"{path}: {IS_FOLDER}" for path in there if path.is_dir()]
     for path in there:
         known = _identity(path) if path.exists() else None  # else a link to nothing
         if known in photos:
@@ -185,14 +193,16 @@ def refuse_overwriting(listed: Sequence[Job], force: bool, scenery: Path | None 
                 f"{path}: lies among the photos, where nothing is replaced; choose another --out, "
                 "or remove it"
             )
+    more = "cannot be written"
     if not lines and not force:
+        more = "exist already"
         lines = [
             f"{path}: exists already; add --skip-existing to make only the others, --force to "
             "replace it, or choose another --out"
-            for path in there[:NAMED]
+            for path in there
         ]
-        if len(there) > NAMED:
-            lines.append(f"and {len(there) - NAMED} more exist already")
+    if len(lines) > NAMED:
+        lines[NAMED:] = [f"and {len(lines) - NAMED} more {more}"]
     if lines:
         raise CarsegError("\n".join(lines))
 

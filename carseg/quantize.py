@@ -16,6 +16,7 @@ from statistics import mean
 from typing import Any, NamedTuple
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 
@@ -85,7 +86,7 @@ def write_int8(
     """Write networks in 8-bit integers; always `model.onnx`, from which the others are converted.
 
     Returns:
-        The mean IoU of masks with those of torch, the lowest of all networks.
+        The mean IoU of masks with those of torch, the lowest of all `formats`.
 
     Raises:
         CarsegError: as `agreement`, `write_onnx` and `save_openvino`.
@@ -104,9 +105,10 @@ def write_int8(
         xml = folder / FILES["openvino"][0]
         save_openvino(model, xml, metadata)
         found.append(agreement(net, run_openvino(xml), calibration, xml.name, batch or 1))
-    if batch:
-        _fix_batch(path, batch)
-    found.append(agreement(net, run_onnx(path), calibration, path.name, batch or 1))
+    if "onnx" in formats:
+        if batch:
+            _fix_batch(path, batch)
+        found.append(agreement(net, run_onnx(path), calibration, path.name, batch or 1))
     return min(found)
 
 
@@ -155,7 +157,6 @@ def quantize(path: Path, net: U2Net, inputs: Inputs) -> None:
     Raises:
         CarsegError: a package is missing.
     """
-    onnx = import_optional("onnx", "--int8")
     quantization = import_optional("onnxruntime.quantization", "--int8")
     model = onnx.load(str(path))
     told = [*model.metadata_props]
@@ -194,7 +195,6 @@ def _reader(quantization: Any, inputs: Inputs) -> Any:
 
 def _fix_batch(path: Path, batch: int) -> None:
     """Let an ONNX file take so many photos at once, and no other number."""
-    onnx = import_optional("onnx", "--int8")
     tools = import_optional("onnxruntime.tools.onnx_model_utils", "--int8")
     model = onnx.load(str(path))
     (number,) = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ from carseg.errors import CarsegError
 if TYPE_CHECKING:
     from carseg.params import Params
 
-EXPORTED = (".onnx", ".xml")  # networks that carseg itself runs, too
+EXPORTED = (".onnx", ".xml")  # networks that carseg itself runs, too, and that tell of themselves
 
 
 def settings_of(weights: Path) -> Params:
@@ -27,10 +26,10 @@ def settings_of(weights: Path) -> Params:
     from carseg.lock import read_lock
     from carseg.params import Params, load_params
 
-    file = settings_file(weights)
-    params = load_params(file) if file else Params()
     if is_foreign(weights.parent):
-        return params
+        return Params()
+    file = weights.parent / "params.yaml"
+    params = load_params(file) if file.is_file() else Params()
     try:
         run = read_lock(weights.parent / "dvc.lock").maker(weights.name)
         trained = Params.model_validate({"image_size": run.settings()["image_size"]})
@@ -39,15 +38,6 @@ def settings_of(weights: Path) -> Params:
     if trained.image_size == params.image_size or run.differs(weights):
         return params
     return params.model_copy(update={"image_size": trained.image_size})
-
-
-def settings_file(weights: Path) -> Path | None:
-    """Find the params.yaml of the project that weights are of, not of the working directory."""
-    places = [weights.parent]
-    if weights.suffix.lower() in EXPORTED:  # in a folder of their own in the project
-        places.append(Path(os.path.normpath(weights.parent / "..")))
-    files = (at / "params.yaml" for at in places if not is_foreign(at))
-    return next((file for file in files if file.is_file()), None)
 
 
 def is_foreign(folder: Path) -> bool:

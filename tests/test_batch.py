@@ -3,12 +3,14 @@
 import io
 import os
 import signal
+import struct
 import subprocess
 import sys
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Barrier
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,10 +26,9 @@ from carseg import __main__, weights
 from carseg.batch import predict
 from carseg.errors import CarsegError
 from carseg.files import write_bytes
-from carseg.inputs import list_photos
+from carseg.inputs import list_photos, read
 from carseg.model import Model, Picture, as_photo
 from carseg.outputs import Kinds, plan
-from carseg.settings import settings_file
 from carseg.u2net import U2Net
 
 
@@ -247,6 +248,57 @@ def test_exif_data_outlive_every_format(suffix: str) -> None:
             assert made.getexif()[ExifTags.Base.Make] == "Camera", name
 
 
+def with_preview(preview: bytes) -> bytes:
+    """EXIF data of a camera: its name, then a second directory with a small JPEG in it."""
+    name = b"Camera\0\0"
+    first, second = 8, 8 + 2 + 12 + 4 + len(name)
+    at = second + 2 + 2 * 12 + 4
+    return b"".join(
+        (
+            b"Exif\0\0II*\0",
+            struct.pack("<I", first),
+            struct.pack("<HHHIII", 1, 0x010F, 2, 7, first + 18, second) + name,
+            struct.pack("<H", 2),
+            struct.pack("<HHII", 0x0201, 4, 1, at),
+            struct.pack("<HHII", 0x0202, 4, 1, len(preview)),
+            struct.pack("<I", 0) + preview,
+        )
+    )
+
+
+def test_the_preview_of_a_photo_as_it_was_is_left_out() -> None:
+    """It shows what the result does not: the background."""
+    preview = io.BytesIO()
+    photo().save(preview, "JPEG")
+    exif = with_preview(preview.getvalue())
+    photo().save("photos/shot.jpg", exif=exif)
+    with Image.open("photos/shot.jpg") as shot:
+        assert preview.getvalue() in shot.info["exif"]
+        assert shot.getexif().get_ifd(ExifTags.IFD.IFD1), "else Pillow sees none"
+    do("photos/shot.jpg", kinds=("overlay", "cutout"), background="white")
+    for name in ("shot_overlay.jpg", "shot_cutout.png", "shot_background.jpg"):
+        with Image.open(f"out/{name}") as made:
+            assert made.getexif()[ExifTags.Base.Make] == "Camera"
+            assert preview.getvalue() not in made.info["exif"]
+            assert not made.getexif().get_ifd(ExifTags.IFD.IFD1)
+
+
+def test_exif_data_that_cannot_be_written_anew_are_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "Camera"
+    photo().save("photos/shot.jpg", exif=exif)
+    content = Path("photos/shot.jpg").read_bytes()
+    assert read(content, Path("shot.jpg")).info["exif"]
+
+    def fail(*_: object) -> bytes:
+        raise struct.error("required argument is not an integer")
+
+    monkeypatch.setattr(Image.Exif, "tobytes", fail)
+    assert not read(content, Path("shot.jpg")).info["exif"]
+
+
 def test_exif_data_too_long_for_a_jpeg_are_left_out() -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.ImageDescription] = "a" * 70_000
@@ -360,6 +412,18 @@ def test_the_preview_in_raw_data_is_not_taken_for_the_photo() -> None:
     Image.open("photos/a.png").save("photos/c.NEF", "TIFF")
     with pytest.raises(CarsegError, match=r"^photos/c\.NEF: is a camera's raw file, .* to JPEG or"):
         do("photos")
+    assert files() == ["a.png", "b.png"]
+
+
+def test_a_raw_file_beside_a_photo_changes_no_name() -> None:
+    for name in ("a.ARW", "b.heic"):
+        Path("photos", name).write_bytes(b"0000")
+    with pytest.raises(CarsegError) as error:
+        do("photos")
+    assert [line.split(":")[0] for line in str(error.value).splitlines()] == [
+        "photos/a.ARW",
+        "photos/b.heic",
+    ]
     assert files() == ["a.png", "b.png"]
 
 
@@ -485,6 +549,34 @@ def test_of_many_files_that_exist_ten_are_named() -> None:
     *named, more = str(error.value).splitlines()
     assert len(named) == 10
     assert more == "and 4 more exist already"
+    with pytest.raises(CarsegError) as error:
+        do("photos/*.png", out="photos")
+    *named, more = str(error.value).splitlines()
+    assert len(named) == 10
+    assert more == "and 4 more cannot be written"
+
+
+def test_a_folder_in_the_place_of_a_result_is_told_of_before_anything_is_done() -> None:
+    Path("out/b.png").mkdir(parents=True)
+    with pytest.raises(CarsegError, match=r"^out/b\.png: is a folder where a file is to be; move"):
+        do("photos", force=True)
+    assert files() == []
+
+
+def test_kinds_that_exist_are_not_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    do("photos", kinds=("mask", "cutout"))
+    Path("out/a_mask.png").unlink()
+    made: list[str] = []
+    content = Kinds._content
+
+    def note(kinds: Kinds, kind: str, *given: Any) -> bytes:
+        made.append(kind)
+        return content(kinds, kind, *given)
+
+    monkeypatch.setattr(Kinds, "_content", note)
+    do("photos", kinds=("mask", "cutout"), skip_existing=True)
+    assert made == ["mask"]
+    assert len(files()) == 4
 
 
 def test_a_photo_that_may_not_be_read_is_told_of_when_the_others_are_done(
@@ -635,6 +727,13 @@ def test_a_stream_becomes_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", Standard(b"nonsense"))
     with pytest.raises(CarsegError, match=r"^-: cannot be read as an image"):
         do("-")
+    long = io.BytesIO()
+    photo(70_000, 1).save(long, "PNG")
+    monkeypatch.setattr(sys, "stdin", Standard(long.getvalue()))
+    with pytest.raises(CarsegError, match=r"^-: is too large for what was asked for .*; scale it"):
+        do("-", kinds=("overlay",))
+    with pytest.raises(CarsegError, match=r"^-: stands for a stream, and for that alone; name"):
+        do("-", "photos/a.png")
 
 
 @pytest.mark.parametrize(("closed", "name"), [("stdin", "input"), ("stdout", "output")])
@@ -737,12 +836,13 @@ def test_the_command_line_predicts_with_trained_weights(
 
 def test_options_left_out_are_those_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[object] = []
-    monkeypatch.setattr("carseg.model.load", lambda path, size, device: given.append(size) or Red())
     monkeypatch.setattr(
         "carseg.batch.predict",
-        lambda paths, out, model, kinds, **_: given.extend((kinds._threshold, kinds._cleanup)),
+        lambda paths, out, model, kinds, **_: given.extend(
+            (model.size, kinds._threshold, kinds._cleanup)
+        ),
     )
-    Path("u2net_segmentation_dice_loss.pth").touch()
+    weights.save(U2Net("u2netp"), Path("u2net_segmentation_dice_loss.pth"))
     command(monkeypatch, "photos")
     assert given == [320, 0.5, False]
     Path("params.yaml").write_text("image_size: 256\nthreshold: 0.4\ncleanup: true\n")
@@ -805,24 +905,20 @@ def test_a_stream_is_looked_at_as_asked(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_settings_are_those_beside_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[object] = []
-    monkeypatch.setattr("carseg.model.load", lambda path, size, device: given.append(size) or Red())
     monkeypatch.setattr(
         "carseg.batch.predict",
-        lambda paths, out, model, kinds, **_: given.append(kinds._threshold),
+        lambda paths, out, model, kinds, **_: given.extend((model.size, kinds._threshold)),
     )
     monkeypatch.setattr(
         "carseg.export.export",
         lambda source, out, formats, size, *_: given.append(size) or [],
     )
     Path("params.yaml").write_text("lr: 0.1\n")  # of another project
-    Path("A/exported").mkdir(parents=True)
-    Path("B").mkdir()
-    Path("A/net.pth").touch()
-    Path("B/net.pth").touch()
+    for name in "AB":
+        weights.save(U2Net("u2netp"), Path(name, "net.pth"))
     Path("A/params.yaml").write_text("image_size: 64\nthreshold: 0.4\n")
     for name, expected in (
         ("A/net.pth", [64, 0.4]),
-        ("A/exported/model.xml", [64, 0.4]),
         ("B/net.pth", [320, 0.5]),
     ):
         given.clear()
@@ -832,8 +928,6 @@ def test_settings_are_those_beside_the_weights(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(sys, "argv", ["carseg", "export", "--weights", "A/net.pth"])
     __main__.main()
     assert given == [64]
-    monkeypatch.chdir("A/exported")
-    assert settings_file(Path("model.onnx")) == Path("../params.yaml")
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,22 @@ def test_what_git_lacks_is_told_of_before_anything_is_done(monkeypatch: pytest.M
     git("-c", "user.name=a", "-c", "user.email=b", "commit", "--quiet", "--message", "start")
     with pytest.raises(CarsegError, match=r"^git: does not know who you are; run git config"):
         crossval([], Path("crossval"))
+    # What git itself says of other faults names the remedy, on several lines.
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    monkeypatch.setenv("HOME", str(Path.cwd()))
+    with pytest.raises(CarsegError, match=r"dubious ownership .* safe\.directory") as error:
+        crossval([], Path("crossval"))
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.usefixtures("repository")
+def test_a_place_that_cannot_be_written_to_is_told_of_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("carseg.crossval.run_dvc", pytest.fail)
+    Path("notes").write_text("mine")
+    with pytest.raises(OSError, match="notes"):
+        crossval([], Path("notes"))
 
 
 LOCK = """stages:

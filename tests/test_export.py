@@ -113,13 +113,53 @@ def test_exported_files_predict_as_the_weights_do(
     assert (np.abs(once - exported.predict(picture)).max() > 0.1) == lies, "else one look is all"
 
 
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_exported_files_tell_the_settings_of_then_wherever_they_lie(
+    format: str, net: U2Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "project" / WEIGHTS
+    weights.save(net, source)
+    source.with_name("params.yaml").write_text("threshold: 0.4\ncleanup: true\n")
+    out = tmp_path / "elsewhere/exported"
+    written = export.export(source, out, [format], SIZE, None, False)
+    source.with_name("params.yaml").write_text("threshold: 0.9\n")
+    (tmp_path / "elsewhere/params.yaml").write_text("lr: 0.1\n")  # of who knows what
+    model = load(written[0])
+    assert (model.size, model.threshold, model.cleanup) == (SIZE, 0.4, True)
+    given: list[object] = []
+    monkeypatch.setattr(
+        "carseg.batch.predict",
+        lambda paths, out, model, kinds, **_: given.extend((kinds._threshold, kinds._cleanup)),
+    )
+    words = ["carseg", "predict", "photos", "--weights", str(written[0])]
+    for more, expected in (([], [0.4, True]), (["--threshold", "0", "--no-cleanup"], [0, False])):
+        given.clear()
+        monkeypatch.setattr(sys, "argv", [*words, *more])
+        __main__.main()
+        assert given == expected
+
+
+def test_lack_of_memory_in_an_export_names_its_own_options(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(sys, "argv", ["carseg", "export", "--out", "other"])
+    for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")):
+        monkeypatch.setattr("carseg.export.export", MagicMock(side_effect=error))
+        with pytest.raises(SystemExit, match=r"^carseg: memory ran out; lower --batch or --"):
+            __main__.main()
+    monkeypatch.setattr("carseg.export.export", MagicMock(side_effect=RuntimeError("a bug")))
+    with pytest.raises(RuntimeError, match="a bug"):
+        __main__.main()
+
+
 @pytest.mark.parametrize("name", ["model.onnx", "model.xml"])
 def test_what_was_not_exported_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(CarsegError, match=r"there is no such file; run carseg export"):
         load(tmp_path / name)
     (tmp_path / name).write_text("nothing of the kind")
     (tmp_path / "model.bin").touch()
-    with pytest.raises(CarsegError, match="is not what carseg export writes; export it anew"):
+    with pytest.raises(CarsegError, match=r"cannot be opened as .* writes \(.+\); export it"):
         load(tmp_path / name)
 
 
@@ -546,6 +586,24 @@ def test_a_missing_package_is_named() -> None:
     line = r"needs the package nowhere; run pip install -e '\.\[export\]' in the project's folder"
     with pytest.raises(CarsegError, match=line):
         import_optional("nowhere.at_all", "onnx")
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("raise ImportError('libtbb.so.12:\\n cannot open')", "libtbb.so.12: cannot open"),
+        ("import nowhere_else", "No module named 'nowhere_else'"),
+    ],
+)
+def test_a_package_that_is_there_but_broken_is_told_from_one_that_is_not(
+    code: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_engine.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(CarsegError) as error:
+        import_optional("broken_engine", "onnx")
+    line = f"onnx: the package broken_engine cannot be loaded ({why}); install it anew"
+    assert str(error.value) == line
 
 
 def test_openvino_on_a_full_disk_is_a_line(

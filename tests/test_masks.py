@@ -116,6 +116,13 @@ def test_masks_are_replaced_only_when_forced() -> None:
     assert np.asarray(Image.open(MASK / "a.png")).max() == 255
 
 
+def test_a_folder_in_the_place_of_a_mask_is_told_of() -> None:
+    (MASK / "a.png").mkdir(parents=True)
+    file = labelme("a.jpg", ("car", SQUARE))
+    with pytest.raises(CarsegError, match=r"^Mask/a\.png: is a folder where a file is to be; move"):
+        import_masks([file], (), IMAGE, MASK, True)
+
+
 @pytest.mark.parametrize("name", ["é.png", "e\u0301.png", "é.PNG", "e\u0301.Png"])
 def test_a_mask_is_found_however_its_name_is_written(name: str) -> None:
     (IMAGE / "a.jpg").rename(IMAGE / "é.jpg")

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest.mock import MagicMock
 
 import numpy as np
@@ -277,6 +277,23 @@ def test_masks_of_the_official_weights_stay_the_same_for_several_photos_at_once(
         assert iou(count(mask, there)) > 0.97
     with pytest.raises(CarsegError, match="takes 2 photos at once"):
         load(out / "model.xml")
+
+
+def test_only_files_that_are_kept_are_compared(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[str] = []
+
+    def note(*given: Any) -> float:
+        compared.append(given[3])
+        return 0.99
+
+    monkeypatch.setattr(quantize, "agreement", note)
+    photos = sorted((made.root / "Image").iterdir())
+    for format, name in (("openvino", "model.xml"), ("onnx", "model.onnx")):
+        export(made.root / WEIGHTS, tmp_path / format, [format], SIZE, 2, False, photos)
+        assert compared == [name]
+        compared.clear()
 
 
 def test_an_onnx_file_takes_as_many_photos_as_it_is_to(made: Made, tmp_path: Path) -> None:
