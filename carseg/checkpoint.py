@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,11 +22,11 @@ from carseg.provenance import provenance
 from carseg.u2net import U2Net
 
 FOLDER = Path(".checkpoints")
-CODE = Path(__file__).parent
 SHARE = 0.01  # of the time, at most, goes into writing states
 RATE = 400e6  # bytes that a disk writes in a second, until it has shown its own speed
 # Parameters that change no training, or only through what else is in the fingerprint.
 INDIFFERENT = {"workers", "launcher", "cleanup", "split"}
+DEPENDS_ON = "parameters, photos, weights, code or packages"
 
 
 class Stateful(Protocol):
@@ -63,9 +62,11 @@ class Checkpoint:
         self._next: float | None = None  # when a state is written again, by the same clock
         # A restart by torchrun, which the user did not ask for, may find other parameters.
         again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
-        for path in FOLDER.glob(f"{task}-*"):
-            if path != self._path and processes.first and not again:
+        others = [path for path in FOLDER.glob(f"{task}-*") if path != self._path]
+        if others and processes.first and not again:
+            for path in others:
                 path.unlink(missing_ok=True)
+            print(f"{task}: the state of a training of other {DEPENDS_ON} is removed", flush=True)
         # All go on from a state, or none.
         self._found = processes.all_gather([self._path.is_file()])[0]
 
@@ -153,24 +154,22 @@ def fingerprint(
     processes: int,
     parts: Iterable[Sequence[Pair]],
     nets: Iterable[U2Net],
+    code: Mapping[str, str],
 ) -> str:
     """Return the hash of what a training depends on: 32 hexadecimal digits.
 
-    That is the parameters, the pairs in their parts, the nets that it starts from, this package's
-    modules, the packages installed, the machine, the number of processes and of threads.
+    That is the parameters, the pairs in their parts, the nets that it starts from, the `code` of
+    `Recorded`, and what `provenance` has: packages, the machine, the number of processes and of
+    threads.
     """
-    packages = (found.metadata for found in distributions())  # once: it is parsed each time
-    installed = sorted(f"{told['Name']} {told['Version']}" for told in packages)
-    machine = provenance(device, processes)
     settings = params.model_dump(exclude=INDIFFERENT)
-    digest = hashlib.sha256(repr((settings, installed, machine)).encode())
+    told = (settings, provenance(device, processes), sorted(code.items()))
+    digest = hashlib.sha256(repr(told).encode())
     for part, pairs in enumerate(parts):
         for pair in pairs:  # one by one: there may be a million
             digest.update(repr((part, *pair)).encode())
             for path in (pair.photo, pair.mask):
                 digest.update(hashlib.sha256(path.read_bytes()).digest())
-    for path in sorted(CODE.glob("*.py")):
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
     for net in nets:
         for value in net.state_dict().values():
             digest.update(value.cpu().contiguous().numpy().tobytes())

@@ -9,9 +9,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from carseg.photos import squared_photo
 from carseg.predict import Look, at_size, combine, from_sides
-from carseg.tensors import photo_tensor
+from carseg.tensors import square_tensor
 from carseg.views import CAR, View, extent, standing_views
 
 MARGIN = 0.1  # around a car, against its width and height
@@ -38,7 +37,7 @@ def look_closer(
     """
     car = found >= CAR
     left, top, right, bottom = box = box_around(car)
-    square = photo_tensor(squared_photo(photo.crop(box), size))  # (3, S, S)
+    square = square_tensor(photo.crop(box), size)  # (3, S, S)
     again = from_sides(look, square, standing_views(extent(car), views))  # (V, 1, S, S)
     inside = torch.from_numpy(found[None, top:bottom, left:right])
     before = torch.from_numpy(at_size(inside, (size, size)))[None, None]

@@ -161,10 +161,11 @@ def _check(pair: Pair) -> Checked:
             f"{pair.mask}: is neither black nor white in {grey:.0%} of its pixels; save a mask, "
             "white car on black"
         )
-    elif (dim := np.mean((levels >= DARK) & (levels < 128))) > DIM * np.mean(levels >= 128):
+    elif (dim := np.mean((levels >= DARK) & (levels < 128)) / np.mean(levels >= 128)) > DIM:
         faults.append(
-            f"{pair.mask}: is dark grey in {dim:.0%} of its pixels, which count as background; "
-            "save a mask, all of the car white, not the car cut out"
+            f"{pair.mask}: has {dim:.0%} as many dark grey pixels, which count as background, as "
+            "white ones; save a mask, all of the car white, not the car cut out, and with hard "
+            "edges"
         )
     elif np.mean(_rim(levels) >= 128) > 0.5:
         inverted = True

@@ -23,16 +23,16 @@ from carseg.metrics import Counts, count, dice, iou, summarise
 from carseg.overlay import overlay
 from carseg.pairs import Pair, read_manifest
 from carseg.params import Params
-from carseg.photos import read_photo, read_truth, squared_photo
+from carseg.photos import read_photo, read_truth
 from carseg.predict import at_size, combine, from_sides, probability
 from carseg.provenance import provenance, record
 from carseg.recorded import Recorded
 from carseg.report import SHOWN, show, write_report
 from carseg.scores import Scores, as_table
 from carseg.spread import WORST, Spread, spread
-from carseg.tensors import photo_tensor
+from carseg.tensors import square_tensor
 from carseg.u2net import U2Net
-from carseg.upright import CLOCKWISE, find_upright, on_its_side
+from carseg.upright import find_upright, upright_views
 from carseg.views import D4, TURNED, View, turn
 
 Mask = NDArray[np.bool_]
@@ -64,11 +64,11 @@ def evaluate(params: Params, recorded: Recorded | None = None) -> None:
             net = device.place_net(net_called(name, params)).eval()
             found[name] = []
             for pair in tqdm(pairs, name, leave=False, disable=None):
-                masks = predict_masks(net, pair, params, device)
-                found[name].append(judge(masks, read_truth(pair.mask)))
+                photo, truth = read_photo(pair.photo), read_truth(pair.mask)
+                masks = predict_masks(net, photo, params, device)
+                found[name].append(judge(masks, truth))
                 if name != "untrained":
-                    car = masks["upright"]
-                    picture = overlay(read_photo(pair.photo), car, read_truth(pair.mask))
+                    picture = overlay(photo, masks["upright"], truth)
                     picture.save(overlays / f"{pair.name}_{name}.jpg", quality=85)
         # The net at hand is still the last one, of task 2.
         by_iou = sorted(range(len(pairs)), key=lambda i: found["dice"][i].scores["upright"].iou)
@@ -116,22 +116,23 @@ def net_called(name: str, params: Params) -> U2Net:
     return weights.start(params.model, Path("pretrained"), params.seed)
 
 
-def predict_masks(net: U2Net, pair: Pair, params: Params, device: Device) -> dict[str, Mask]:
+def predict_masks(
+    net: U2Net, photo: Image.Image, params: Params, device: Device
+) -> dict[str, Mask]:
     """Predict a photo in all turns and flips: a mask for each of `VIEWS` and `TURNS`.
 
     All are (H, W), as the photo is held: those of `TURNS` are turned back.
     """
-    photo, size = read_photo(pair.photo), params.image_size
+    size = params.image_size
     look = partial(probability, net, device=device)
     shape = (photo.height, photo.width)
-    seen = from_sides(look, photo_tensor(squared_photo(photo, size)))  # (8, 1, S, S)
+    seen = from_sides(look, square_tensor(photo, size))  # (8, 1, S, S)
 
     def upright(quarters: int) -> NDArray[np.float32]:
         """Return what `find_upright` finds in the photo turned so far, computed from `seen`."""
         held = turn(seen[quarters], (quarters, False))
-        rotated = on_its_side(held, shape if quarters % 2 == 0 else shape[::-1])
-        looks = [quarters, (quarters + CLOCKWISE[0]) % 4] if rotated else [quarters]
-        return at_size(combine(seen[looks]), shape)
+        views = upright_views(held, shape if quarters % 2 == 0 else shape[::-1])
+        return at_size(combine(seen[[(quarters + more) % 4 for more, _ in views]]), shape)
 
     def again(found: NDArray[np.float32], views: Sequence[View]) -> NDArray[np.float32]:
         return look_closer(look, photo, found, views, size)

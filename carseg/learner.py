@@ -69,12 +69,12 @@ class Learner:
         }
 
     def step(self, photos: Tensor, masks: Tensor, weight: float) -> float:
-        """Train on one batch with the function `step`; return the weighted loss before the step.
+        """Train on one batch with `train_step`; return the weighted loss before the step.
 
         Args:
             photos: (N, 3, H, W), float32, normalised.
             masks: (N, 1, H, W), float32, share of car in each pixel, 0…1.
-            weight: of the loss, as in `step`.
+            weight: of the loss, as in `train_step`.
         """
         loss = train_step(
             self._joint, self._criterion, self._optimizer, self._device, photos, masks, weight

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,7 +48,7 @@ class Material(NamedTuple):
     shares: Shares
     loader: DataLoader[Batch]  # of this process's part of each batch
     probes: list[Probe]  # to measure on: training photos, as many as validate, and validation
-    bn_batches: list[Tensor]  # (N, 3, S, S) each, that batch norms are measured on
+    bn_batches: Callable[[], Iterator[Tensor]]  # (N, 3, S, S), that batch norms are measured on
 
 
 def read_parts(renderings: int) -> Parts:
@@ -103,8 +103,12 @@ def prepare(
         Probe(pairs, params, folder, processes)
         for pairs in (evenly(parts.train, len(parts.val)), parts.val)
     ]
-    batches = batch_norm_batches(squares, len(parts.train))
-    bn_batches = [batch[processes.mine].clone() for batch in batches]
+
+    def bn_batches() -> Iterator[Tensor]:
+        """Yield this process's part of each, read anew, as memory is for the net."""
+        for batch in batch_norm_batches(squares, len(parts.train)):
+            yield batch[processes.mine]
+
     return Material(sampler, shares, loader, probes, bn_batches)
 
 

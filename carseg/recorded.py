@@ -15,13 +15,18 @@ CODE = ("carseg/", "stages/")
 
 
 class Recorded:
-    """A stage's parameters and code, as they are when this is made; outside of a project none."""
+    """A stage's parameters and code, as they are when this is made; outside of a project none.
+
+    Attributes:
+        code: SHA-256 of each module that dvc.yaml names under the stage, by its path.
+    """
 
     def __init__(self, stage: str) -> None:
         """Look at what dvc.yaml names under `stage`."""
         named = _read(Path("dvc.yaml")).get("stages", {}).get(stage, {})
         self._params: list[str] = named.get("params", [])
-        self._code = [Path(path) for path in named.get("deps", []) if path.startswith(CODE)]
+        self._modules = [Path(path) for path in named.get("deps", []) if path.startswith(CODE)]
+        self.code = self._digests()
         self._before = self._look()
 
     def check(self) -> None:
@@ -40,13 +45,15 @@ class Recorded:
 
     def _look(self) -> dict[str, object]:
         values = _read(Path("params.yaml"))
-        found: dict[str, object] = {
-            f"params.yaml: {name}": values.get(name) for name in self._params
-        }
-        for path in self._code:
+        params = {f"params.yaml: {name}": values.get(name) for name in self._params}
+        return params | {f"{path}:": digest for path, digest in self._digests().items()}
+
+    def _digests(self) -> dict[str, str]:
+        found = {}
+        for path in self._modules:
             for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
                 content = file.read_bytes() if file.is_file() else b""
-                found[f"{file.as_posix()}:"] = hashlib.sha256(content).digest()
+                found[file.as_posix()] = hashlib.sha256(content).hexdigest()
         return found
 
 

@@ -43,9 +43,6 @@ class Store:
                 except OSError as error:
                     raise OSError(error.errno, error.strerror, name) from error
 
-    def __len__(self) -> int:
-        return len(self._starts)
-
     def __getitem__(self, i: int) -> NDArray[Any]:
         """Read the i-th array."""
         with self._path.open("rb") as file:

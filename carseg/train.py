@@ -11,6 +11,7 @@ from torch import nn
 from tqdm import tqdm
 
 from carseg import weights
+from carseg.ahead import on_cores
 from carseg.checkpoint import Checkpoint, fingerprint
 from carseg.columns import TRAINED
 from carseg.curve import Curve
@@ -21,12 +22,12 @@ from carseg.losses import BCEWithLogitsLoss, DiceLoss
 from carseg.material import BN_PHOTOS, Material, prepare, read_parts
 from carseg.pairs import Pair, evenly, read_manifest
 from carseg.params import Params
-from carseg.photos import read_photo, squared_photo
+from carseg.photos import read_photo
 from carseg.processes import ALONE, Processes, together
 from carseg.provenance import record
 from carseg.recorded import Recorded
 from carseg.store import scratch_folder
-from carseg.tensors import photo_tensor
+from carseg.tensors import square_tensor
 from carseg.u2net import U2Net
 
 NAMED = 10  # photos that a line names, at most
@@ -82,8 +83,9 @@ def start(params: Params) -> U2Net:
     if params.init != "scratch":
         device = Device(params.precision)
         pairs = evenly(read_manifest(Path("split/train.csv")), BN_PHOTOS)
-        squares = (squared_photo(read_photo(pair.photo), params.image_size) for pair in pairs)
-        photos = (photo_tensor(square)[None] for square in squares)
+        photos = on_cores(
+            lambda pair: square_tensor(read_photo(pair.photo), params.image_size)[None], pairs
+        )
         weights.calibrate_batch_norm(device.place_net(net), photos, device)
     return net
 
@@ -142,7 +144,11 @@ def train(
 
     starts = [net] if remembered is None else [net, remembered]
     digest = (
-        fingerprint(params, device, processes.world_size, parts, starts) if processes.first else ""
+        fingerprint(
+            params, device, processes.world_size, parts, starts, recorded.code if recorded else {}
+        )
+        if processes.first
+        else ""
     )
     checkpoint = Checkpoint(task, digest, processes)
     curve = Curve()
@@ -157,7 +163,7 @@ def train(
             else:
                 material.sampler.epoch = epoch
                 learn(learner, material, parts.learnt, f"{task} {epoch}", processes)
-                measured = learner.averaged(remembered, material.bn_batches)
+                measured = learner.averaged(remembered, material.bn_batches())
             scores = [probe.measure(measured, criterion, device) for probe in material.probes]
             if not math.isfinite(loss := sum(score.loss for score in scores)):
                 remedy = "lower learning_rate" if epoch else "start from other weights"

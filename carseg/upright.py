@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from carseg.photos import squared_photo
 from carseg.predict import Look, at_size, combine, from_sides
-from carseg.tensors import photo_tensor
+from carseg.tensors import square_tensor
 from carseg.views import AS_HELD, CAR, View, extent, standing_views
 
 # Photos with an EXIF tag are turned by it before; those that lie have mostly lost theirs, and tags
@@ -28,7 +29,7 @@ def find_upright(look: Look, photo: Image.Image, size: int) -> NDArray[np.float3
         photo: RGB, W×H.
         size: side of the squares, in pixels.
     """
-    square = photo_tensor(squared_photo(photo, size))  # (3, S, S)
+    square = square_tensor(photo, size)  # (3, S, S)
     shape = (photo.height, photo.width)
     return at_size(stand_up(look, square, look(square[None]), shape), shape)
 
@@ -45,9 +46,18 @@ def stand_up(look: Look, square: Tensor, first: Tensor, shape: tuple[int, int]) 
         first: (1, 1, S, S), its first prediction.
         shape: the photo's own height and width.
     """
-    if not on_its_side(first[0], shape):
-        return first[0]
-    return combine(torch.cat([first, from_sides(look, square, (CLOCKWISE,))]))
+    _, *more = upright_views(first[0], shape)
+    return combine(torch.cat([first, from_sides(look, square, more)])) if more else first[0]
+
+
+def upright_views(found: Tensor, shape: tuple[int, int]) -> Sequence[View]:
+    """Return the views to average: as held and, if the car lies on its side, turned by a quarter.
+
+    Args:
+        found: as in `on_its_side`.
+        shape: likewise.
+    """
+    return (*AS_HELD, CLOCKWISE) if on_its_side(found, shape) else AS_HELD
 
 
 def on_its_side(found: Tensor, shape: tuple[int, int]) -> bool:

@@ -212,14 +212,16 @@ def calibrate_batch_norm(net: U2Net, photos: Iterable[Tensor], device: Device) -
 
     hooks = [layer.register_forward_pre_hook(collect) for layer in layers]
     net.eval()
-    with torch.no_grad():
-        for photo in photos:
-            with device.autocast():
-                net(device.place(photo))
-        for layer in layers:
-            _restate(layer, *torch.stack(moments[layer]).mean(dim=0))
-    for hook in hooks:
-        hook.remove()
+    try:
+        with torch.no_grad():
+            for photo in photos:
+                with device.autocast():
+                    net(device.place(photo))
+            for layer in layers:
+                _restate(layer, *torch.stack(moments[layer]).mean(dim=0))
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _restate(layer: nn.BatchNorm2d, mean: Tensor, square: Tensor) -> None:

@@ -1,5 +1,7 @@
-"""Net2Net widening (Chen et al. 2016, arXiv:1511.05641): a small net inside a wide one.
+"""Function-preserving widening: a small net inside a wide one.
 
+After the idea of Net2Net (Chen et al. 2016, arXiv:1511.05641), but the added channels are fresh,
+behind weights of zero, where Net2WiderNet copies channels and divides what reads them.
 U²-Net† is U²-Net with fewer channels, so its weights fit into the first channels of every layer
 of the full net. The carried-over channels read nothing from the added ones, hence the wide net
 computes what the small one does; the added ones start at random and are there to learn.

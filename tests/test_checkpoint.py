@@ -4,6 +4,7 @@ import math
 import time
 import zipfile
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -25,6 +26,7 @@ from carseg.pairs import read_manifest
 from carseg.params import Params
 from carseg.probe import EpochScore, Probe
 from carseg.processes import Processes
+from carseg.recorded import Recorded
 from carseg.train import train
 from carseg.u2net import U2Net
 
@@ -141,11 +143,8 @@ def other_photos() -> None:
 
 
 def other_code() -> None:
-    for path in checkpoint.CODE.glob("*.py"):
-        (Path("code") / path.name).parent.mkdir(exist_ok=True)
-        (Path("code") / path.name).write_bytes(path.read_bytes() + b"\n")
-    checkpoint.CODE = Path("code")
-    run()
+    recorded = Mock(spec=Recorded, code={"carseg/train.py": "another"})
+    train("bce", net(), BCEWithLogitsLoss(), PARAMS, Path(), recorded=recorded)
 
 
 def other_start() -> None:
@@ -163,14 +162,28 @@ def test_a_state_of_something_else_is_not_taken_up_but_removed(
     again: Callable[[], None],
     cut: Cut,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(checkpoint, "CODE", checkpoint.CODE)  # put back at the end
     cut(2)
     assert len(states()) == 1
+    capsys.readouterr()
     again()
-    assert "goes on" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "goes on" not in said
+    assert said.count("bce: the state of a training of other parameters, photos, ") == 1
     assert states() == []
+
+
+def test_a_package_that_changes_no_training_leaves_its_state(
+    cut: Cut, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut(2)
+    told = Path("site/new_package-1.0.dist-info/METADATA")
+    told.parent.mkdir(parents=True)
+    told.write_text("Metadata-Version: 2.1\nName: new-package\nVersion: 1.0\n")
+    monkeypatch.syspath_prepend(Path("site").resolve())
+    assert version("new-package") == "1.0"
+    run()
+    assert "bce: goes on after epoch 1\n" in capsys.readouterr().out
 
 
 def test_the_tasks_leave_each_others_states_alone(cut: Cut) -> None:
@@ -332,23 +345,25 @@ def test_the_fingerprint_is_the_same_for_the_same_and_no_nets_weights_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pairs = read_manifest(Path("split/train.csv"))
-    one, again = (fingerprint(PARAMS, CPU, 1, [pairs], [net()]) for _ in range(2))
+    one, again = (fingerprint(PARAMS, CPU, 1, [pairs], [net()], {}) for _ in range(2))
     assert one == again
     assert len(one) == 32
     differing = {
         one,
-        fingerprint(PARAMS, Device("bfloat16"), 1, [pairs], [net()]),
-        fingerprint(PARAMS, CPU, 1, [pairs[:1], pairs[1:]], [net()]),
-        fingerprint(PARAMS, CPU, 1, [pairs[::-1]], [net()]),
-        fingerprint(PARAMS, CPU, 1, [pairs], [net(), net()]),
-        fingerprint(PARAMS, CPU, 2, [pairs], [net()]),
+        fingerprint(PARAMS, Device("bfloat16"), 1, [pairs], [net()], {}),
+        fingerprint(PARAMS, CPU, 1, [pairs[:1], pairs[1:]], [net()], {}),
+        fingerprint(PARAMS, CPU, 1, [pairs[::-1]], [net()], {}),
+        fingerprint(PARAMS, CPU, 1, [pairs], [net(), net()], {}),
+        fingerprint(PARAMS, CPU, 2, [pairs], [net()], {}),
+        fingerprint(PARAMS, CPU, 1, [pairs], [net()], {"carseg/train.py": "1"}),
+        fingerprint(PARAMS, CPU, 1, [pairs], [net()], {"carseg/train.py": "2"}),
     }
     with monkeypatch.context() as patch:  # whose sums come out differently
         patch.setattr(provenance, "processor", lambda: "another one")
-        differing.add(fingerprint(PARAMS, CPU, 1, [pairs], [net()]))
-    assert len(differing) == 7
+        differing.add(fingerprint(PARAMS, CPU, 1, [pairs], [net()], {}))
+    assert len(differing) == 9
     indifferent = {"workers": 2, "launcher": "torchrun", "cleanup": True}
     other = PARAMS.model_copy(update=indifferent)
-    assert fingerprint(other, CPU, 1, [pairs], [net()]) == one
+    assert fingerprint(other, CPU, 1, [pairs], [net()], {}) == one
     weights.save(net(), OUTPUT)
-    assert fingerprint(PARAMS, CPU, 1, [pairs], [weights.load("u2netp", OUTPUT)]) == one
+    assert fingerprint(PARAMS, CPU, 1, [pairs], [weights.load("u2netp", OUTPUT)], {}) == one

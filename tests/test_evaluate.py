@@ -27,9 +27,9 @@ from carseg.errors import CarsegError
 from carseg.evaluate import evaluate, lies, predict_masks, probability_at
 from carseg.files import read_csv, write_csv
 from carseg.overlay import FALSE_NEGATIVE, FALSE_POSITIVE, LONG_SIDE, TRUE_POSITIVE, overlay
-from carseg.pairs import Pair, read_manifest
+from carseg.pairs import read_manifest
 from carseg.params import Params
-from carseg.photos import read_truth
+from carseg.photos import read_photo, read_truth
 from carseg.recorded import Recorded
 from carseg.u2net import U2Net
 
@@ -102,11 +102,14 @@ def evaluated(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def perfect(nets: dict[str, U2Net], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Be in a project whose nets find each car to the pixel."""
 
-    def find(net: U2Net, pair: Pair, params: Params, device: Device) -> dict[str, Mask]:
-        return dict.fromkeys((*VIEWS, *TURNS), read_truth(pair.mask))
-
     monkeypatch.chdir(tmp_path)
     prepare(tmp_path, nets)
+    pairs = read_manifest(Path("split/val.csv"))
+    truths = {read_photo(pair.photo).tobytes(): read_truth(pair.mask) for pair in pairs}
+
+    def find(net: U2Net, photo: Image.Image, params: Params, device: Device) -> dict[str, Mask]:
+        return dict.fromkeys((*VIEWS, *TURNS), truths[photo.tobytes()])
+
     monkeypatch.setattr(evaluation, "predict_masks", find)
 
 
@@ -347,9 +350,10 @@ def test_a_car_taller_than_wide_lies_on_its_side(shape: tuple[int, int], expecte
 @pytest.mark.usefixtures("evaluated")
 def test_clean_up_is_done_when_asked(nets: dict[str, U2Net]) -> None:
     pair, device = read_manifest(Path("split/val.csv"))[0], Device("float32")
-    as_found = predict_masks(nets["bce"], pair, TINY, device)
+    photo = read_photo(pair.photo)
+    as_found = predict_masks(nets["bce"], photo, TINY, device)
     assert any(label(mask)[1] > 1 for mask in as_found.values()), "else nothing is to be cleaned"
-    cleaned = predict_masks(nets["bce"], pair, TINY.model_copy(update={"cleanup": True}), device)
+    cleaned = predict_masks(nets["bce"], photo, TINY.model_copy(update={"cleanup": True}), device)
     assert list(cleaned) == list(as_found) == [*VIEWS, *TURNS]
     for name, mask in cleaned.items():
         assert (mask == clean(as_found[name])).all()

@@ -175,7 +175,8 @@ def test_when_nothing_can_be_fetched_one_line_says_what_to_do(
         provide(init, Path("Weights"), Path("pretrained"))
     message = str(caught.value)
     assert len(message.splitlines()) == 1
-    for part in (f"{official.RELEASE}{file}", "Weights/", "init: scratch"):
+    instead = {"u2netp": "train without: init: scratch", "u2net": "take the small: init: u2netp"}
+    for part in (f"{official.RELEASE}{file}", "Weights/", instead[init]):
         assert part in message
     assert sorted(Path().iterdir()) == [Path("Weights")]
     reasons = capsys.readouterr().out

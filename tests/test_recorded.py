@@ -38,6 +38,16 @@ def set_to(old: str, new: str) -> None:
     Path("params.yaml").write_text(text.replace(old, new))
 
 
+def test_code_is_that_which_the_stage_names() -> None:
+    Path("carseg/outputs.py").write_text("not of this stage")
+    code = Recorded("train_bce").code
+    assert sorted(code) == [str(DRAWN), str(MODULE), "stages/train_bce.py"]
+    MODULE.write_text("other")
+    again = Recorded("train_bce").code
+    assert [path for path in code if code[path] != again[path]] == [str(MODULE)]
+    assert Recorded("nothing of the kind").code == {}
+
+
 @pytest.mark.parametrize(
     ("change", "name"),
     [

@@ -28,7 +28,6 @@ def test_arrays_are_read_as_they_were_written(given_arrays: list[NDArray[np.uint
         store = Store(folder, given_arrays)
         # As processes that load photos get it.
         for reader in (store, pickle.loads(pickle.dumps(store))):
-            assert len(reader) == len(given_arrays)
             for i in reversed(range(len(given_arrays))):
                 np.testing.assert_array_equal(reader[i], given_arrays[i])
 
@@ -42,7 +41,7 @@ def test_a_store_does_not_hold_what_it_wrote() -> None:
         return np.zeros(10**6, np.uint8)
 
     store = Store(Path(), (large() for _ in range(7)))
-    assert taken == len(store) == 7
+    assert taken == 7
     assert len(pickle.dumps(store)) < 1000
 
 
