@@ -1,9 +1,11 @@
 """What the documents tell readers to type does what they say."""
 
+import json
 import re
 import shlex
 import subprocess
 import sys
+from itertools import dropwhile, takewhile
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,44 @@ def test_every_command_has_the_options_that_there_are(document: str) -> None:
     for words in (shlex.split(line, comments=True) for line in lines):
         command_line().parse_args(words[: words.index("<")] if "<" in words else words)
     assert len(lines) > 5
+
+
+def test_contributors_find_every_module() -> None:
+    lines = (ROOT / "CONTRIBUTING.md").read_text().splitlines()
+    table = [line for line in lines if line.startswith("| ")]
+    named = [name for line in table for name in re.findall(r"`(\w+)`", line)]
+    modules = [path for path in (ROOT / "carseg").iterdir() if path.suffix in ("", ".py")]
+    assert sorted(named) == sorted(p.stem for p in modules if not p.stem.startswith("__"))
+
+
+COLUMNS = {  # headers of tables, and what of metrics.json is below
+    "one look: `plain`": ("plain", "iou"),
+    "as `carseg predict`: `upright`": ("upright", "iou"),
+    "with `--closer`": ("closer", "iou"),
+    "Dice, upright": ("upright", "dice"),
+    "IoU, plain": ("plain", "iou"),
+    "IoU, upright": ("upright", "iou"),
+    "IoU, closer": ("closer", "iou"),
+    "IoU, D4": ("d4", "iou"),
+    "IoU, D4, closer": ("d4_closer", "iou"),
+}
+
+
+@pytest.mark.parametrize(
+    ("document", "before"),
+    [("README.md", "On the rendered sample, "), ("docs/results.md", "## The rendered sample")],
+)
+def test_the_sample_has_the_scores_that_a_fresh_clone_shows(document: str, before: str) -> None:
+    scores = json.loads((ROOT / "metrics.json").read_text())
+    after = (ROOT / document).read_text().split(before)[1].splitlines()
+    table = takewhile(lambda line: line, dropwhile(lambda line: not line.startswith("|"), after))
+    (_, *headers), _, *rows = (
+        [cell.strip() for cell in line.strip("|").split("|")] for line in table
+    )
+    assert len(rows) == len(scores) == 3
+    for (_, *cells), views in zip(rows, scores.values(), strict=True):
+        told = [views[view][score] for view, score in (COLUMNS[header] for header in headers)]
+        assert cells == [f"{value:.3f}" for value in told]
 
 
 def test_photos_are_converted_as_they_stand_and_masks_to_white_and_black(tmp_path: Path) -> None:
