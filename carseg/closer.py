@@ -25,7 +25,7 @@ def look_closer(
 
     Half of a whole photo is street. The box is stretched to a square of the same size, which shows
     edges more finely and leaves the surroundings out. Views in which `found` clearly shows the car
-    on its side are skipped. `found` is averaged with the result, by certainty: of a car that the
+    on its side are skipped. `found` is averaged with the result, by confidence: of a car that the
     photo cuts off, the whole photo shows more.
 
     Args:

@@ -100,8 +100,9 @@ def terms(values: Tensor) -> list[Tensor]:
 def fuse_batch_norm(net: U2Net) -> U2Net:
     """Return a copy in eval mode, without batch norms, that computes the same.
 
-    Layers that must be exact (`U2Net.keep_exact`) stay so under any number format, but what an
-    encoder's layer hands to one with a large constant is rounded; no published weights have such.
+    Layers that must be exact (`U2Net.keep_exact`) stay so under any number format. Two cases are
+    rounded, which no published weights have: what an encoder's layer hands to one with a large
+    constant, and the second of two decoder layers in a row that have one.
     """
     folded = copy.deepcopy(net).eval()
     folded.keep_exact()

@@ -37,7 +37,7 @@ def find_upright(look: Look, photo: Image.Image, size: int) -> NDArray[np.float3
 def stand_up(look: Look, square: Tensor, first: Tensor, shape: tuple[int, int]) -> Tensor:
     """Predict a square photo again, turned, if the car lies on its side: (1, S, S), turned back.
 
-    Both predictions are averaged by certainty, so that what is tall without lying, as a lorry from
+    Both predictions are averaged by confidence, so that what is tall without lying, as a lorry from
     the front, mostly keeps the first one. If the car stands, that is returned.
 
     Args:
