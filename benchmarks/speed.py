@@ -219,7 +219,7 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def plain_item(pair: Pair, size: int) -> tuple[Tensor, Tensor]:
-    """Decode and resize a pair, as a first loop does for every look."""
+    """Decode and resize a pair, as a first loop does for every sample."""
     with Image.open(pair.photo) as photo, Image.open(pair.mask) as mask:
         small = photo.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
         shape = mask.convert("L").resize((size, size), Image.Resampling.NEAREST)

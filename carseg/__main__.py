@@ -193,9 +193,9 @@ def _add_predict(commands: Commands) -> None:
         "--threshold",
         type=float,
         metavar="P",
-        help="probability from which a pixel is car [that of params.yaml beside the weights, or of "
-        "when a file was exported, else 0.5]; does nothing to cut-outs and backgrounds unless with "
-        "--cleanup",
+        help="probability from which a pixel is car [that of params.yaml beside the weights, for "
+        "exported files that of their export, else 0.5]; does nothing to cut-outs and backgrounds "
+        "unless with --cleanup",
     )
     command.add_argument(
         "--cleanup",

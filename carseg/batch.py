@@ -132,7 +132,8 @@ def as_line(error: Exception, job: Job) -> str:
             return f"{name}: is too large for what was asked for ({error}); scale it down"
         return f"{name}: {error.strerror or error}; check the disk, and try again"
     if is_lack_of_memory(error):
-        return f"{job.source}: takes more memory than there is; scale it down, or lower --jobs"
+        others = "" if job.source == STREAM else ", or lower --jobs"
+        return f"{job.source}: takes more memory than there is; scale it down{others}"
     if not isinstance(error, CarsegError):
         raise error
     return str(error)

@@ -33,6 +33,7 @@ INTEGERS = (
     "weights, which scores are of, at IoU {:.3f}, in the mean of photos that they were not "
     "calibrated with."
 )
+CLEANUP = "; carseg then keeps only the largest piece of car, and fills its holes"
 NO_SCORES = "Not known: no `metrics.json` beside the weights tells of them."
 OTHER_SCORES = "Not known: the last evaluation was of other weights."
 OTHER_SETTING = "Not known with this `{}`: the last evaluation was with {}."
@@ -176,7 +177,7 @@ def card(
         "brightest value, subtract the mean (0.485, 0.456, 0.406), divide by the deviation "
         f"(0.229, 0.224, 0.225). Output `probability`: float32, (N, 1, {about.size}, {about.size}),"
         " 0 to 1, no sigmoid needed. Scale it back to the photo's size, then cut at "
-        f"{about.threshold}.",
+        f"{about.threshold}{CLEANUP if about.cleanup else ''}.",
         "",
         *integers,
         *alone,

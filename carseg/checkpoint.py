@@ -26,7 +26,7 @@ SHARE = 0.01  # of the time, at most, goes into writing states
 RATE = 400e6  # bytes that a disk writes in a second, until it has shown its own speed
 # Parameters that change no training, or only through what else is in the fingerprint.
 INDIFFERENT = {"workers", "launcher", "cleanup", "split"}
-DEPENDS_ON = "parameters, photos, weights, code or packages"
+DEPENDS_ON = "parameters, photos, weights, code, packages, processes or threads"
 
 
 class Stateful(Protocol):
@@ -62,11 +62,12 @@ class Checkpoint:
         self._next: float | None = None  # when a state is written again, by the same clock
         # A restart by torchrun, which the user did not ask for, may find other parameters.
         again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
-        others = [path for path in FOLDER.glob(f"{task}-*") if path != self._path]
-        if others and processes.first and not again:
+        if processes.first and not again:
+            others = [path for path in FOLDER.glob(f"{task}-*") if path != self._path]
             for path in others:
                 path.unlink(missing_ok=True)
-            print(f"{task}: the state of a training of other {DEPENDS_ON} is removed", flush=True)
+            if any(path.stem != self._path.stem for path in others):  # not its own, half written
+                print(f"{task}: the state of a training of other {DEPENDS_ON} is removed")
         # All go on from a state, or none.
         self._found = processes.all_gather([self._path.is_file()])[0]
 

@@ -110,12 +110,12 @@ class Squares(Dataset[tuple[Tensor, Tensor]]):
         photo, mask = np.split(self._stores[store][at], [3 * self._size**2])
         return photo.reshape(self._size, self._size, 3), mask.reshape(self._size, self._size)
 
-    def collate(self, looks: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    def collate(self, samples: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         """Stack samples to photos (N, 3, H, W) and masks (N, 1, H, W); N may be 0."""
         side = (self._size, self._size)
-        if not looks:
+        if not samples:
             return torch.empty(0, 3, *side), torch.empty(0, 1, *side)
-        photos, masks = zip(*looks, strict=True)
+        photos, masks = zip(*samples, strict=True)
         return torch.stack(photos), torch.stack(masks)
 
     def plain(self) -> Iterator[tuple[Tensor, Tensor]]:

@@ -142,7 +142,7 @@ def import_optional(module: str, wanted_by: str) -> ModuleType:
     """Import an optional package.
 
     Raises:
-        CarsegError: it is not installed.
+        CarsegError: it is not installed, or cannot be loaded.
     """
     try:
         return importlib.import_module(module)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 from carseg.errors import CarsegError, warn
 from carseg.photos import HEIC, RAW, as_rgb, blaming, upright
@@ -113,7 +113,7 @@ def hidden(path: Path) -> bool:
 def read(content: bytes, source: Path) -> Image.Image:
     """Read a photo of any mode as upright RGB; EXIF data and an RGB colour profile come along.
 
-    The preview among EXIF data does not: it would show what a result leaves out.
+    The previews among EXIF data do not: they would show what a result leaves out.
 
     Raises:
         CarsegError: it is not an image, or a camera's raw file.
@@ -125,14 +125,17 @@ def read(content: bytes, source: Path) -> Image.Image:
     kept = ("exif", "icc_profile") if stands.mode in ("RGB", "RGBA") else ("exif",)
     photo.info = {key: stands.info[key] for key in kept if key in stands.info}
     if "exif" in photo.info:
-        photo.info["exif"] = _without_preview(stands)
+        photo.info["exif"] = _without_previews(stands)
     return photo
 
 
-def _without_preview(image: Image.Image) -> bytes:
+def _without_previews(image: Image.Image) -> bytes:
     """Return an image's EXIF data written anew; nothing, where they cannot be."""
     try:
-        return image.getexif().tobytes()
+        exif = image.getexif()
+        # Of a form that each maker keeps to itself; some put a preview there.
+        exif.get_ifd(ExifTags.IFD.Exif).pop(ExifTags.Base.MakerNote, None)
+        return exif.tobytes()  # without the second directory, which holds the usual preview
     except MemoryError:
         raise
     except Exception:  # whatever Pillow raises of malformed ones

@@ -171,7 +171,7 @@ def refuse_overwriting(listed: Sequence[Job], force: bool, scenery: Path | None 
     """Check that no photo, background or file among photos is replaced, nor, unless forced, any.
 
     Raises:
-        CarsegError: a line for each.
+        CarsegError: a line for each, for `NAMED` at most.
     """
     # Not by name: on some file systems a.JPG and a.jpg are one.
     sources = [job.source for job in listed if job.source.exists()]
@@ -181,10 +181,12 @@ def refuse_overwriting(listed: Sequence[Job], force: bool, scenery: Path | None 
     folders = {_identity(path) for path in places}
     background = _identity(scenery) if scenery else None
     there = [path for job in listed for path in job.targets.values() if os.path.lexists(path)]
-    lines = [f"{path}: {IS_FOLDER}" for path in there if path.is_dir()]
+    lines = []
     for path in there:
         known = _identity(path) if path.exists() else None  # else a link to nothing
-        if known in photos:
+        if path.is_dir():
+            lines.append(f"{path}: {IS_FOLDER}")
+        elif known in photos:
             lines.append(f"{path}: is one of the photos; choose another --out")
         elif known and known == background:
             lines.append(f"{path}: is the background; choose another --out")

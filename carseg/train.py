@@ -22,12 +22,12 @@ from carseg.losses import BCEWithLogitsLoss, DiceLoss
 from carseg.material import BN_PHOTOS, Material, prepare, read_parts
 from carseg.pairs import Pair, evenly, read_manifest
 from carseg.params import Params
-from carseg.photos import read_photo
+from carseg.photos import read_photo, squared_photo
 from carseg.processes import ALONE, Processes, together
 from carseg.provenance import record
 from carseg.recorded import Recorded
 from carseg.store import scratch_folder
-from carseg.tensors import square_tensor
+from carseg.tensors import photo_tensor
 from carseg.u2net import U2Net
 
 NAMED = 10  # photos that a line names, at most
@@ -83,9 +83,10 @@ def start(params: Params) -> U2Net:
     if params.init != "scratch":
         device = Device(params.precision)
         pairs = evenly(read_manifest(Path("split/train.csv")), BN_PHOTOS)
-        photos = on_cores(
-            lambda pair: square_tensor(read_photo(pair.photo), params.image_size)[None], pairs
+        squares = on_cores(
+            lambda pair: squared_photo(read_photo(pair.photo), params.image_size), pairs
         )
+        photos = (photo_tensor(square)[None] for square in squares)
         weights.calibrate_batch_norm(device.place_net(net), photos, device)
     return net
 

@@ -283,6 +283,22 @@ def test_the_preview_of_a_photo_as_it_was_is_left_out() -> None:
             assert not made.getexif().get_ifd(ExifTags.IFD.IFD1)
 
 
+def test_notes_that_only_their_maker_reads_are_left_out() -> None:
+    """Some cameras keep a preview there."""
+    exif = Image.Exif()
+    more = exif.get_ifd(ExifTags.IFD.Exif)
+    more[ExifTags.Base.MakerNote], more[ExifTags.Base.FNumber] = b"a preview" * 9, 2.0
+    for suffix, tag in (("jpg", 1), ("webp", 6)):
+        exif[ExifTags.Base.Orientation] = tag
+        photo().save(f"photos/shot.{suffix}", exif=exif)
+        with Image.open(f"photos/shot.{suffix}") as shot:
+            assert b"a preview" in shot.info["exif"]
+        do(f"photos/shot.{suffix}", kinds=("cutout",), force=True)
+        with Image.open("out/shot.png") as made:
+            assert made.getexif().get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FNumber] == 2
+            assert b"a preview" not in made.info["exif"]
+
+
 def test_exif_data_that_cannot_be_written_anew_are_left_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -560,6 +576,10 @@ def test_a_folder_in_the_place_of_a_result_is_told_of_before_anything_is_done() 
     Path("out/b.png").mkdir(parents=True)
     with pytest.raises(CarsegError, match=r"^out/b\.png: is a folder where a file is to be; move"):
         do("photos", force=True)
+    Path("photos/c.png").mkdir()
+    photo().save("photos/c.jpg")
+    with pytest.raises(CarsegError, match=r"^photos/c\.png: is a folder where .* away$"):
+        do("photos/c.jpg", out="photos")
     assert files() == []
 
 

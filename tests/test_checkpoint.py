@@ -193,12 +193,14 @@ def test_the_tasks_leave_each_others_states_alone(cut: Cut) -> None:
     assert states() == before
 
 
-def test_what_a_killed_writer_left_is_removed(cut: Cut) -> None:
+def test_what_a_killed_writer_left_is_removed(cut: Cut, capsys: pytest.CaptureFixture[str]) -> None:
     cut(3)
     (path,) = states()
     path.with_suffix(".part").write_bytes(b"half a state")
+    capsys.readouterr()
     run()
     assert states() == []
+    assert "is removed" not in capsys.readouterr().out, "it is of no other training"
 
 
 def test_a_disk_without_room_for_states_stops_no_training(

@@ -246,7 +246,8 @@ def test_the_card_tells_only_of_its_files_and_of_the_rate_that_was_taken(project
     fast = about.params.model_copy(update={"learning_rate": 0.002})
     text = card(about._replace(params=fast), ["model.onnx"], 1)
     assert "| epochs | 7 |" in card(about._replace(task="bce"), ["model.onnx"], 1)
-    assert "cut at 0.4" in card(about._replace(threshold=0.4), ["model.onnx"], 1)
+    assert "cut at 0.4." in card(about._replace(threshold=0.4), ["model.onnx"], 1)
+    assert "cut at 0.5; carseg then" in card(about._replace(cleanup=True), ["model.onnx"], 1)
     assert "safetensors" not in text
     assert "| optimiser | Adam, learning rate 0.002, 0.0005 for the Dice loss |" in text
     assert "0.002 |" in card(about._replace(params=fast, task="bce"), ["model.onnx"], 1)
