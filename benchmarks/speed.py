@@ -47,7 +47,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from carseg import u2net, weights
 from carseg.convolution import Convolution
-from carseg.data import Squares
+from carseg.data import Samples
 from carseg.device import Device
 from carseg.errors import import_optional, run
 from carseg.files import write_json
@@ -61,6 +61,7 @@ from carseg.pairs import PHOTOS, Pair
 from carseg.processes import ALONE
 from carseg.provenance import provenance
 from carseg.quantize import Calibration, write_int8
+from carseg.squares import Squares
 from carseg.tensors import mask_tensor, photo_tensor
 from carseg.u2net import VARIANTS, U2Net
 
@@ -173,13 +174,13 @@ def our_loop(
     model: str, pairs: Sequence[Pair], size: int, folder: Path, device: Device
 ) -> Callable[[], None]:
     """Give a training step in our way: from files, prepared once, to changed weights."""
-    squares = Squares(pairs, size, folder)
+    samples = Samples(Squares(pairs, size, folder))
     learner = Learner(U2Net(model), BCEWithLogitsLoss(), 1e-4, STEPS, device, ALONE)
     epochs = iter(range(STEPS))
 
     def step() -> None:
         epoch = next(epochs)
-        photos, masks = zip(*(squares[epoch, i] for i in range(len(pairs))), strict=True)
+        photos, masks = zip(*(samples[epoch, i] for i in range(len(pairs))), strict=True)
         learner.step(torch.stack(photos), torch.stack(masks), 1.0)
 
     return step

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import partial
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,12 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from carseg.ahead import on_cores
 from carseg.augment import Augment, camouflage, crop_to_car, put_behind, put_elsewhere
-from carseg.pairs import Pair
-from carseg.photos import read_mask, read_photo, squared_mask, squared_photo
-from carseg.processes import ALONE, Processes
-from carseg.store import Store
+from carseg.processes import Processes
+from carseg.squares import Squares
 from carseg.tensors import mask_tensor, photo_tensor
 
 MOVED = 0.25  # probability of `put_elsewhere`
@@ -29,53 +24,34 @@ HIDDEN = 0.5  # probability of `camouflage`
 CROPPED = 0.25  # probability of `crop_to_car`
 
 
-class Squares(Dataset[tuple[Tensor, Tensor]]):
-    """Photos and masks, decoded and squared once, augmented anew in each epoch.
+class Samples(Dataset[tuple[Tensor, Tensor]]):
+    """Photos and masks, augmented anew in each epoch.
 
     An index is (epoch, position), so that a sample depends on nothing else but the seed.
     """
 
-    def __init__(
-        self,
-        pairs: Sequence[Pair],
-        size: int,
-        folder: Path,
-        seed: int = 0,
-        processes: Processes = ALONE,
-        scenes: bool = True,
-    ) -> None:
-        """Prepare the photos; the processes of a machine divide the work and share the results.
+    def __init__(self, squares: Squares, seed: int = 0, scenes: bool = True) -> None:
+        """Keep what samples are made of.
 
         Args:
-            pairs: the photos and their masks.
-            size: side of the squares, in pixels.
-            folder: for the prepared photos; it must outlive this object.
+            squares: the photos and their masks.
             seed: of all augmentation.
-            processes: each calls this with the same arguments.
             scenes: whether samples show other backgrounds, cars, colours and crops, too.
-
-        Raises:
-            CarsegError: a file cannot be read.
         """
-        share = pairs[processes.local_rank :: processes.local_world_size]
-        rows = on_cores(partial(squared, size=size), share)
-        stores = processes.all_gather([Store(folder, rows)])
-        self._stores = stores[processes.machine]
-        self._length = len(pairs)
+        self._squares = squares
         self._augment = Augment()
         self._seed = seed
-        self._size = size
         self._scenes = scenes
 
     def __len__(self) -> int:
-        return self._length
+        return len(self._squares)
 
     def __getitem__(self, index: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Return the photo (3, H, W), normalised, and its soft mask (1, H, W), 0…1."""
+        """Return the photo (3, S, S), normalised, and its soft mask (1, S, S), 0…1."""
         epoch, i = index
         # Not i, as numpy takes [seed, epoch, 0] for [seed, epoch], which the order is drawn from.
         random = np.random.default_rng([self._seed, epoch, 1 + i])
-        photo, mask = self._pair(i)
+        photo, mask = self._squares.arrays(i)
         if self._scenes:
             photo = self._vary_scene(i, photo, mask, random)
             if random.random() < CROPPED:
@@ -102,40 +78,15 @@ class Squares(Dataset[tuple[Tensor, Tensor]]):
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Draw any photo but the i-th, with its mask."""
         other = int(i + random.integers(1, len(self))) % len(self)
-        return self._pair(other)
-
-    def _pair(self, i: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Read the i-th photo (S, S, 3) and its soft mask (S, S)."""
-        at, store = divmod(i, len(self._stores))
-        photo, mask = np.split(self._stores[store][at], [3 * self._size**2])
-        return photo.reshape(self._size, self._size, 3), mask.reshape(self._size, self._size)
+        return self._squares.arrays(other)
 
     def collate(self, samples: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         """Stack samples to photos (N, 3, H, W) and masks (N, 1, H, W); N may be 0."""
-        side = (self._size, self._size)
+        side = (self._squares.size, self._squares.size)
         if not samples:
             return torch.empty(0, 3, *side), torch.empty(0, 1, *side)
         photos, masks = zip(*samples, strict=True)
         return torch.stack(photos), torch.stack(masks)
-
-    def plain(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Return every photo and mask as they are."""
-        return map(self.as_it_is, range(len(self)))
-
-    def as_it_is(self, i: int) -> tuple[Tensor, Tensor]:
-        """Return the i-th photo and mask without augmentation."""
-        photo, mask = self._pair(i)
-        return photo_tensor(photo), mask_tensor(mask)
-
-
-def squared(pair: Pair, size: int) -> NDArray[np.uint8]:
-    """Read a pair as one row, (4·size²,), uint8: RGB of each pixel, then shares of car, 0…255.
-
-    Raises:
-        CarsegError: a file cannot be read.
-    """
-    photo, mask = read_photo(pair.photo), read_mask(pair.mask)
-    return np.append(squared_photo(photo, size), squared_mask(mask, size))
 
 
 class EpochSampler(Sampler[tuple[int, int]]):

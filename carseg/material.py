@@ -12,13 +12,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from carseg.columns import TASKS
-from carseg.data import EpochSampler, Shares, Squares
+from carseg.data import EpochSampler, Samples, Shares
 from carseg.device import Device
 from carseg.errors import CarsegError
 from carseg.pairs import Pair, evenly, read_manifest
 from carseg.params import Params
 from carseg.probe import Probe
 from carseg.processes import Processes
+from carseg.squares import Squares
 from carseg.views import D4, turn
 
 BN_PHOTOS = 64  # enough for the statistics of a batch norm, so at most that many
@@ -88,13 +89,14 @@ def prepare(
     # A net that knows nothing learns more from photos as they are than from what puzzles one
     # that knows cars.
     scenes = params.init != "scratch"
-    squares = Squares(parts.learnt, params.image_size, folder, seed, processes, scenes)
-    sampler = EpochSampler(len(squares), seed)
+    squares = Squares(parts.learnt, params.image_size, folder, processes)
+    samples = Samples(squares, seed, scenes)
+    sampler = EpochSampler(len(samples), seed)
     shares = Shares(sampler, params.batch_size, processes)
     loader = DataLoader(
-        squares,
+        samples,
         batch_sampler=shares,
-        collate_fn=squares.collate,
+        collate_fn=samples.collate,
         num_workers=params.workers,
         persistent_workers=params.workers > 0,
         pin_memory=device.torch.type == "cuda",
@@ -131,7 +133,7 @@ def batch_norm_batches(squares: Squares, first: int) -> Iterator[Tensor]:
     for at in range(0, count, BN_BATCH):
         yield torch.stack(
             [
-                turn(squares.as_it_is(photos[i % len(photos)])[0], QUARTERED[turned(i)])
+                turn(squares[photos[i % len(photos)]][0], QUARTERED[turned(i)])
                 for i in range(at, at + BN_BATCH)
             ]
         )

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from carseg.ahead import on_cores
-from carseg.data import Squares
 from carseg.device import Device
 from carseg.metrics import Counts, count, summarise
 from carseg.pairs import Pair
@@ -21,6 +20,7 @@ from carseg.params import Params
 from carseg.photos import read_truth
 from carseg.predict import at_size, probability
 from carseg.processes import ALONE, Processes
+from carseg.squares import Squares
 from carseg.store import Store
 from carseg.upright import stand_up
 
@@ -83,7 +83,7 @@ class Probe:
         net.eval()
         look = partial(probability, net, device=device)
         found: list[tuple[float, Counts]] = []
-        for i, (photo, mask) in enumerate(self._squares.plain()):
+        for i, (photo, mask) in enumerate(self._squares):
             truth = self._truth(i)
             with torch.inference_mode():
                 with device.autocast():

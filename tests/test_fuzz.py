@@ -9,10 +9,11 @@ import pytest
 from conftest import LONG, SHORT, ellipse
 from PIL import Image
 
-from carseg.data import Squares
+from carseg.data import Samples
 from carseg.dataset import snapshot
 from carseg.errors import CarsegError
 from carseg.pairs import find_pairs
+from carseg.squares import Squares
 
 FILES = 1000
 CAR = ellipse(SHORT, LONG, seed=1)
@@ -98,7 +99,7 @@ def test_damaged_files_are_refused_in_a_line_or_can_be_trained_on(
             refused += 1
         else:
             pairs = find_pairs(Path("dataset/Image"), Path("dataset/Mask"))
-            squared, share = Squares(pairs, 64, Path())[0, 0]
+            squared, share = Samples(Squares(pairs, 64, Path()))[0, 0]
             assert bool(squared.isfinite().all())
             assert share.min() >= 0
             assert share.max() <= 1

@@ -10,19 +10,17 @@ import numpy as np
 import pytest
 import torch
 from conftest import noise, uneven, write_manifests, write_pairs
-from numpy.typing import NDArray
 from PIL import Image
 from project import SHALLOW
 from sklearn.metrics import f1_score, jaccard_score
 from torch import Tensor, nn
 
-from carseg import checkpoint, data, learner, material, weights
+from carseg import checkpoint, learner, material, weights
 from carseg import train as training
-from carseg.augment import Augment
 from carseg.checkpoint import fingerprint
 from carseg.columns import TRAINED
 from carseg.curve import COLUMNS
-from carseg.data import CROPPED, CROWDED, HIDDEN, MOVED, PAINTED, EpochSampler, Squares
+from carseg.data import Samples
 from carseg.device import Device
 from carseg.errors import CarsegError
 from carseg.files import read_csv, write_csv
@@ -43,6 +41,7 @@ from carseg.params import Params
 from carseg.probe import EpochScore, Probe
 from carseg.processes import ALONE
 from carseg.recorded import Recorded
+from carseg.squares import Squares
 from carseg.train import start, train, train_bce, train_dice
 from carseg.u2net import VARIANTS, U2Net
 from carseg.upright import on_its_side, stand_up
@@ -226,13 +225,13 @@ def test_a_loss_that_is_no_number_ends_the_run_with_photos_and_remedy(
     value: float, step: int, epoch: int, photos: slice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked_at: list[int] = []
-    getitem = Squares.__getitem__
+    getitem = Samples.__getitem__
 
-    def look(squares: Squares, index: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def look(samples: Samples, index: tuple[int, int]) -> tuple[Tensor, Tensor]:
         looked_at.extend([index[1]] * (index[0] == epoch))
-        return getitem(squares, index)
+        return getitem(samples, index)
 
-    monkeypatch.setattr(Squares, "__getitem__", look)
+    monkeypatch.setattr(Samples, "__getitem__", look)
     with pytest.raises(CarsegError) as error:
         run(criterion=Broken(value, step))
     pairs = read_manifest(Path("split/train.csv"))
@@ -310,7 +309,7 @@ def test_a_parameter_changed_meanwhile_ends_a_run_that_can_be_taken_up_again(
 @pytest.mark.usefixtures("whole")
 def test_a_step_learns_from_its_batch() -> None:
     squares = Squares(read_manifest(Path("split/train.csv")), 64, Path())
-    photos, masks = (torch.stack(parts) for parts in zip(*squares.plain(), strict=True))
+    photos, masks = (torch.stack(parts) for parts in zip(*squares, strict=True))
     net = fresh_net()
     optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
     losses = [
@@ -417,139 +416,17 @@ def test_the_learning_rate_runs_through_its_whole_schedule(
     assert rates == pytest.approx(expected)
 
 
-def test_every_photo_is_seen_once_an_epoch_in_an_order_of_its_own() -> None:
-    sampler = EpochSampler(20, seed=1)
-    orders = []
-    for epoch in (1, 2, 1):
-        sampler.epoch = epoch
-        indices = list(sampler)
-        assert {at for at, _ in indices} == {epoch}
-        assert sorted(i for _, i in indices) == list(range(20))
-        orders.append([i for _, i in indices])
-    assert orders[0] == orders[2] != orders[1]
-    other = EpochSampler(20, seed=2)
-    other.epoch = 1
-    assert [i for _, i in other] != orders[0]
-    assert len(sampler) == 20
-
-
-def test_no_look_is_drawn_from_what_the_order_is_drawn_from(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    squares = Squares(read_manifest(Path("split/train.csv")), 64, Path(), seed=7)
-    sampler = EpochSampler(len(squares), seed=7)
-    seeds = []
-    default_rng = np.random.default_rng
-
-    def generator(seed: int | list[int]) -> np.random.Generator:
-        if isinstance(seed, list):
-            seeds.append(tuple(np.random.SeedSequence(seed).generate_state(4)))
-        return default_rng(seed)
-
-    monkeypatch.setattr(np.random, "default_rng", generator)
-    for epoch in (0, 1, 2):
-        sampler.epoch = epoch
-        for index in sampler:
-            _ = squares[index]
-    assert len(seeds) == len(set(seeds)) == 3 * (1 + len(squares))
-
-
-def test_a_look_depends_on_seed_epoch_and_photo_alone() -> None:
-    pairs = read_manifest(Path("split/train.csv"))
-    squares, again = Squares(pairs, 64, Path(), seed=1), Squares(pairs, 64, Path(), seed=1)
-    photo, mask = squares[4, 2]
-    assert (photo.shape, mask.shape) == ((3, 64, 64), (1, 64, 64))
-    _ = again[0, 0]
-    assert torch.equal(again[4, 2][0], photo)
-    assert torch.equal(again[4, 2][1], mask)
-    # A single look may be left as it is; a handful of them is not.
-    assert not same_looks(squares, 4, squares, 5)
-    assert not same_looks(squares, 4, Squares(pairs, 64, Path(), seed=2), 4)
-    # The same picture twice is still turned differently.
-    double = Squares([pairs[0]] * 2, 64, Path(), seed=1)
-    assert any(not torch.equal(double[epoch, 0][0], double[epoch, 1][0]) for epoch in range(4))
-
-
-def test_looks_that_are_not_staged_are_photos_turned_and_shaded_and_no_more(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(Augment, "__call__", lambda _, photo, mask, seed: (photo, mask))
-    monkeypatch.setattr("carseg.data.CROPPED", 0)
-    pairs = read_manifest(Path("split/train.csv"))
-    plain, scenes = Squares(pairs, 64, Path(), scenes=False), Squares(pairs, 64, Path())
-    for i, (photo, mask) in enumerate(plain.plain()):
-        for epoch in range(8):
-            assert torch.equal(plain[epoch, i][0], photo)
-            assert torch.equal(scenes[epoch, i][1], mask)
-        assert any(not torch.equal(scenes[epoch, i][0], photo) for epoch in range(8))
-
-
-def test_a_share_of_samples_is_cropped_to_the_car(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Augment, "__call__", lambda _, photo, mask, seed: (photo, mask))
-    monkeypatch.setattr(data, "crop_to_car", lambda photo, mask, _: (photo, 0 * mask))
-    for scenes, share in ((True, CROPPED), (False, 0)):
-        squares = Squares(read_manifest(Path("split/train.csv")), 64, Path(), scenes=scenes)
-        cropped = [not squares[epoch, 0][1].any() for epoch in range(300)]
-        assert np.mean(cropped) == pytest.approx(share, abs=0.08)
-
-
-def test_a_staged_look_has_the_car_of_its_mask_and_what_others_have_around_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Each photo has a colour of its own."""
-    monkeypatch.setattr("carseg.data.PAINTED", 0)
-    pairs = read_manifest(Path("split/train.csv"))
-    squares = Squares(pairs, 64, Path())
-    for i in range(len(squares)):
-        photo, mask = squares._pair(i)
-        looks = [squares._vary_scene(i, photo, mask, np.random.default_rng(k)) for k in range(40)]
-        assert all(np.array_equal(look[mask == 255], photo[mask == 255]) for look in looks)
-        others = {squares._other(i, np.random.default_rng(k))[0].tobytes() for k in range(40)}
-        assert others == {squares._pair(k)[0].tobytes() for k in range(len(squares)) if k != i}
-
-
-def test_every_way_of_staging_is_drawn_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    shares = {"put_elsewhere": MOVED, "put_behind": CROWDED, "recolour": PAINTED}
-    shares["camouflage"] = HIDDEN
-    chosen: list[set[str]] = []
-
-    def told(name: str) -> Callable[..., NDArray[np.uint8]]:
-        def call(*arguments: NDArray[np.uint8]) -> NDArray[np.uint8]:
-            chosen[-1].add(name)
-            return arguments[0]
-
-        return call
-
-    for name in ("put_elsewhere", "put_behind", "camouflage"):
-        monkeypatch.setattr(data, name, told(name))
-    squares = Squares(read_manifest(Path("split/train.csv")), 64, Path())
-    monkeypatch.setattr(squares._augment, "recolour", told("recolour"))
-    photo, mask = squares._pair(0)
-    for k in range(400):
-        chosen.append(set())
-        squares._vary_scene(0, photo, mask, np.random.default_rng(k))
-    for one, share in shares.items():
-        assert np.mean([one in names for names in chosen]) == pytest.approx(share, abs=0.08)
-        for other in shares.keys() - {one}:
-            among = [one in names for names in chosen if other in names]
-            assert np.mean(among) == pytest.approx(share, abs=0.15), f"{one} goes by {other}"
-
-
 @pytest.mark.parametrize(("init", "scenes"), [("u2netp", True), ("scratch", False)])
 def test_only_a_net_that_knows_cars_learns_from_staged_looks(
     init: str, scenes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
-    stage = Squares._vary_scene
+    stage = Samples._vary_scene
     monkeypatch.setattr(
-        Squares, "_vary_scene", lambda self, *arguments: calls.append(0) or stage(self, *arguments)
+        Samples, "_vary_scene", lambda self, *arguments: calls.append(0) or stage(self, *arguments)
     )
     train("bce", fresh_net(), BCEWithLogitsLoss(), tiny(init=init, epochs=1), Path())
     assert bool(calls) == scenes
-
-
-def same_looks(one: Squares, epoch: int, other: Squares, other_epoch: int) -> bool:
-    return all(torch.equal(one[epoch, i][0], other[other_epoch, i][0]) for i in range(len(one)))
 
 
 @pytest.mark.usefixtures("whole")
@@ -558,7 +435,7 @@ def test_a_probe_measures_at_each_photos_own_size_and_cars_as_they_stand() -> No
     net = uneven(fresh_net())
     score = Probe(pairs, tiny(threshold=0.4), Path()).measure(net.train(), DiceLoss(), CPU)
     losses, dices, ious, lying = [], [], [], []
-    plain = Squares(pairs, 64, Path()).plain()
+    plain = Squares(pairs, 64, Path())
     for pair, (photo, mask) in zip(pairs, plain, strict=True):
 
         def look(square: Tensor) -> Tensor:
@@ -633,9 +510,9 @@ def test_renderings_train_along_and_nothing_is_measured_on_them(
             super().__init__(pairs, *arguments)
             met["learnt"] = list(pairs)
 
-        def as_it_is(self, i: int) -> tuple[Tensor, Tensor]:
+        def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
             met.setdefault("plain", []).append(met["learnt"][i])
-            return super().as_it_is(i)
+            return super().__getitem__(i)
 
     class NotedProbe(Probe):
         def __init__(self, pairs: Sequence[Pair], *arguments: Any) -> None:
@@ -688,7 +565,7 @@ def test_half_of_the_photos_that_batch_norms_are_measured_on_are_turned(
         for pair in read_manifest(tmp_path / "more/split/train.csv")
     ]
     squares = Squares(pairs, 64, Path())
-    plain = [photo for photo, _ in squares.plain()]
+    plain = [photo for photo, _ in squares]
     batches = list(batch_norm_batches(squares, photos))
     assert {len(batch) for batch in batches} == {BN_BATCH}
     found = torch.cat(batches)
@@ -746,9 +623,7 @@ def test_only_given_weights_are_settled_and_begin_as_given(
     key = "stage1.rebnconvin.bn_s1.running_mean"
     assert torch.equal(begun[0].state_dict()[key], given.state_dict()[key]) != settled
     if settled:  # on the training photos, as nets are given them
-        looks = [
-            look for look, _ in Squares(read_manifest(Path("split/train.csv")), 64, Path()).plain()
-        ]
+        looks = [look for look, _ in Squares(read_manifest(Path("split/train.csv")), 64, Path())]
         with torch.inference_mode():
             seen = given.stage1.rebnconvin.conv_s1(torch.stack(looks))
         found = begun[0].state_dict()

@@ -1,0 +1,150 @@
+"""What a training sees: each photo once an epoch, in another order and another variation."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_manifests
+from numpy.typing import NDArray
+
+from carseg import data
+from carseg.augment import Augment
+from carseg.data import CROPPED, CROWDED, HIDDEN, MOVED, PAINTED, EpochSampler, Samples
+from carseg.pairs import Pair, read_manifest
+from carseg.squares import Squares
+
+
+@pytest.fixture(autouse=True)
+def _project(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_manifests(tmp_path, train=3, val=2)
+
+
+def samples_of(pairs: Sequence[Pair], seed: int = 0, scenes: bool = True) -> Samples:
+    return Samples(Squares(pairs, 64, Path()), seed, scenes)
+
+
+def test_every_photo_is_seen_once_an_epoch_in_an_order_of_its_own() -> None:
+    sampler = EpochSampler(20, seed=1)
+    orders = []
+    for epoch in (1, 2, 1):
+        sampler.epoch = epoch
+        indices = list(sampler)
+        assert {at for at, _ in indices} == {epoch}
+        assert sorted(i for _, i in indices) == list(range(20))
+        orders.append([i for _, i in indices])
+    assert orders[0] == orders[2] != orders[1]
+    other = EpochSampler(20, seed=2)
+    other.epoch = 1
+    assert [i for _, i in other] != orders[0]
+    assert len(sampler) == 20
+
+
+def test_no_look_is_drawn_from_what_the_order_is_drawn_from(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    samples = samples_of(read_manifest(Path("split/train.csv")), seed=7)
+    sampler = EpochSampler(len(samples), seed=7)
+    seeds = []
+    default_rng = np.random.default_rng
+
+    def generator(seed: int | list[int]) -> np.random.Generator:
+        if isinstance(seed, list):
+            seeds.append(tuple(np.random.SeedSequence(seed).generate_state(4)))
+        return default_rng(seed)
+
+    monkeypatch.setattr(np.random, "default_rng", generator)
+    for epoch in (0, 1, 2):
+        sampler.epoch = epoch
+        for index in sampler:
+            _ = samples[index]
+    assert len(seeds) == len(set(seeds)) == 3 * (1 + len(samples))
+
+
+def test_a_look_depends_on_seed_epoch_and_photo_alone() -> None:
+    pairs = read_manifest(Path("split/train.csv"))
+    samples, again = samples_of(pairs, seed=1), samples_of(pairs, seed=1)
+    photo, mask = samples[4, 2]
+    assert (photo.shape, mask.shape) == ((3, 64, 64), (1, 64, 64))
+    _ = again[0, 0]
+    assert torch.equal(again[4, 2][0], photo)
+    assert torch.equal(again[4, 2][1], mask)
+    # A single look may be left as it is; a handful of them is not.
+    assert not same_looks(samples, 4, samples, 5)
+    assert not same_looks(samples, 4, samples_of(pairs, seed=2), 4)
+    # The same picture twice is still turned differently.
+    double = samples_of([pairs[0]] * 2, seed=1)
+    assert any(not torch.equal(double[epoch, 0][0], double[epoch, 1][0]) for epoch in range(4))
+
+
+def test_looks_that_are_not_staged_are_photos_turned_and_shaded_and_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Augment, "__call__", lambda _, photo, mask, seed: (photo, mask))
+    monkeypatch.setattr("carseg.data.CROPPED", 0)
+    pairs = read_manifest(Path("split/train.csv"))
+    plain, scenes = samples_of(pairs, scenes=False), samples_of(pairs)
+    for i, (photo, mask) in enumerate(Squares(pairs, 64, Path())):
+        for epoch in range(8):
+            assert torch.equal(plain[epoch, i][0], photo)
+            assert torch.equal(scenes[epoch, i][1], mask)
+        assert any(not torch.equal(scenes[epoch, i][0], photo) for epoch in range(8))
+
+
+def test_a_share_of_samples_is_cropped_to_the_car(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Augment, "__call__", lambda _, photo, mask, seed: (photo, mask))
+    monkeypatch.setattr(data, "crop_to_car", lambda photo, mask, _: (photo, 0 * mask))
+    for scenes, share in ((True, CROPPED), (False, 0)):
+        samples = samples_of(read_manifest(Path("split/train.csv")), scenes=scenes)
+        cropped = [not samples[epoch, 0][1].any() for epoch in range(300)]
+        assert np.mean(cropped) == pytest.approx(share, abs=0.08)
+
+
+def test_a_staged_look_has_the_car_of_its_mask_and_what_others_have_around_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each photo has a colour of its own."""
+    monkeypatch.setattr("carseg.data.PAINTED", 0)
+    pairs = read_manifest(Path("split/train.csv"))
+    squares = Squares(pairs, 64, Path())
+    samples = Samples(squares)
+    for i in range(len(squares)):
+        photo, mask = squares.arrays(i)
+        looks = [samples._vary_scene(i, photo, mask, np.random.default_rng(k)) for k in range(40)]
+        assert all(np.array_equal(look[mask == 255], photo[mask == 255]) for look in looks)
+        others = {samples._other(i, np.random.default_rng(k))[0].tobytes() for k in range(40)}
+        assert others == {squares.arrays(k)[0].tobytes() for k in range(len(squares)) if k != i}
+
+
+def test_every_way_of_staging_is_drawn_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = {"put_elsewhere": MOVED, "put_behind": CROWDED, "recolour": PAINTED}
+    shares["camouflage"] = HIDDEN
+    chosen: list[set[str]] = []
+
+    def told(name: str) -> Callable[..., NDArray[np.uint8]]:
+        def call(*arguments: NDArray[np.uint8]) -> NDArray[np.uint8]:
+            chosen[-1].add(name)
+            return arguments[0]
+
+        return call
+
+    for name in ("put_elsewhere", "put_behind", "camouflage"):
+        monkeypatch.setattr(data, name, told(name))
+    squares = Squares(read_manifest(Path("split/train.csv")), 64, Path())
+    samples = Samples(squares)
+    monkeypatch.setattr(samples._augment, "recolour", told("recolour"))
+    photo, mask = squares.arrays(0)
+    for k in range(400):
+        chosen.append(set())
+        samples._vary_scene(0, photo, mask, np.random.default_rng(k))
+    for one, share in shares.items():
+        assert np.mean([one in names for names in chosen]) == pytest.approx(share, abs=0.08)
+        for other in shares.keys() - {one}:
+            among = [one in names for names in chosen if other in names]
+            assert np.mean(among) == pytest.approx(share, abs=0.15), f"{one} goes by {other}"
+
+
+def same_looks(one: Samples, epoch: int, other: Samples, other_epoch: int) -> bool:
+    return all(torch.equal(one[epoch, i][0], other[other_epoch, i][0]) for i in range(len(one)))
