@@ -230,10 +230,13 @@ def _predict(arguments: argparse.Namespace) -> None:
     check("--jobs", arguments.jobs, 1, 64)
     check_weights(arguments.weights)
     with hold_interrupts():
+        import torch
+
         from carseg.batch import predict
         from carseg.model import load
         from carseg.outputs import Kinds
 
+    torch.backends.cudnn.allow_tf32 = False  # as when scores were computed
     model = load(arguments.weights, arguments.image_size, device=arguments.device)
     threshold = model.threshold if arguments.threshold is None else arguments.threshold
     cleanup = model.cleanup if arguments.cleanup is None else arguments.cleanup

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch.serialization import get_crc32_options, set_crc32_options
 
+from carseg.ahead import on_cores
 from carseg.device import Device
 from carseg.errors import CarsegError, is_lack_of_memory
 from carseg.pairs import Pair
@@ -60,8 +61,10 @@ class Checkpoint:
         self._full = False
         self._made = time.monotonic()
         self._next: float | None = None  # when a state is written again, by the same clock
-        # A restart by torchrun, which the user did not ask for, may find other parameters.
-        again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+        # A restart by torchrun, which the user did not ask for, may find other parameters. It is
+        # counted on the machine of the process that died alone.
+        restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        again = any(count != "0" for count in processes.all_gather([restarts]))
         if processes.first and not again:
             others = [path for path in FOLDER.glob(f"{task}-*") if path != self._path]
             for path in others:
@@ -167,11 +170,13 @@ def fingerprint(
     told = (settings, provenance(device, processes), sorted(code.items()))
     digest = hashlib.sha256(repr(told).encode())
     for part, pairs in enumerate(parts):
-        for pair in pairs:  # one by one: there may be a million
-            digest.update(repr((part, *pair)).encode())
-            for path in (pair.photo, pair.mask):
-                digest.update(hashlib.sha256(path.read_bytes()).digest())
+        for pair, content in zip(pairs, on_cores(_hashes, pairs), strict=True):
+            digest.update(repr((part, *pair)).encode() + content)
     for net in nets:
         for value in net.state_dict().values():
             digest.update(value.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:32]
+
+
+def _hashes(pair: Pair) -> bytes:
+    return b"".join(hashlib.sha256(p.read_bytes()).digest() for p in (pair.photo, pair.mask))

@@ -47,12 +47,15 @@ class Device:
             name = "cuda" if torch.cuda.is_available() else "cpu"
         elif name == "cuda" and not torch.cuda.is_available():
             raise CarsegError("device cuda: torch finds no GPU here; leave it out, or take cpu")
-        self.torch = torch.device(name)
+        # By its number, as other threads have another current one.
+        self.torch = torch.device(name if name == "cpu" else f"cuda:{torch.cuda.current_device()}")
         if self.torch.type == "cuda":
             if repeatable:
                 # cuBLAS wants its workspace fixed for that.
                 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
                 torch.use_deterministic_algorithms(True)
+                # Nothing here reads memory that it has not written.
+                torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
                 # Else convolutions round to 10 bits, also in layers that are exact for a reason.
                 torch.backends.cudnn.allow_tf32 = False
         else:

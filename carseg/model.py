@@ -133,7 +133,8 @@ def load(
     """Load weights that a training saved, of either network, or a file of `carseg export`.
 
     On a CPU under Linux, where torch or OpenVINO computes, the process keeps memory that forward
-    passes have used, for the next ones.
+    passes have used, for the next ones. On a GPU, in float32, convolutions round their inputs to 10
+    bits (TF32) unless `torch.backends.cudnn.allow_tf32` is False, as it is where scores are made.
 
     Args:
         path: a .pth file; or an .onnx or .xml file, which runs on the engine of its format.

@@ -122,8 +122,8 @@ def together() -> Iterator[Processes]:
         torch.cuda.set_device(local_rank)
     nccl = torch.cuda.is_available() and distributed.is_nccl_available()  # Windows has none
     distributed.init_process_group("nccl" if nccl else "gloo", timeout=TIMEOUT)
-    try:
-        rank, world_size = distributed.get_rank(), distributed.get_world_size()
-        yield Processes(rank, world_size, local_rank, local_world_size)
-    finally:
-        distributed.destroy_process_group()
+    rank, world_size = distributed.get_rank(), distributed.get_world_size()
+    yield Processes(rank, world_size, local_rank, local_world_size)
+    # Not after an error: with NCCL it waits for the others, which wait for this one, and torchrun,
+    # which would end all of them, sees them all alive.
+    distributed.destroy_process_group()

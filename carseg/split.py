@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 from sklearn.model_selection import KFold, train_test_split
@@ -54,8 +55,10 @@ def split_names(names: Sequence[str], settings: Split, seed: int) -> tuple[list[
             f"params.yaml: split.fold is {settings.fold} but {len(names)} pairs make {folds} "
             f"folds; it must be null or a whole number from 0 to {folds - 1}"
         )
-    cuts = list(KFold(folds, shuffle=True, random_state=seed).split(names))
-    train_at, val_at = cuts[settings.fold]
+    cuts = KFold(folds, shuffle=True, random_state=seed).split(
+        names
+    )  # one by one: each takes memory
+    train_at, val_at = next(islice(cuts, settings.fold, None))
     return [names[i] for i in train_at], [names[i] for i in val_at]
 
 

@@ -16,7 +16,7 @@ from carseg.checkpoint import Checkpoint, fingerprint
 from carseg.columns import TRAINED
 from carseg.curve import Curve
 from carseg.device import Device
-from carseg.errors import CarsegError
+from carseg.errors import CarsegError, warn
 from carseg.learner import BEFORE, FINE, UNTRAINED, Learner
 from carseg.losses import BCEWithLogitsLoss, DiceLoss
 from carseg.material import BN_PHOTOS, Material, prepare, read_parts
@@ -125,10 +125,17 @@ def train(
 
     Raises:
         CarsegError: a manifest, a photo or the checkpoint cannot be read, there are not as many
-            rendered pairs as `params.renderings`, the loss is no longer finite, or parameters or
-            code were changed meanwhile.
+            rendered pairs as `params.renderings`, processes have other number formats, the loss is
+            no longer finite, or parameters or code were changed meanwhile.
     """
     device = Device(params.precision)
+    if len(kinds := set(processes.all_gather([str(device)]))) > 1:
+        raise CarsegError(f"precision: processes compute on {', '.join(sorted(kinds))}; set it")
+    if params.batch_size < processes.world_size and processes.first:
+        warn(
+            f"batch_size: {params.batch_size} is less than {processes.world_size} processes, of "
+            "which some have nothing to do in any step; raise it, or start fewer"
+        )
     output = Path(TRAINED[task])
     parts = read_parts(params.renderings)
     along = f" and {len(parts.rendered)} renderings" if parts.rendered else ""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -25,6 +26,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Several nets' threads on the same cores mostly wait for each other: tenfold the time.
     os.environ["OMP_NUM_THREADS"] = "1"  # of what tests start
     torch.set_num_threads(1)
+
+
+# The same examples in each run, however busy the machine is.
+hypothesis.settings.register_profile("same", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("same")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

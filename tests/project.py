@@ -56,7 +56,8 @@ class Project:
             cwd=ROOT, check=True, capture_output=True, text=True,
         ).stdout  # fmt: skip
         for name in filter(None, listed.split("\0")):
-            if (ROOT / name).is_file():
+            # Results of the user's own cross-validation are none of the project's files.
+            if (ROOT / name).is_file() and not name.startswith("crossval/"):
                 target = folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes((ROOT / name).read_bytes())
@@ -70,8 +71,12 @@ class Project:
 
     @property
     def environment(self) -> dict[str, str]:
+        # Nor are the user's settings of git, nor the repository that it may be at work in.
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
         return {
-            **os.environ,
+            **inherited,
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            "GIT_CONFIG_SYSTEM": os.devnull,
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "GIT_CONFIG_COUNT": "2",
             **{"GIT_CONFIG_KEY_0": "user.name", "GIT_CONFIG_VALUE_0": "Tester"},

@@ -119,11 +119,6 @@ def whole_file(state: object) -> bytes:
     return content.getvalue()
 
 
-def own_start(name: str, content: bytes) -> None:
-    Path(name).write_bytes(content)
-    params(f"init: {name}")
-
-
 NO_SUCH = r"there is no such file"
 UNREADABLE = r"cannot be read as an image.*; save it anew"
 CASES = [

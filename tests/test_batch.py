@@ -410,6 +410,15 @@ def test_a_folder_that_cannot_be_looked_into_is_not_passed_over(
         list_photos(["photos"], recursive=True)
 
 
+def test_links_to_folders_are_not_followed() -> None:
+    Path("elsewhere").mkdir()
+    photo().save("elsewhere/d.png")
+    Path("photos/linked").symlink_to("../elsewhere")
+    Path("photos/more/up").symlink_to("..")
+    found = list_photos(["photos"], recursive=True)
+    assert [name.as_posix() for _, name in found] == ["a", "b", "more/c"]
+
+
 def test_photos_of_kinds_that_are_not_read_are_told_of() -> None:
     Path("photos/c.HEIC").write_bytes(b"0000ftypheic")
     with pytest.raises(CarsegError, match=r"^photos/c\.HEIC: .* of a kind that Pillow does not"):
@@ -756,6 +765,18 @@ def test_a_stream_becomes_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
         do("-", "photos/a.png")
 
 
+def test_a_stream_holds_the_mask_alone(
+    monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    weights.save(uneven(U2Net("u2netp"), 3), Path("net.pth"))
+    with Path("photos/a.png").open() as given:
+        monkeypatch.setattr(sys, "stdin", given)
+        command(monkeypatch, "-", "--weights", "net.pth", "--image-size", "64")
+    with Image.open(io.BytesIO(capfdbinary.readouterr().out)) as made:
+        made.verify()
+        assert (made.mode, made.size) == ("L", (40, 30))
+
+
 @pytest.mark.parametrize(("closed", "name"), [("stdin", "input"), ("stdout", "output")])
 def test_a_stream_that_is_closed_is_told_of(
     closed: str, name: str, monkeypatch: pytest.MonkeyPatch
@@ -859,19 +880,19 @@ def test_options_left_out_are_those_of_the_settings(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(
         "carseg.batch.predict",
         lambda paths, out, model, kinds, **_: given.extend(
-            (model.size, kinds._threshold, kinds._cleanup)
+            (model.size, kinds._threshold, kinds._cleanup, str(out))
         ),
     )
     weights.save(U2Net("u2netp"), Path("u2net_segmentation_dice_loss.pth"))
     command(monkeypatch, "photos")
-    assert given == [320, 0.5, False]
+    assert given == [320, 0.5, False, "predicted"]
     Path("params.yaml").write_text("image_size: 256\nthreshold: 0.4\ncleanup: true\n")
     given.clear()
     command(monkeypatch, "photos")
-    assert given == [256, 0.4, True]
+    assert given == [256, 0.4, True, "predicted"]
     given.clear()
     command(monkeypatch, "photos", "--image-size", "64", "--threshold", "0.6", "--no-cleanup")
-    assert given == [64, 0.6, False]
+    assert given == [64, 0.6, False, "predicted"]
     Path("params.yaml").write_text("threshold: 2\n")
     with pytest.raises(SystemExit, match=r"params\.yaml: threshold is 2"):
         command(monkeypatch, "photos")

@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -186,6 +187,22 @@ def test_a_package_that_changes_no_training_leaves_its_state(
     assert "bce: goes on after epoch 1\n" in capsys.readouterr().out
 
 
+class OthersRestarted(Processes):
+    """The first of two processes, where the other one's machine counts a restart."""
+
+    def all_gather(self, share: Sequence[Any]) -> list[Any]:
+        return [*share, "1"]
+
+
+def test_a_restart_that_another_machine_counts_removes_no_state(cut: Cut) -> None:
+    cut(2)
+    before = states()
+    Checkpoint("bce", "0" * 32, OthersRestarted(0, 2, 0, 1))
+    assert states() == before
+    Checkpoint("bce", "0" * 32)
+    assert states() == []
+
+
 def test_the_tasks_leave_each_others_states_alone(cut: Cut) -> None:
     cut(2)
     before = states()
@@ -203,8 +220,12 @@ def test_what_a_killed_writer_left_is_removed(cut: Cut, capsys: pytest.CaptureFi
     assert "is removed" not in capsys.readouterr().out, "it is of no other training"
 
 
+@pytest.mark.parametrize(
+    "error",
+    [OSError(28, "No space left on device"), RuntimeError("PytorchStreamWriter failed writing")],
+)
 def test_a_disk_without_room_for_states_stops_no_training(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = run()
     save, tried = torch.save, []
@@ -213,7 +234,7 @@ def test_a_disk_without_room_for_states_stops_no_training(
         if isinstance(target, Path):
             tried.append(target)
             target.write_bytes(b"as much as went in")
-            raise OSError(28, "No space left on device")
+            raise error
         save(state, target)  # type: ignore[arg-type]
 
     monkeypatch.setattr(torch, "save", full)
@@ -271,7 +292,7 @@ def test_the_first_state_waits_for_half_the_time_that_its_size_will_need(
 
 @pytest.mark.parametrize("there", [True, False])
 def test_machines_that_differ_go_on_from_the_first_ones_state_or_none(there: bool) -> None:
-    said: list[object] = ["first", there]
+    said: list[object] = ["first", "0", there]
 
     class Second(Processes):
         def all_gather(self, share: Sequence[object]) -> list[object]:  # type: ignore[override]

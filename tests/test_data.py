@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from carseg import data
 from carseg.augment import Augment
 from carseg.data import CROPPED, CROWDED, HIDDEN, MOVED, PAINTED, EpochSampler, Samples
 from carseg.pairs import Pair, read_manifest
+from carseg.processes import Processes
 from carseg.squares import Squares
+from carseg.store import scratch_folder
 
 
 @pytest.fixture(autouse=True)
@@ -148,3 +151,21 @@ def test_every_way_of_staging_is_drawn_by_itself(monkeypatch: pytest.MonkeyPatch
 
 def same_looks(one: Samples, epoch: int, other: Samples, other_epoch: int) -> bool:
     return all(torch.equal(one[epoch, i][0], other[other_epoch, i][0]) for i in range(len(one)))
+
+
+class OnSecondMachine(Processes):
+    """One of two processes, on a machine of its own, which does not see the other's files."""
+
+    def all_gather(self, share: Sequence[Any]) -> list[Any]:
+        return [None, *share]
+
+
+def test_a_machine_reads_the_squares_that_it_wrote() -> None:
+    pairs = read_manifest(Path("split/train.csv"))
+    second = OnSecondMachine(rank=1, world_size=2, local_rank=0, local_world_size=1)
+    with scratch_folder(second) as folder:
+        found = list(Squares(pairs, 64, folder, second))
+        assert any(folder.iterdir())
+    assert not folder.exists()
+    for one, other in zip(found, Squares(pairs, 64, Path()), strict=True):
+        assert all(map(torch.equal, one, other))

@@ -1,5 +1,7 @@
 """What is computed on: the layout of what convolutions read."""
 
+import os
+
 import pytest
 import torch
 from conftest import noise
@@ -69,11 +71,18 @@ def test_a_gpu_repeats_itself_in_runs_but_other_programs_keep_their_settings(
     repeatable: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
     monkeypatch.setattr(torch.cuda, "set_device", lambda _: pytest.fail("it was chosen already"))
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # to be put back at the end
+    del os.environ["CUBLAS_WORKSPACE_CONFIG"]
     try:
-        Device("float32", "cuda", repeatable)
+        device = Device("float32", "cuda", repeatable)
+        assert (device.torch.type, device.torch.index) == ("cuda", 3), "the one of this thread"
+        assert str(device) == "cuda in float32"
+        assert torch.utils.deterministic.fill_uninitialized_memory != repeatable
+        assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) == repeatable
         assert torch.are_deterministic_algorithms_enabled() == repeatable
         assert torch.backends.cudnn.allow_tf32 != repeatable
     finally:

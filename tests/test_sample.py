@@ -1,5 +1,6 @@
 """The rendered sample pairs: repeatable, well formed, and mask and photo fit each other."""
 
+import inspect
 import os
 import signal
 from pathlib import Path
@@ -92,6 +93,7 @@ def test_the_sample_is_as_large_as_the_one_that_is_known(tmp_path: Path) -> None
     first = contents(render(tmp_path, count=2))
     assert sum(map(len, first.values())) == pytest.approx(279_650, rel=0.01), "BYTES has changed"
     assert (FILES, BYTES) == (2 * COUNT, 2_602_533)
+    assert inspect.signature(render_sample).parameters["count"].default == COUNT
 
 
 def killed(*_: object) -> None:

@@ -54,6 +54,7 @@ def test_a_stage_runs_and_writes_its_times_down(
     write_pairs(Path("dataset/Image"), Path("dataset/Mask"), 4)
     Path("params.yaml").write_text(yaml.safe_dump({"split": {"val_size": 1, "fold": None}}))
     monkeypatch.setenv(share.TIMES, "times")
+    monkeypatch.setattr(share, "STEPS", {})  # which would stay clocked for later tests
     monkeypatch.setattr(sys, "argv", ["share", "-m", "stages.split"])
     share.main()
     assert Path("split/val.csv").is_file()

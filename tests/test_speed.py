@@ -18,6 +18,8 @@ from carseg.convolution import Convolution
 from carseg.device import Device
 from carseg.u2net import U2Net
 
+pytestmark = pytest.mark.usefixtures("shallow")
+
 
 @contextmanager
 def here(make: Callable[..., Callable[..., object]], *given: object) -> Iterator[object]:
@@ -25,7 +27,6 @@ def here(make: Callable[..., Callable[..., object]], *given: object) -> Iterator
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("shallow")
 def test_the_benchmark_times_both_ways(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -71,7 +72,6 @@ def nodes(start: Any) -> set[Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("shallow")
 def test_masks_of_given_weights_are_compared_on_given_photos(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

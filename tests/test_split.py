@@ -1,5 +1,6 @@
 """Which pairs train and which validate: the plan's split, and manifests for any name."""
 
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,17 @@ def test_folds_hold_as_many_as_asked_for() -> None:
 @pytest.mark.parametrize(("pairs", "folds"), [(14, 3), (19, 4), (12, 2), (7, 2), (6, 2), (23, 5)])
 def test_folds_hold_about_as_many_as_asked_for(pairs: int, folds: int) -> None:
     assert fold_count(pairs, Split(val_size=5)) == folds
+
+
+def test_a_fold_takes_no_more_memory_however_many_there_are() -> None:
+    names = [f"{i:05}" for i in range(20_000)]
+    peaks = []
+    for size in (5_000, 5):
+        tracemalloc.start()
+        split_names(names, Split(val_size=size, fold=1), 42)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 2 * peaks[0]
 
 
 @pytest.mark.parametrize("fold", [None, 0])

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ from carseg.material import BN_BATCH, batch_norm_batches
 from carseg.pairs import Pair, read_manifest
 from carseg.params import Params
 from carseg.probe import EpochScore, Probe
-from carseg.processes import ALONE
+from carseg.processes import ALONE, Processes
 from carseg.recorded import Recorded
 from carseg.squares import Squares
 from carseg.train import start, train, train_bce, train_dice
@@ -604,6 +605,18 @@ def test_the_second_task_goes_on_where_the_first_one_ended() -> None:
 
 
 @pytest.mark.usefixtures("pretrained")
+def test_where_no_epoch_validates_better_the_second_task_keeps_the_first_ones_weights(
+    scripted: Callable[..., Script],
+) -> None:
+    first = fresh_net()
+    weights.save(first, Path(TRAINED["bce"]))
+    scripted(0.9, 0.2, 0.1)
+    train_dice(tiny(init="own.pth"))
+    kept = weights.load("u2netp", Path(TRAINED["dice"])).state_dict()
+    assert all(torch.equal(kept[key], value) for key, value in first.state_dict().items())
+
+
+@pytest.mark.usefixtures("pretrained")
 @pytest.mark.parametrize(("init", "settled"), [("u2netp", True), ("scratch", False)])
 def test_only_given_weights_are_settled_and_begin_as_given(
     init: str, settled: bool, monkeypatch: pytest.MonkeyPatch
@@ -691,6 +704,31 @@ def test_the_second_task_learns_at_a_fine_rate_at_most(
     weights.save(fresh_net(), Path("u2net_segmentation.pth"))
     train_dice(tiny(learning_rate=rate))
     assert rates == [second]
+
+
+class Beside(Processes):
+    """The first of several processes, whose last one computes in bfloat16."""
+
+    def all_gather(self, share: Sequence[Any]) -> list[Any]:
+        return [*share, *share, "cpu in bfloat16"]
+
+
+def test_processes_that_compute_otherwise_are_told_of() -> None:
+    line = "^precision: processes compute on cpu in bfloat16, cpu in float32; set it$"
+    with pytest.raises(CarsegError, match=line):
+        train("bce", fresh_net(), DiceLoss(), TINY, Path(), processes=Beside(0, 3))
+
+
+def test_processes_without_work_are_told_of(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(training, "read_parts", Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr(Processes, "all_gather", lambda self, share: 3 * [*share])
+    for count, told in ((2, 0), (3, 1)):
+        with pytest.raises(KeyboardInterrupt):
+            train("bce", fresh_net(), DiceLoss(), TINY, Path(), processes=Processes(0, count))
+        said = capsys.readouterr().err
+        assert said.count("batch_size: 2 is less than 3 processes, of which some") == told
 
 
 def test_a_missing_manifest_is_named() -> None:
