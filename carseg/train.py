@@ -19,7 +19,7 @@ from carseg.device import Device
 from carseg.errors import CarsegError, warn
 from carseg.learner import BEFORE, FINE, UNTRAINED, Learner
 from carseg.losses import BCEWithLogitsLoss, DiceLoss
-from carseg.material import BN_PHOTOS, Material, prepare, read_parts
+from carseg.material import BN_PHOTOS, Material, Parts, prepare, read_parts
 from carseg.pairs import Pair, evenly, read_manifest
 from carseg.params import Params
 from carseg.photos import read_photo, squared_photo
@@ -129,20 +129,9 @@ def train(
             no longer finite, or parameters or code were changed meanwhile.
     """
     device = Device(params.precision)
-    if len(kinds := set(processes.all_gather([str(device)]))) > 1:
-        raise CarsegError(f"precision: processes compute on {', '.join(sorted(kinds))}; set it")
-    if params.batch_size < processes.world_size and processes.first:
-        warn(
-            f"batch_size: {params.batch_size} is less than {processes.world_size} processes, of "
-            "which some have nothing to do in any step; raise it, or start fewer"
-        )
-    output = Path(TRAINED[task])
     parts = read_parts(params.renderings)
-    along = f" and {len(parts.rendered)} renderings" if parts.rendered else ""
-    many = f", {processes.world_size} processes" if processes.world_size > 1 else ""
-    processes.say(
-        f"{task}: {len(parts.train)} photos{along}, {params.epochs} epochs, {device}{many}"
-    )
+    output = Path(TRAINED[task])
+    _announce(task, parts, params, device, processes)
     material = prepare(task, parts, params, folder, device, processes)
     steps = params.epochs * len(material.loader)
     learner = Learner(net, criterion, params.learning_rate, steps, device, processes)
@@ -150,14 +139,11 @@ def train(
         device.place_net(remembered)
     kept = copy.deepcopy(net)
 
-    starts = [net] if remembered is None else [net, remembered]
-    digest = (
-        fingerprint(
-            params, device, processes.world_size, parts, starts, recorded.code if recorded else {}
-        )
-        if processes.first
-        else ""
-    )
+    digest = ""
+    if processes.first:
+        starts = [net] if remembered is None else [net, remembered]
+        code = recorded.code if recorded else {}
+        digest = fingerprint(params, device, processes.world_size, parts, starts, code)
     checkpoint = Checkpoint(task, digest, processes)
     curve = Curve()
     state = {**learner.parts, "kept": kept, "curve": curve}
@@ -200,6 +186,24 @@ def train(
         record(f"train_{task}", device, processes.world_size)
         checkpoint.remove()
     processes.say(f"{task}: kept epoch {kept_epoch}, {output}")
+
+
+def _announce(
+    task: str, parts: Parts, params: Params, device: Device, processes: Processes
+) -> None:
+    """Say what begins; check that all processes can do it alike."""
+    along = f" and {len(parts.rendered)} renderings" if parts.rendered else ""
+    many = f", {processes.world_size} processes" if processes.world_size > 1 else ""
+    processes.say(
+        f"{task}: {len(parts.train)} photos{along}, {params.epochs} epochs, {device}{many}"
+    )
+    if len(kinds := set(processes.all_gather([str(device)]))) > 1:
+        raise CarsegError(f"precision: processes compute on {', '.join(sorted(kinds))}; set it")
+    if params.batch_size < processes.world_size and processes.first:
+        warn(
+            f"batch_size: {params.batch_size} is less than {processes.world_size} processes, of "
+            "which some have nothing to do in any step; raise it, or start fewer"
+        )
 
 
 class Diverged(Exception):

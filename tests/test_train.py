@@ -722,7 +722,7 @@ def test_processes_that_compute_otherwise_are_told_of() -> None:
 def test_processes_without_work_are_told_of(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(training, "read_parts", Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr(training, "prepare", Mock(side_effect=KeyboardInterrupt))
     monkeypatch.setattr(Processes, "all_gather", lambda self, share: 3 * [*share])
     for count, told in ((2, 0), (3, 1)):
         with pytest.raises(KeyboardInterrupt):
