@@ -61,8 +61,8 @@ class Checkpoint:
         self._full = False
         self._made = time.monotonic()
         self._next: float | None = None  # when a state is written again, by the same clock
-        # A restart by torchrun, which the user did not ask for, may find other parameters. It is
-        # counted on the machine of the process that died alone.
+        # A restart by torchrun, which the user did not ask for, may find other parameters. Only the
+        # machine of the process that died counts it.
         restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         again = any(count != "0" for count in processes.all_gather([restarts]))
         if processes.first and not again:

@@ -46,30 +46,53 @@ class Model:
         cleanup: whether these want masks reduced to their largest piece, without holes.
     """
 
-    threshold = 0.5
-    cleanup = False
-
-    def __init__(self, look: Look, size: int = 320, divisible: bool = False) -> None:
+    def __init__(
+        self,
+        look: Look,
+        size: int = 320,
+        divisible: bool = False,
+        *,
+        threshold: float = 0.5,
+        cleanup: bool = False,
+    ) -> None:
         """Wrap a prediction function; `load` and `of` provide it.
 
         Args:
             look: maps photos (N, 3, S, S) to probabilities (N, 1, S, S).
             size: S.
             divisible: `look` computes on torch's threads, which concurrent calls can divide.
+            threshold: what the attribute of that name is to be.
+            cleanup: likewise.
         """
         self._look = look
         self._one_at_a_time: AbstractContextManager[object] = Lock()
         self._divisible = divisible
         self.size = size
+        self.threshold = threshold
+        self.cleanup = cleanup
         self.jobs = min(MOST, torch.get_num_threads()) if divisible else IN_TURN
 
     @classmethod
-    def of(cls, net: U2Net, size: int = 320, device: Device | None = None) -> Model:
+    def of(
+        cls,
+        net: U2Net,
+        size: int = 320,
+        device: Device | None = None,
+        *,
+        threshold: float = 0.5,
+        cleanup: bool = False,
+    ) -> Model:
         """Make a model of a copy of a net, on the device, without batch norms."""
         place = device or Device(repeatable=False)
         folded = place.place_net(fuse_batch_norm(net)).to(place.dtype)
         on_cores = place.torch.type == "cpu"
-        return cls(lambda photos: probability(folded, photos, place), size, on_cores)
+        return cls(
+            lambda photos: probability(folded, photos, place),
+            size,
+            on_cores,
+            threshold=threshold,
+            cleanup=cleanup,
+        )
 
     def predict(
         self, picture: Picture, *, d4: bool = False, closer: bool = False
@@ -159,9 +182,9 @@ def load(
     kind = path.suffix.lower()
     if kind in EXPORTED:
         exported = load_exported(path, device, precision)
-        model = Model(exported.look, exported.size)
-        model.threshold, model.cleanup = exported.threshold, exported.cleanup
-        return model
+        return Model(
+            exported.look, exported.size, threshold=exported.threshold, cleanup=exported.cleanup
+        )
     if kind == ".safetensors":
         raise CarsegError(f"{path}: holds weights alone; take the .pth, .onnx or .xml file")
     settings = settings_of(path)
@@ -169,9 +192,8 @@ def load(
         state = weights.read_checkpoint(path)
         net = weights.net_of(state, weights.variant_of(state, path))
         size = settings.image_size if size is None else int(size)
-        model = Model.of(net, size, Device(precision, device, repeatable=False))
-    model.threshold, model.cleanup = settings.threshold, settings.cleanup
-    return model
+        place = Device(precision, device, repeatable=False)
+        return Model.of(net, size, place, threshold=settings.threshold, cleanup=settings.cleanup)
 
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
