@@ -3,7 +3,8 @@
     python -m benchmarks.speed                    the full net, 320×320, batches of 4
     python -m benchmarks.speed --model u2netp     the small net
     python -m benchmarks.speed --weights FILE --images DIR     the masks, too, are compared
-    ... --int8 DIR                                our prediction in 8-bit integers
+    ... --int8 DIR                                and our prediction in 8-bit integers
+    python -m benchmarks.speed --trained          all of that, with what dvc repro trained
 
 Ours and theirs take turns in one run, so that other load on the machine affects both; read the
 ratios, not the seconds. *Theirs* is, for training, a plain loop: float32, photos decoded and
@@ -15,8 +16,8 @@ share of it counts the products of plain convolutions, even where ours need fewe
 written to `bench.json`.
 
 Our prediction is that of `carseg export --format openvino` where OpenVINO is installed and the
-processor has AVX-512, else torch; or of `carseg export --int8`, calibrated on other photos than
-`--images`.
+processor has AVX-512, else torch; *carseg, 8 bits* is that of `carseg export --int8`, calibrated on
+other photos than `--images`: with `--trained` on those trained on, and the others are predicted.
 With trained weights, *agreement* is the IoU of our masks with those of ONNX Runtime.
 """
 
@@ -46,6 +47,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from carseg import u2net, weights
+from carseg.columns import TRAINED
 from carseg.convolution import Convolution
 from carseg.data import Samples
 from carseg.device import Device
@@ -57,7 +59,8 @@ from carseg.learner import Learner
 from carseg.losses import BCEWithLogitsLoss
 from carseg.metrics import count, iou
 from carseg.model import load
-from carseg.pairs import PHOTOS, Pair
+from carseg.pairs import PHOTOS, Pair, read_manifest
+from carseg.params import load_params
 from carseg.processes import ALONE
 from carseg.provenance import provenance
 from carseg.quantize import Calibration, write_int8
@@ -69,6 +72,9 @@ SIDE = 2048  # of the matrices whose product gives the peak
 PRODUCTS = 20  # in a row
 STEPS = 10**6  # that the learning rate's schedule is for
 PHOTO = (1200, 900)  # pixels of the photos that are timed
+
+# As the table names them.
+OURS, INTEGERS, THEIRS = "carseg", "carseg, 8 bits", "ONNX Runtime"
 
 Timed = Mapping[str, Callable[[], object]]
 Mask = NDArray[np.bool_]
@@ -94,40 +100,52 @@ def bench(arguments: Sequence[str] | None) -> dict[str, object]:
     parser.add_argument("--int8", metavar="DIR", help="photos to calibrate with [no integers]")
     parser.add_argument("--rounds", type=int, default=7, help="times that each is timed [7]")
     parser.add_argument("--out", type=Path, default=Path("bench.json"))
+    parser.add_argument("--trained", action="store_true", help="weights and photos of dvc repro")
     chosen = parser.parse_args(arguments)
     photos = sorted(chosen.images.iterdir()) if chosen.images else []
     photos = [path for path in photos if path.suffix.lower() in PHOTOS]
     if chosen.images and not photos:
         parser.error(f"--images {chosen.images}: holds no .jpg file")
+    others = [path for path, _ in list_photos([chosen.int8], True)] if chosen.int8 else []
+    if chosen.trained:
+        params = load_params()
+        chosen.model, chosen.image_size = params.model, params.image_size
+        chosen.weights = Path(TRAINED["dice"])
+        photos, others = (
+            [pair.photo for pair in read_manifest(Path(f"split/{part}.csv"))]
+            for part in ("val", "train")
+        )
     device = Device(name="cpu")  # as the plain loop and ONNX Runtime
     size = chosen.image_size
     calibration = None
-    if chosen.int8:
+    if others:
         import_optional("openvino", "--int8")
-        calibration = Calibration.of([path for path, _ in list_photos([chosen.int8], True)], size)
+        calibration = Calibration.of(others, size)
     seconds: dict[str, Mapping[str, list[float]]] = {"product": products(device)}  # before others
-    with tempfile.TemporaryDirectory() as name, ExitStack() as others:
+    with tempfile.TemporaryDirectory() as name, ExitStack() as children:
         pairs = write_photos(Path(name), chosen.batch)
         our_step = our_loop(chosen.model, pairs, size, Path(name), device)
-        plain_step = others.enter_context(apart(plain_loop, chosen.model, pairs, size))
-        seconds["training"] = alternate({"carseg": our_step, "plain": plain_step}, chosen.rounds)
-        others.close()
+        plain_step = children.enter_context(apart(plain_loop, chosen.model, pairs, size))
+        seconds["training"] = alternate({OURS: our_step, "plain": plain_step}, chosen.rounds)
+        children.close()
         net = weights.load(chosen.model, chosen.weights) if chosen.weights else U2Net(chosen.model)
         photos = photos or [pairs[0].photo]
-        ours = write_ours(net, size, Path(name) / "ours", calibration)
-        ways = {
-            "carseg": others.enter_context(apart(our_prediction, ours, size)),
-            "ONNX Runtime": others.enter_context(
-                apart(onnx_runtime, write_onnx_file(net, size, Path(name)), size)
-            ),
-        }
+        makes = {OURS: partial(our_prediction, write_ours(net, size, Path(name) / "ours"), size)}
+        if calibration:
+            file = write_integers(net, size, Path(name) / "int8", calibration)
+            makes[INTEGERS] = partial(our_prediction, file, size)
+        file = write_onnx_file(net, size, Path(name))
+        makes[THEIRS] = partial(onnx_runtime, file, size)
+        ways = {way: children.enter_context(apart(make)) for way, make in makes.items()}
         seconds["prediction"] = alternate(
             {way: partial(find_car, photos[0]) for way, find_car in ways.items()}, chosen.rounds
         )
-        agreement = [iou(count(*(find_car(path) for find_car in ways.values()))) for path in photos]
+        masks = {way: [find_car(path) for path in photos] for way, find_car in ways.items()}
     result = summary(seconds, flops_of(chosen.model, size, chosen.batch))
     if chosen.weights:
-        result["agreement"] = {"mean": mean(agreement), "least": min(agreement)}
+        result["agreement"] = {
+            way: agreement(masks[way], masks[THEIRS]) for way in ways if way != THEIRS
+        }
     result["machine"] = provenance(device)
     write_json(chosen.out, result)
     print(table(seconds, result))
@@ -227,20 +245,23 @@ def plain_item(pair: Pair, size: int) -> tuple[Tensor, Tensor]:
     return photo_tensor(np.asarray(small)), mask_tensor(np.asarray(shape))
 
 
-def write_ours(net: U2Net, size: int, folder: Path, calibration: Calibration | None) -> Path:
-    """Write the network in the way that is the fastest, in integers where it can be calibrated."""
+def write_ours(net: U2Net, size: int, folder: Path) -> Path:
+    """Write the network in the way that is the fastest with the same masks."""
     folder.mkdir()
-    metadata = {"image_size": str(size)}
-    if calibration:
-        both = ["onnx", "openvino"]
-        write_int8(Probability(net.eval()), folder, both, size, None, metadata, calibration)
-        return folder / "model.xml"
     # Without AVX-512 torch is faster, as it computes many convolutions in tiles.
     if find_spec("openvino") and torch.backends.cpu.get_cpu_capability() == "AVX512":
-        write_openvino(Probability(net.eval()), folder, size, None, metadata)
+        write_openvino(Probability(net.eval()), folder, size, None, {"image_size": str(size)})
         return folder / "model.xml"
     weights.save(net, folder / "net.pth")
     return folder / "net.pth"
+
+
+def write_integers(net: U2Net, size: int, folder: Path, calibration: Calibration) -> Path:
+    """Write the network in 8-bit integers for OpenVINO."""
+    folder.mkdir()
+    both, metadata = ["onnx", "openvino"], {"image_size": str(size)}
+    write_int8(Probability(net.eval()), folder, both, size, None, metadata, calibration)
+    return folder / "model.xml"
 
 
 def our_prediction(file: Path, size: int) -> Find:
@@ -310,7 +331,8 @@ def summary(seconds: Mapping[str, Mapping[str, list[float]]], flops: int) -> dic
     """Give medians, spreads, ratios and shares of the peak."""
     peak = {name: 2 * SIDE**3 / min(times) for name, times in seconds["product"].items()}
     reached = {name: flops / median(times) for name, times in seconds["training"].items()}
-    return {
+    prediction = seconds["prediction"]
+    found: dict[str, object] = {
         "seconds": {
             task: {
                 name: {"median": median(times), "least": min(times), "most": max(times)}
@@ -320,28 +342,38 @@ def summary(seconds: Mapping[str, Mapping[str, list[float]]], flops: int) -> dic
         },
         "peak_gflops": {name: value / 1e9 for name, value in peak.items()},
         "training_gflops": {name: value / 1e9 for name, value in reached.items()},
-        "training_share_of_peak": reached["carseg"] / max(peak.values()),
-        "training_speed_up": ratio(seconds["training"], "plain"),
-        "prediction_speed_up": ratio(seconds["prediction"], "ONNX Runtime"),
+        "training_share_of_peak": reached[OURS] / max(peak.values()),
+        "training_speed_up": ratio(seconds["training"][OURS], seconds["training"]["plain"]),
+        "prediction_speed_up": ratio(prediction[OURS], prediction[THEIRS]),
     }
+    if INTEGERS in prediction:
+        found["int8_speed_up"] = ratio(prediction[INTEGERS], prediction[THEIRS])
+    return found
 
 
-def ratio(ways: Mapping[str, Sequence[float]], theirs: str) -> float:
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
     """Give how many times as fast ours is: the median of the ratios, turn by turn."""
-    return median(b / a for a, b in zip(ways["carseg"], ways[theirs], strict=True))
+    return median(b / a for a, b in zip(ours, theirs, strict=True))
 
 
-def table(seconds: Mapping[str, Mapping[str, list[float]]], result: Mapping[str, object]) -> str:
+def agreement(ours: Sequence[Mask], theirs: Sequence[Mask]) -> dict[str, float]:
+    """Give the IoU of masks with others of the same photos."""
+    found = [iou(count(*masks)) for masks in zip(ours, theirs, strict=True)]
+    return {"mean": mean(found), "least": min(found)}
+
+
+def table(seconds: Mapping[str, Mapping[str, list[float]]], result: Mapping[str, Any]) -> str:
     """Lay the results out for reading."""
     lines = [f"{'':<28}{'median, s':>12}{'least':>10}{'most':>10}"]
     for task, ways in seconds.items():
         for name, times in ways.items():
             figures = f"{median(times):>12.3f}{min(times):>10.3f}{max(times):>10.3f}"
             lines.append(f"{f'{task}, {name}':<28}{figures}")
-    for name in ("training_speed_up", "prediction_speed_up", "training_share_of_peak"):
-        lines.append(f"{name.replace('_', ' ')}: {result[name]:.2f}")
-    if "agreement" in result:
-        lines.append(f"agreement: {result['agreement']}")
+    for name, value in result.items():
+        if isinstance(value, float):
+            lines.append(f"{name.replace('_', ' ')}: {value:.2f}")
+    for way, found in result.get("agreement", {}).items():
+        lines.append(f"agreement, {way}: {found['mean']:.4f}, {found['least']:.4f} at worst")
     return "\n".join(lines)
 
 

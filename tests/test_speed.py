@@ -2,20 +2,23 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from conftest import noise, uneven, write_pairs
+from conftest import noise, uneven, write_manifests, write_pairs
 
 from benchmarks import speed
-from carseg import u2net, weights
+from carseg import quantize, u2net, weights
 from carseg.convolution import Convolution
 from carseg.device import Device
+from carseg.pairs import read_manifest
+from carseg.quantize import Calibration
 from carseg.u2net import U2Net
 
 pytestmark = pytest.mark.usefixtures("shallow")
@@ -84,18 +87,56 @@ def test_masks_of_given_weights_are_compared_on_given_photos(
     result = speed.bench([*words, "--out", str(tmp_path / "bench.json")])
     agreement = result["agreement"]
     assert isinstance(agreement, dict)
-    assert 0 < agreement["least"] <= agreement["mean"] <= 1
+    assert list(agreement) == ["carseg"]
+    assert 0 < agreement["carseg"]["least"] <= agreement["carseg"]["mean"] <= 1
+
+
+@pytest.mark.slow
+def test_what_the_pipeline_trained_is_timed_in_integers_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(speed, "SIDE", 64)
+    monkeypatch.setattr(speed, "apart", here)
+    monkeypatch.setattr(quantize, "AGREEMENT", 0.0)
+    monkeypatch.chdir(tmp_path)
+    write_manifests(tmp_path, train=2, val=1)
+    Path("params.yaml").write_text("model: u2netp\nimage_size: 64\n")
+    calibrated: list[Path] = []
+    of = Calibration.of
+
+    def noted(photos: Sequence[Path], size: int) -> Calibration:
+        calibrated.extend(photos)
+        return of(photos, size)
+
+    monkeypatch.setattr(Calibration, "of", noted)
+    weights.save(uneven(U2Net("u2netp")), Path("u2net_segmentation_dice_loss.pth"))
+    result = speed.bench(["--trained", "--batch", "1", "--rounds", "1"])
+    agreement, seconds = result["agreement"], result["seconds"]
+    assert isinstance(agreement, dict)
+    assert isinstance(seconds, dict)
+    assert list(agreement) == ["carseg", "carseg, 8 bits"]
+    assert set(seconds["prediction"]) == {*agreement, "ONNX Runtime"}
+    assert calibrated == [pair.photo for pair in read_manifest(Path("split/train.csv"))]
+    said = capsys.readouterr().out
+    assert f"int8 speed up: {result['int8_speed_up']:.2f}" in said
+    assert f"agreement, carseg, 8 bits: {agreement['carseg, 8 bits']['mean']:.4f}" in said
+
+
+def test_agreement_is_that_of_masks_of_the_same_photo() -> None:
+    one, two = np.array([[True, False]]), np.array([[True, True]])
+    assert speed.agreement([one, two], [one, one]) == {"mean": 0.75, "least": 0.5}
 
 
 def test_figures_follow_from_the_timings() -> None:
     seconds = {
         "product": {"float32": [2.0, 3.0], "bfloat16": [1.0, 1.5]},
         "training": {"carseg": [2.0, 1.0, 1.0], "plain": [6.0, 4.0, 3.0]},
-        "prediction": {"carseg": [1.0], "ONNX Runtime": [0.5]},
+        "prediction": {"carseg": [1.0], "carseg, 8 bits": [0.25], "ONNX Runtime": [0.5]},
     }
     found = speed.summary(seconds, flops=speed.SIDE**3)
     assert found["training_speed_up"] == 3
     assert found["prediction_speed_up"] == 0.5
+    assert found["int8_speed_up"] == 2
     assert found["training_share_of_peak"] == 0.5
     assert found["peak_gflops"] == {
         "float32": speed.SIDE**3 / 1e9,
@@ -119,7 +160,7 @@ def test_ours_is_the_engine_that_was_measured_as_the_fastest(
     capability: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    assert speed.write_ours(U2Net("u2netp"), 64, tmp_path / "ours", None).name == name
+    assert speed.write_ours(U2Net("u2netp"), 64, tmp_path / "ours").name == name
 
 
 def test_operations_are_those_of_plain_convolutions() -> None:
