@@ -10,18 +10,18 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from carseg.model import Model, load
+    from carseg.model import Model, load, untrained
 
 # albumentations asks the network for a newer version of itself on import unless told not to.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 __version__ = "0.1.0"
-__all__ = ["Model", "__version__", "load"]
+__all__ = ["Model", "__version__", "load", "untrained"]
 
 
 def __getattr__(name: str) -> Any:
     # Not imported until asked for: torch takes seconds, `carseg --help` should not.
-    if name in ("Model", "load"):
+    if name in ("Model", "load", "untrained"):
         from carseg import model
 
         return getattr(model, name)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import glob
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TypeAlias
 
@@ -17,6 +19,7 @@ from carseg.settings import EXPORTED, settings_of
 SIZES = (32, 4096)  # of --image-size, least and most
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Options: TypeAlias = "argparse._ActionsContainer"
 
 
 def main() -> None:
@@ -45,7 +48,7 @@ def command_line() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_weights(command: argparse.ArgumentParser, what: str, known: str = "") -> None:
+def _add_weights(command: Options, what: str) -> None:
     command.add_argument(
         "--weights",
         type=Path,
@@ -53,6 +56,9 @@ def _add_weights(command: argparse.ArgumentParser, what: str, known: str = "") -
         metavar="FILE",
         help=f"{what} [%(default)s]",
     )
+
+
+def _add_image_size(command: Options, known: str = "") -> None:
     command.add_argument(
         "--image-size",
         type=int,
@@ -153,7 +159,8 @@ def _add_predict(commands: Commands) -> None:
         "  carseg predict a.jpg b.jpg --cutout --out ../cars    cars on transparent ground\n"
         "  carseg predict '../p/*.jpg' --background white --out ../w\n"
         "                                                       before a white background\n"
-        "  carseg predict - < car.jpg > ../mask.png             from stream to stream",
+        "  carseg predict - < car.jpg > ../mask.png             from stream to stream\n"
+        "  carseg predict ../photos --untrained --out ../drafts before anything is trained",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument(
@@ -162,11 +169,15 @@ def _add_predict(commands: Commands) -> None:
     command.add_argument(
         "--out", type=Path, default=Path("predicted"), metavar="DIR", help="results [predicted]"
     )
-    _add_weights(
-        command,
-        "what a training saved, or an .onnx or .xml file of carseg export",
-        "; exported files know theirs",
+    net = command.add_mutually_exclusive_group()
+    _add_weights(net, "what a training saved, or an .onnx or .xml file of carseg export")
+    net.add_argument(
+        "--untrained",
+        action="store_true",
+        help="take the published U²-Net† as it is, fetched once: masks to begin with, before there "
+        "is anything to train on",
     )
+    _add_image_size(command, "; exported files know theirs")
     for kind, meaning in (
         ("mask", "white car on black, PNG; the default"),
         ("cutout", "the car on transparent ground, PNG"),
@@ -228,16 +239,21 @@ def _predict(arguments: argparse.Namespace) -> None:
     check("--image-size", arguments.image_size, *SIZES)
     check("--threshold", arguments.threshold, 0, 1)
     check("--jobs", arguments.jobs, 1, 64)
-    check_weights(arguments.weights)
+    if not arguments.untrained:
+        check_weights(arguments.weights)
     with hold_interrupts():
         import torch
 
         from carseg.batch import predict
-        from carseg.model import load
+        from carseg.model import load, untrained
         from carseg.outputs import Kinds
 
     torch.backends.cudnn.allow_tf32 = False  # as when scores were computed
-    model = load(arguments.weights, arguments.image_size, device=arguments.device)
+    if arguments.untrained:
+        with redirect_stdout(sys.stderr):  # of what is fetched; a mask may go to the other stream
+            model = untrained(arguments.image_size or 320, device=arguments.device)
+    else:
+        model = load(arguments.weights, arguments.image_size, device=arguments.device)
     threshold = model.threshold if arguments.threshold is None else arguments.threshold
     cleanup = model.cleanup if arguments.cleanup is None else arguments.cleanup
     predict(
@@ -266,6 +282,7 @@ def _add_export(commands: Commands) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_weights(command, "what a training saved")
+    _add_image_size(command)
     command.add_argument(
         "--out", type=Path, default=Path("exported"), metavar="DIR", help="results [exported]"
     )

