@@ -98,7 +98,7 @@ def test_a_folder_becomes_masks_of_the_photos_own_size(capsys: pytest.CaptureFix
 
 
 def test_the_threshold_decides() -> None:
-    do("photos/a.png", threshold=0.3)
+    do("photos/a.png", threshold=0.4)  # as what is darker has it
     assert np.array_equal(pixels("out/a.png") > 0, np.asarray(photo())[..., 0] > 0)
 
 
@@ -946,7 +946,9 @@ def test_options_reach_what_they_are_for(
         lambda paths, out, model, kinds, **options: given.update(options, names=[*kinds.names]),
     )
     Path("net.pth").touch()
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     command(monkeypatch, "photos", "--weights", "net.pth", *words)
+    assert not torch.backends.cudnn.allow_tf32, "masks are those that were scored"
     left_out = dict.fromkeys(("d4", "closer", "recursive", "force", "skip_existing"), False)
     assert given == {**left_out, "jobs": None, "device": "auto", "names": ["mask"], **expected}
 
@@ -960,6 +962,11 @@ def test_options_of_an_export_reach_it(monkeypatch: pytest.MonkeyPatch) -> None:
     __main__.main()
     photos = [Path("photos/a.png"), Path("photos/b.png"), Path("photos/more/c.png")]
     assert given == [Path("net.pth"), Path("made"), ["onnx"], 320, 2, True, photos]
+    given.clear()
+    words = ["--weights", "net.pth", "--image-size", "64"]
+    monkeypatch.setattr(sys, "argv", ["carseg", "export", *words])
+    __main__.main()
+    assert given[3] == 64
 
 
 def test_a_stream_is_looked_at_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from carseg.columns import TRAINED
 from carseg.curve import Curve
 from carseg.device import Device
 from carseg.errors import CarsegError
+from carseg.files import read_csv
 from carseg.losses import BCEWithLogitsLoss
 from carseg.pairs import read_manifest
 from carseg.params import Params
@@ -93,6 +94,8 @@ def test_a_run_cut_off_in_any_epoch_ends_with_the_same_bytes(
     params = PARAMS.model_copy(update={"keep": keep})
     whole = run(params)
     assert states() == []
+    values = [float(row["val_iou"]) for row in read_csv(PLOT)]
+    assert 0 < values.index(max(values)) < max(epochs), "or the best net need not be in a state"
     for epoch in epochs:
         cut(epoch, params)
         assert len(states()) == (epoch > 1)
@@ -143,6 +146,12 @@ def other_photos() -> None:
     run()
 
 
+def other_masks() -> None:
+    path = next(iter(read_manifest(Path("split/train.csv")))).mask
+    Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    run()
+
+
 def other_code() -> None:
     recorded = Mock(spec=Recorded, code={"carseg/train.py": "another"})
     train("bce", net(), BCEWithLogitsLoss(), PARAMS, Path(), recorded=recorded)
@@ -157,7 +166,15 @@ def something_to_remember() -> None:
 
 
 @pytest.mark.parametrize(
-    "again", [other_parameters, other_photos, other_code, other_start, something_to_remember]
+    "again",
+    [
+        other_parameters,
+        other_photos,
+        other_masks,
+        other_code,
+        other_start,
+        something_to_remember,
+    ],
 )
 def test_a_state_of_something_else_is_not_taken_up_but_removed(
     again: Callable[[], None],
@@ -356,6 +373,25 @@ def test_a_state_without_checksums_leaves_them_to_all_other_files(cut: Cut) -> N
         assert final.testzip() is None
 
 
+def test_a_state_is_there_until_the_next_is_whole(
+    cut: Cut, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut(2)
+    (path,) = states()
+    content, save = path.read_bytes(), torch.save
+
+    def cut_off(state: object, target: object) -> None:
+        if isinstance(target, Path):
+            target.write_bytes(b"as much as went in")
+            raise KeyboardInterrupt
+        save(state, target)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(torch, "save", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert path.read_bytes() == content
+
+
 def test_a_broken_state_is_an_error_that_says_what_to_do(cut: Cut) -> None:
     cut(2)
     (path,) = states()
@@ -388,5 +424,24 @@ def test_the_fingerprint_is_the_same_for_the_same_and_no_nets_weights_alone(
     indifferent = {"workers": 2, "launcher": "torchrun", "cleanup": True}
     other = PARAMS.model_copy(update=indifferent)
     assert fingerprint(other, CPU, 1, [pairs], [net()], {}) == one
+    others = {
+        "init": "scratch",
+        "model": "u2net",
+        "image_size": 96,
+        "batch_size": 3,
+        "epochs": 5,
+        "learning_rate": 1e-4,
+        "renderings": 1,
+        "seed": 7,
+        "keep": "last",
+        "patience": 3,
+        "threshold": 0.4,
+        "precision": "bfloat16",
+    }
+    assert others.keys() | indifferent.keys() | {"split"} == Params.model_fields.keys()
+    for name, value in others.items():
+        changed = PARAMS.model_copy(update={name: value})
+        differing.add(fingerprint(changed, CPU, 1, [pairs], [net()], {}))
+    assert len(differing) == 9 + len(others)
     weights.save(net(), OUTPUT)
     assert fingerprint(PARAMS, CPU, 1, [pairs], [weights.load("u2netp", OUTPUT)], {}) == one

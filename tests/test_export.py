@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors import safe_open
 
-from carseg import __main__, export, weights
+from carseg import __main__, export, formats, weights
 from carseg.card import Card, card
 from carseg.errors import CarsegError, import_optional
 from carseg.files import write_csv, write_json
-from carseg.formats import TOLERANCE, WRITERS, Probability, compare, quiet
+from carseg.formats import TOLERANCE, Probability, compare, quiet
 from carseg.model import load
 from carseg.tensors import photo_tensor
 from carseg.u2net import U2Net
@@ -565,16 +565,22 @@ def test_a_folder_in_place_of_a_file_is_told_of_before_any_is_replaced(
     assert (tmp_path / "model.safetensors").read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    ("form", "file"),
+    [
+        ("onnx", r"model\.onnx"),
+        ("openvino", r"model\.xml"),
+        ("safetensors", r"model\.safetensors"),
+    ],
+)
 def test_what_computes_something_else_is_not_kept(
-    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    form: str, file: str, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def off(net: Probability, folder: Path, *rest: object) -> None:
-        (folder / "model.safetensors").write_text("wrong")
-        compare(net, lambda photos: photos[:, :1] * 0, SIZE, None, "model.safetensors")
-
-    monkeypatch.setitem(WRITERS, "safetensors", off)
-    with pytest.raises(CarsegError, match=r"model\.safetensors: differs from torch by 0\.\d+"):
-        export.export(project / WEIGHTS, tmp_path, ["safetensors"], SIZE, None, False)
+    for engine in ("run_onnx", "run_openvino"):
+        monkeypatch.setattr(formats, engine, lambda _: lambda photos: photos[:, :1] * 0)
+    monkeypatch.setattr(formats, "net_of", lambda *_: uneven(U2Net("u2netp"), 9))
+    with pytest.raises(CarsegError, match=rf"^{file}: differs from torch by 0\.\d+"):
+        export.export(project / WEIGHTS, tmp_path, [form], SIZE, None, False)
     assert list(tmp_path.iterdir()) == []
 
 

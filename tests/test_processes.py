@@ -23,7 +23,7 @@ from carseg.columns import TASKS
 from carseg.data import EpochSampler, Shares
 from carseg.errors import CarsegError
 from carseg.files import read_csv
-from carseg.processes import ALONE, Processes, together
+from carseg.processes import ALONE, TIMEOUT, Processes, together
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 
@@ -67,20 +67,24 @@ def test_each_process_has_its_own_gpu_before_they_speak_to_each_other(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(torch.cuda, "set_device", said.append)
     monkeypatch.setattr(distributed, "is_nccl_available", lambda: True)
-    monkeypatch.setattr(distributed, "init_process_group", lambda kind, **_: said.append(kind))
+    monkeypatch.setattr(
+        distributed, "init_process_group", lambda kind, timeout: said.append((kind, timeout))
+    )
     monkeypatch.setattr(distributed, "destroy_process_group", lambda: said.append("left"))
     monkeypatch.setattr(distributed, "get_rank", lambda: 5)
     monkeypatch.setattr(distributed, "get_world_size", lambda: 8)
-    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: said.append(f"{number} threads"))
+    monkeypatch.setattr("carseg.processes.cores", lambda: 9)
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    joined = ["2 threads", 1, ("nccl", TIMEOUT)]
     with together() as processes:
         assert processes == Processes(5, 8, 1, 4)
-    assert said == [1, "nccl", "left"]
+    assert said == [*joined, "left"]
     # Who fails does not wait for the others.
     with pytest.raises(ZeroDivisionError), together():
         _ = 1 / 0
-    assert said[3:] == [1, "nccl"]
+    assert said[4:] == joined
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     line = (
         r"^launcher: starts 4 processes on this machine, which has 3 GPUs; lower --nproc-per-node"

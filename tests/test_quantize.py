@@ -28,7 +28,7 @@ from carseg.device import Device
 from carseg.errors import CarsegError
 from carseg.export import export
 from carseg.files import write_json
-from carseg.formats import Probability, run_onnx, run_openvino
+from carseg.formats import Probability, run_onnx, run_openvino, write_openvino
 from carseg.metrics import count, iou
 from carseg.model import load
 from carseg.quantize import MOST, PREPARED, Calibration, agreement
@@ -187,6 +187,33 @@ def test_openvino_keeps_float32_where_bfloat16_would_do(
     assert asked == [{"INFERENCE_PRECISION_HINT": "f32"}]
 
 
+@pytest.mark.parametrize(
+    ("precision", "fast", "hint"),
+    [
+        ("auto", True, "bf16"),
+        ("auto", False, "f32"),
+        ("float32", True, "f32"),
+        ("bfloat16", False, "bf16"),
+    ],
+)
+def test_openvino_computes_files_in_float32_as_asked(
+    precision: str,
+    fast: bool,
+    hint: str,
+    made: Made,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_openvino(Probability(made.net), tmp_path, SIZE, None, {"image_size": str(SIZE)})
+    asked: list[object] = []
+    monkeypatch.setattr(Device, "_has_fast_bfloat16", lambda _: fast)
+    core = MagicMock(wraps=openvino.Core())
+    core.compile_model.side_effect = lambda model, device, hint: asked.append(hint)
+    monkeypatch.setattr(openvino, "Core", lambda: core)
+    load(tmp_path / "model.xml", precision=precision)
+    assert asked == [{"INFERENCE_PRECISION_HINT": hint}]
+
+
 def test_masks_that_disagree_are_told_of(made: Made) -> None:
     net = Probability(copy.deepcopy(made.net)).eval()
 
@@ -297,12 +324,16 @@ def test_only_files_that_are_kept_are_compared(
         "write_onnx",
         lambda net, folder, *_: shutil.copy(made_before, folder / made_before.name),
     )
-    monkeypatch.setattr(quantize, "quantize", lambda *_: None)
+    calibrated: list[object] = []
+    monkeypatch.setattr(quantize, "quantize", lambda _, __, looks: calibrated.extend(looks))
     photos = sorted((made.root / "Image").iterdir())
     for format, name in (("openvino", "model.xml"), ("onnx", "model.onnx")):
         export(made.root / WEIGHTS, tmp_path / format, [format], SIZE, 2, False, photos)
         assert compared == [name]
         compared.clear()
+    wanted = Calibration.of(photos, SIZE).calibrating
+    assert all(map(np.array_equal, calibrated, [*wanted, *wanted])), "not on what is held out"
+    assert len(calibrated) == 2 * len(wanted)
 
 
 def test_an_onnx_file_takes_as_many_photos_as_it_is_to(made: Made, tmp_path: Path) -> None:

@@ -663,6 +663,20 @@ def test_the_second_task_remembers_earlier_and_given_weights_but_from_scratch_no
         torch.testing.assert_close(value, expected, msg=key)
 
 
+@pytest.mark.usefixtures("pretrained")
+@pytest.mark.parametrize("task", [train_bce, train_dice])
+def test_what_is_recorded_reaches_the_training(
+    task: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or nothing would be checked at its end, nor code be in the name of its state."""
+    seen: list[object] = []
+    monkeypatch.setattr(training, "train", lambda *_, recorded, **__: seen.append(recorded))
+    weights.save(fresh_net(), Path("u2net_segmentation.pth"))
+    recorded = Mock(spec=Recorded)
+    task(tiny(init="scratch"), recorded)
+    assert seen == [recorded]
+
+
 class Elsewhere(Device):
     """Stands in for a GPU: torch's meta device, which computes shapes alone."""
 
@@ -735,3 +749,37 @@ def test_a_missing_manifest_is_named() -> None:
     Path("split/val.csv").unlink()
     with pytest.raises(CarsegError, match=r"split/val\.csv"):
         run()
+
+
+class Second(Processes):
+    """The second of two processes, which both compute the same."""
+
+    def all_gather(self, share: Sequence[Any]) -> list[Any]:
+        return [*share, *share]
+
+    def sum(self, value: float) -> float:
+        return value
+
+    def wrap_ddp(self, net: nn.Module) -> nn.Module:
+        return net
+
+
+def test_only_the_first_process_writes_and_speaks(
+    tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, scratch = sorted(Path().rglob("*")), tmp_path_factory.mktemp("scratch")
+    train("bce", fresh_net(), DiceLoss(), TINY, scratch, processes=Second(1, 2))
+    assert sorted(Path().rglob("*")) == before
+    said = capsys.readouterr()
+    assert said.out + said.err == ""
+
+
+def test_a_pixel_at_the_threshold_is_car_in_the_curve() -> None:
+    class Unsure(nn.Module):
+        def forward(self, photos: Tensor) -> Tensor:
+            return torch.zeros(len(photos), 7, *photos.shape[2:])  # the probability is 0.5
+
+    pairs = read_manifest(Path("split/val.csv"))
+    probe = Probe(pairs, TINY, Path())
+    shares = [(np.asarray(Image.open(pair.mask)) > 0).mean() for pair in pairs]
+    assert probe.measure(Unsure(), DiceLoss(), CPU).iou == pytest.approx(np.mean(shares))
