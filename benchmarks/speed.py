@@ -2,8 +2,8 @@
 
     python -m benchmarks.speed                    the full net, 320×320, batches of 4
     python -m benchmarks.speed --model u2netp     the small net
-    python -m benchmarks.speed --weights FILE --images DIR     the masks, too, are compared
-    ... --int8 DIR                                and our prediction in 8-bit integers
+    python -m benchmarks.speed --weights FILE --images DIR     trained; the masks are compared, too
+    ... --int8 DIR                                and our prediction in 8-bit integers is timed
     python -m benchmarks.speed --trained          all of that, with what dvc repro trained
 
 Ours and theirs take turns in one run, so that other load on the machine affects both; read the
@@ -34,7 +34,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean, median
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 from unittest.mock import patch
 
 import numpy as np
@@ -51,7 +51,7 @@ from carseg.columns import TRAINED
 from carseg.convolution import Convolution
 from carseg.data import Samples
 from carseg.device import Device
-from carseg.errors import import_optional, run
+from carseg.errors import CarsegError, run, warn
 from carseg.files import write_json
 from carseg.formats import Probability, write_onnx, write_openvino
 from carseg.inputs import list_photos
@@ -59,11 +59,11 @@ from carseg.learner import Learner
 from carseg.losses import BCEWithLogitsLoss
 from carseg.metrics import count, iou
 from carseg.model import load
-from carseg.pairs import PHOTOS, Pair, read_manifest
-from carseg.params import load_params
+from carseg.pairs import Pair, read_manifest
 from carseg.processes import ALONE
 from carseg.provenance import provenance
 from carseg.quantize import Calibration, write_int8
+from carseg.settings import settings_of
 from carseg.squares import Squares
 from carseg.tensors import mask_tensor, photo_tensor
 from carseg.u2net import VARIANTS, U2Net
@@ -92,64 +92,107 @@ def bench(arguments: Sequence[str] | None) -> dict[str, object]:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", choices=list(VARIANTS), default="u2net")
-    parser.add_argument("--image-size", type=int, default=320)
+    parser.add_argument("--model", choices=list(VARIANTS), default="u2net", help="of random ones")
+    parser.add_argument("--image-size", type=int, help="[that of the weights, else 320]")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--weights", type=Path, metavar="FILE", help="trained [random ones]")
     parser.add_argument("--images", type=Path, metavar="DIR", help="photos [one of noise]")
     parser.add_argument("--int8", metavar="DIR", help="photos to calibrate with [no integers]")
+    parser.add_argument("--trained", action="store_true", help="weights and photos of dvc repro")
     parser.add_argument("--rounds", type=int, default=7, help="times that each is timed [7]")
     parser.add_argument("--out", type=Path, default=Path("bench.json"))
-    parser.add_argument("--trained", action="store_true", help="weights and photos of dvc repro")
     chosen = parser.parse_args(arguments)
-    photos = sorted(chosen.images.iterdir()) if chosen.images else []
-    photos = [path for path in photos if path.suffix.lower() in PHOTOS]
-    if chosen.images and not photos:
-        parser.error(f"--images {chosen.images}: holds no .jpg file")
-    others = [path for path, _ in list_photos([chosen.int8], True)] if chosen.int8 else []
-    if chosen.trained:
-        params = load_params()
-        chosen.model, chosen.image_size = params.model, params.image_size
-        chosen.weights = Path(TRAINED["dice"])
-        photos, others = (
-            [pair.photo for pair in read_manifest(Path(f"split/{part}.csv"))]
-            for part in ("val", "train")
+    if chosen.trained and (chosen.weights or chosen.images or chosen.int8):
+        parser.error("--trained names the weights and the photos itself")
+    with tempfile.TemporaryDirectory() as name:
+        folder, device = Path(name), Device(name="cpu")  # as the plain loop and ONNX Runtime
+        pairs = write_photos(folder, chosen.batch)
+        net, size, photos, calibration = read_inputs(chosen)
+        seconds: dict[str, Mapping[str, list[float]]] = {"product": products(device)}
+        seconds["training"] = time_training(net.variant, pairs, size, chosen.rounds, folder, device)
+        seconds["prediction"], found = time_prediction(
+            net, size, photos or [pairs[0].photo], calibration, chosen.rounds, folder
         )
-    device = Device(name="cpu")  # as the plain loop and ONNX Runtime
-    size = chosen.image_size
-    calibration = None
-    if others:
-        import_optional("openvino", "--int8")
-        calibration = Calibration.of(others, size)
-    seconds: dict[str, Mapping[str, list[float]]] = {"product": products(device)}  # before others
-    with tempfile.TemporaryDirectory() as name, ExitStack() as children:
-        pairs = write_photos(Path(name), chosen.batch)
-        our_step = our_loop(chosen.model, pairs, size, Path(name), device)
-        plain_step = children.enter_context(apart(plain_loop, chosen.model, pairs, size))
-        seconds["training"] = alternate({OURS: our_step, "plain": plain_step}, chosen.rounds)
-        children.close()
-        net = weights.load(chosen.model, chosen.weights) if chosen.weights else U2Net(chosen.model)
-        photos = photos or [pairs[0].photo]
-        makes = {OURS: partial(our_prediction, write_ours(net, size, Path(name) / "ours"), size)}
-        if calibration:
-            file = write_integers(net, size, Path(name) / "int8", calibration)
-            makes[INTEGERS] = partial(our_prediction, file, size)
-        file = write_onnx_file(net, size, Path(name))
-        makes[THEIRS] = partial(onnx_runtime, file, size)
-        ways = {way: children.enter_context(apart(make)) for way, make in makes.items()}
-        seconds["prediction"] = alternate(
-            {way: partial(find_car, photos[0]) for way, find_car in ways.items()}, chosen.rounds
-        )
-        masks = {way: [find_car(path) for path in photos] for way, find_car in ways.items()}
-    result = summary(seconds, flops_of(chosen.model, size, chosen.batch))
-    if chosen.weights:
-        result["agreement"] = {
-            way: agreement(masks[way], masks[THEIRS]) for way in ways if way != THEIRS
-        }
+    result = summary(seconds, flops_of(net.variant, size, chosen.batch))
+    if photos:
+        result["agreement"] = found
     result["machine"] = provenance(device)
     write_json(chosen.out, result)
     print(table(seconds, result))
     return result
+
+
+class Inputs(NamedTuple):
+    """What is timed, and on what."""
+
+    net: U2Net
+    size: int  # side of its square input, in pixels
+    photos: Sequence[Path]  # to compare masks on; none where weights are random
+    calibration: Calibration | None  # of integers
+
+
+def read_inputs(chosen: argparse.Namespace) -> Inputs:
+    """Read what the options name, before anything is timed."""
+    photos: list[Path] = []
+    calibrating: list[Path] = []
+    if chosen.trained:
+        chosen.weights = Path(TRAINED["dice"])
+        photos, calibrating = (
+            [pair.photo for pair in read_manifest(Path(f"split/{part}.csv"))]
+            for part in ("val", "train")
+        )
+    if chosen.images:
+        photos = [path for path, _ in list_photos([str(chosen.images)], False)]
+    if chosen.int8:
+        calibrating = [path for path, _ in list_photos([chosen.int8], True)]
+    if not chosen.weights:
+        return Inputs(U2Net(chosen.model), chosen.image_size or 320, [], None)
+    variant = weights.variant_of(weights.read_checkpoint(chosen.weights), chosen.weights)
+    size = chosen.image_size or settings_of(chosen.weights).image_size
+    calibration = None
+    if len(calibrating) > 1 and find_spec("openvino"):
+        calibration = Calibration.of(calibrating, size)
+    return Inputs(weights.load(variant, chosen.weights), size, photos, calibration)
+
+
+def time_training(
+    model: str, pairs: Sequence[Pair], size: int, rounds: int, folder: Path, device: Device
+) -> dict[str, list[float]]:
+    """Give seconds of training steps, ours and the plain loop's."""
+    ours = our_loop(model, pairs, size, folder, device)
+    with apart(plain_loop, model, pairs, size) as plain:
+        return alternate({OURS: ours, "plain": plain}, rounds)
+
+
+def time_prediction(
+    net: U2Net,
+    size: int,
+    photos: Sequence[Path],
+    calibration: Calibration | None,
+    rounds: int,
+    folder: Path,
+) -> tuple[dict[str, list[float]], dict[str, dict[str, float]]]:
+    """Give seconds from file to mask by each way, and the IoU of our masks with theirs."""
+    makes = {OURS: partial(our_prediction, write_ours(net, size, folder / "ours"), size)}
+    if calibration:
+        try:
+            file = write_integers(net, size, folder / "int8", calibration)
+            makes[INTEGERS] = partial(our_prediction, file, size)
+        except CarsegError as error:  # masks are no longer the same; the rest is worth timing
+            warn(f"no 8-bit integers are timed: {error}")
+    makes[THEIRS] = partial(onnx_runtime, write_onnx_file(net, size, folder), size)
+    with ExitStack() as children:
+        ways = {way: children.enter_context(apart(make)) for way, make in makes.items()}
+        timed = {way: partial(find_car, photos[0]) for way, find_car in ways.items()}
+        seconds = alternate(timed, rounds)
+        alike: dict[str, list[float]] = {way: [] for way in ways if way != THEIRS}
+        for photo in photos:
+            theirs = ways[THEIRS](photo)
+            for way, found in alike.items():
+                found.append(iou(count(ways[way](photo), theirs)))
+    return seconds, {
+        way: {"mean": mean(values), "least": min(values)} for way, values in alike.items()
+    }
 
 
 def write_photos(folder: Path, count: int) -> list[Pair]:
@@ -354,12 +397,6 @@ def summary(seconds: Mapping[str, Mapping[str, list[float]]], flops: int) -> dic
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
     """Give how many times as fast ours is: the median of the ratios, turn by turn."""
     return median(b / a for a, b in zip(ours, theirs, strict=True))
-
-
-def agreement(ours: Sequence[Mask], theirs: Sequence[Mask]) -> dict[str, float]:
-    """Give the IoU of masks with others of the same photos."""
-    found = [iou(count(*masks)) for masks in zip(ours, theirs, strict=True)]
-    return {"mean": mean(found), "least": min(found)}
 
 
 def table(seconds: Mapping[str, Mapping[str, list[float]]], result: Mapping[str, Any]) -> str:
