@@ -99,7 +99,7 @@ def _of(path: Path, picture: Annotated) -> Annotated:
 
 def _draw(path: Path, picture: Annotated, region: Region) -> Mask:
     with _naming(f"{path}: {picture.name}"):
-        _check_size(picture.width, picture.height)
+        check_size(picture.width, picture.height)
         mask = region.draw()
         if not mask.any():
             raise CarsegError(
@@ -209,7 +209,7 @@ def _decompressed(text: str) -> list[int]:
 
 def _from_runs(lengths: Sequence[int], shape: tuple[int, int]) -> Mask:
     """Return a mask of runs, which alternate, background first, row by row."""
-    _check_size(*shape[::-1])
+    check_size(*shape[::-1])
     pixels = shape[0] * shape[1]
     if sum(lengths) != pixels or min(lengths) < 0:
         raise CarsegError(f"runs of {sum(lengths)} pixels for a mask of {pixels}; export it anew")
@@ -252,6 +252,8 @@ def _pasted(shape: Mapping[str, Any], size: tuple[int, int]) -> Mask:
     try:
         with Image.open(content) as picture:
             part = np.asarray(picture.convert("L")) > 0
+    except MemoryError:  # of which the file is not to blame
+        raise
     except Exception as error:  # Pillow has no common base for what a broken file may raise
         raise CarsegError(
             f"the mask of {shape['label']!r} is broken ({type(error).__name__}); draw it anew"
@@ -372,8 +374,12 @@ def _check(points: Points) -> None:
         raise CarsegError("a point that is no number, or far away; draw it anew or remove it")
 
 
-def _check_size(width: int, height: int) -> None:
-    """Refuse a size that no picture has before anything of it is drawn."""
+def check_size(width: int, height: int) -> None:
+    """Refuse a size that no picture has before anything of it is drawn.
+
+    Raises:
+        CarsegError: it is no size of whole numbers, or too large.
+    """
     whole = isinstance(width, int) and isinstance(height, int)
     if not whole or min(width, height) < 1 or width * height > LARGEST:
         raise CarsegError(f"a picture or mask of {width!r}x{height!r} pixels; export it anew")

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from carseg.errors import CarsegError, as_memory_error, import_optional
+from carseg.errors import CarsegError, as_memory_error, import_optional, is_lack_of_memory
 from carseg.files import write_bytes
 from carseg.fuse import fuse_batch_norm
 from carseg.tensors import MEAN, STD
@@ -119,6 +119,8 @@ def save_openvino(model: Any, path: Path, metadata: Mapping[str, str]) -> None:
     try:
         import_optional("openvino", "openvino").save_model(model, path, compress_to_fp16=False)
     except RuntimeError as error:  # which does not tell of a full disk as others do
+        if is_lack_of_memory(error):
+            raise
         why = " ".join(str(error).split())
         raise CarsegError(
             f"{path.name}: could not be written ({why}); make room on the disk"

@@ -30,7 +30,7 @@ class BCEWithLogitsLoss(nn.Module):
 class DiceLoss(nn.Module):
     """Soft Dice loss, 1 - (2·Σpt + s) / (Σp + Σt + s), for each photo and output by itself.
 
-    After V-Net (Milletari et al. 2016, arXiv:1606.04797, equation 3) with plain sums in the
+    After V-Net (Milletari et al. 2016, arXiv:1606.04797, section 3) with plain sums in the
     denominator; s is `smooth`, which keeps a mask without a car defined.
     """
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from carseg.annotations import Annotated, Region, read
+from carseg.annotations import Annotated, Region, check_size, read
 from carseg.errors import IS_FOLDER, CarsegError, warn_of
 from carseg.files import write_bytes
 from carseg.pairs import MASKS, PHOTOS
@@ -33,7 +33,7 @@ def import_masks(
         classes: names of what is car; none: the only class there is.
         images: the photos, to compare sizes with.
         out: the folder for the masks.
-        force: replace masks that exist.
+        force: replace masks that exist; those that are the same may exist anyway.
 
     Returns:
         The masks written.
@@ -63,8 +63,6 @@ def import_masks(
             faults.append(f"{picture.name}: is annotated twice; leave one out")
         elif path.is_dir():
             faults.append(f"{path}: {IS_FOLDER}")
-        elif os.path.lexists(path) and not force:  # on some disks in other case, too
-            faults.append(f"{path}: exists already; add --force to replace it")
         elif others:
             faults.append(f"{others[0]}: shares its name with {path}; remove one")
         elif wrong := list(_wrong(picture, pictures.get(stem, []), images)):
@@ -72,6 +70,8 @@ def import_masks(
         else:
             try:
                 masks[path] = _png(_union(wanted))
+                if not force and os.path.lexists(path) and not _holds(path, masks[path]):
+                    faults.append(f"{path}: exists already; add --force to replace it")
                 if len(wanted) > 1:
                     several.append(f"{path}: is white where any of {len(wanted)} regions is")
             except CarsegError as error:
@@ -81,7 +81,8 @@ def import_masks(
     if faults:
         raise CarsegError("\n".join(faults))
     for path, content in masks.items():
-        write_bytes(path, content)
+        if not _holds(path, content):
+            write_bytes(path, content)
     lines = (f"{line}; cars further back want another class, or none" for line in several[:TOLD])
     warn_of(lines, len(several) - TOLD, "have several regions")
     return list(masks)
@@ -130,6 +131,11 @@ def _wrong(picture: Annotated, found: Sequence[Path], images: Path) -> Iterator[
         )
         return
     try:
+        check_size(picture.width, picture.height)
+    except CarsegError as error:
+        yield f"{picture.name}: {error}"
+        return
+    try:
         width, height = read_photo(photos[0]).size
     except CarsegError as error:
         yield str(error)
@@ -139,6 +145,11 @@ def _wrong(picture: Annotated, found: Sequence[Path], images: Path) -> Iterator[
             f"{photos[0]}: is {width}x{height} but was annotated as "
             f"{picture.width}x{picture.height}; annotate the photo as it is seen"
         )
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    """Tell whether a mask was written already, as before an interruption."""
+    return path.is_file() and path.read_bytes() == content
 
 
 def _png(mask: NDArray[np.bool_]) -> bytes:

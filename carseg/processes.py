@@ -76,6 +76,18 @@ class Processes:
         """Add up everyone's number."""
         return sum(self.all_gather([value]))
 
+    def equalise(self, net: nn.Module) -> None:
+        """Give the net the first process's weights: other machines' may differ in a last digit."""
+        if self.world_size > 1:
+            for value in net.state_dict().values():
+                whole = value.contiguous()  # and not channels last, which is not sent
+                distributed.broadcast(whole, 0)
+                value.copy_(whole)
+
+    def error(self, line: str) -> Exception | SystemExit:
+        """Return what ends all processes where they all fail alike; one of them says why."""
+        return CarsegError(line) if self.first else SystemExit(1)
+
     def wrap_ddp(self, net: nn.Module) -> nn.Module:
         """Return the net to train with; batch norms of `net` itself then span all processes.
 
@@ -118,10 +130,11 @@ def together() -> Iterator[Processes]:
                 f"launcher: starts {local_world_size} processes on this machine, which has {gpus} "
                 "GPUs; lower --nproc-per-node"
             )
-        # What processes send each other goes through it from now on.
         torch.cuda.set_device(local_rank)
     nccl = torch.cuda.is_available() and distributed.is_nccl_available()  # Windows has none
-    distributed.init_process_group("nccl" if nccl else "gloo", timeout=TIMEOUT)
+    # Objects go through memory: a machine without a GPU is told of, where NCCL alone would wait.
+    backend = "cpu:gloo,cuda:nccl" if nccl else "gloo"
+    distributed.init_process_group(backend, timeout=TIMEOUT)
     rank, world_size = distributed.get_rank(), distributed.get_world_size()
     yield Processes(rank, world_size, local_rank, local_world_size)
     # Not after an error: with NCCL it waits for the others, which wait for this one, and torchrun,

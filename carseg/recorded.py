@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ class Recorded:
         self._params: list[str] = named.get("params", [])
         self._modules = [Path(path) for path in named.get("deps", []) if path.startswith(CODE)]
         self.code = self._digests()
-        self._before = self._look()
+        self._before = self._look(self.code)
 
     def check(self) -> None:
         """Check that all is as it was.
@@ -35,7 +36,7 @@ class Recorded:
         Raises:
             CarsegError: a parameter or a module was changed.
         """
-        now = self._look()
+        now = self._look(self._digests())
         for name in self._before | now:
             if self._before.get(name) != now.get(name):
                 raise CarsegError(
@@ -43,10 +44,10 @@ class Recorded:
                     "record the result as made with it"
                 )
 
-    def _look(self) -> dict[str, object]:
+    def _look(self, code: Mapping[str, str]) -> dict[str, object]:
         values = _read(Path("params.yaml"))
         params = {f"params.yaml: {name}": values.get(name) for name in self._params}
-        return params | {f"{path}:": digest for path, digest in self._digests().items()}
+        return params | {f"{path}:": digest for path, digest in code.items()}
 
     def _digests(self) -> dict[str, str]:
         found = {}

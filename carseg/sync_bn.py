@@ -42,7 +42,8 @@ class SyncBatchNorm(nn.BatchNorm2d):
         assert self.running_var is not None
         self.num_batches_tracked.add_(1)
         # Without a momentum, all batches so far weigh alike.
-        share = self.momentum or 1 / self.num_batches_tracked.item()
+        alike = 1 / self.num_batches_tracked.item()
+        share = alike if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, share)
         self.running_var.lerp_(variance, share)
 

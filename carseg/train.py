@@ -16,7 +16,7 @@ from carseg.checkpoint import Checkpoint, fingerprint
 from carseg.columns import TRAINED
 from carseg.curve import Curve
 from carseg.device import Device
-from carseg.errors import CarsegError, warn
+from carseg.errors import warn
 from carseg.learner import BEFORE, FINE, UNTRAINED, Learner
 from carseg.losses import BCEWithLogitsLoss, DiceLoss
 from carseg.material import BN_PHOTOS, Material, Parts, prepare, read_parts
@@ -127,6 +127,7 @@ def train(
         CarsegError: a manifest, a photo or the checkpoint cannot be read, there are not as many
             rendered pairs as `params.renderings`, processes have other number formats, the loss is
             no longer finite, or parameters or code were changed meanwhile.
+        SystemExit: the same, where the first process says so.
     """
     device = Device(params.precision)
     parts = read_parts(params.renderings)
@@ -136,7 +137,7 @@ def train(
     steps = params.epochs * len(material.loader)
     learner = Learner(net, criterion, params.learning_rate, steps, device, processes)
     if remembered is not None:
-        device.place_net(remembered)
+        processes.equalise(device.place_net(remembered))
     kept = copy.deepcopy(net)
 
     digest = ""
@@ -177,7 +178,7 @@ def train(
         if processes.first and curve:
             weights.save(kept, output)  # what has been learnt until then
         processes.barrier()  # who ended before that is done would end the others
-        raise CarsegError(f"{task}: {error}") from error
+        raise processes.error(f"{task}: {error}") from error
     if processes.first:
         if recorded:  # before the state goes, which the next run can go on from
             recorded.check()
@@ -198,7 +199,10 @@ def _announce(
         f"{task}: {len(parts.train)} photos{along}, {params.epochs} epochs, {device}{many}"
     )
     if len(kinds := set(processes.all_gather([str(device)]))) > 1:
-        raise CarsegError(f"precision: processes compute on {', '.join(sorted(kinds))}; set it")
+        raise processes.error(
+            f"precision: processes compute on {', '.join(sorted(kinds))}; set it, and give all of "
+            "them GPUs or none"
+        )
     if params.batch_size < processes.world_size and processes.first:
         warn(
             f"batch_size: {params.batch_size} is less than {processes.world_size} processes, of "

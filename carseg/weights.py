@@ -31,6 +31,7 @@ def start(variant: str, folder: Path, seed: int) -> U2Net:
 
     Raises:
         CarsegError: the file cannot be read or holds another network.
+        OSError, MemoryError, RuntimeError: as `read_checkpoint`.
     """
     if not folder.is_dir():
         raise CarsegError(f"{folder}: there is no such folder; run dvc repro")
@@ -55,6 +56,7 @@ def load(variant: str, path: Path) -> U2Net:
 
     Raises:
         CarsegError: the file cannot be read or holds another network.
+        OSError, MemoryError, RuntimeError: as `read_checkpoint`.
     """
     state = read_checkpoint(path)
     if variant_of(state, path) != variant:
@@ -144,6 +146,8 @@ def read_onnx(path: Path) -> State:
 
     Raises:
         CarsegError: the file is broken or is not a U²-Net.
+        OSError: it may not be read, or the disk fails.
+        MemoryError, RuntimeError: there is too little memory.
     """
     try:
         graph = onnx.load(str(path)).graph

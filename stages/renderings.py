@@ -9,9 +9,11 @@ def main() -> None:
     with hold_interrupts():
         from carseg.params import load_params
         from carseg.recorded import Recorded
-        from carseg.renderings import provide
 
     recorded = Recorded("renderings")
+    with hold_interrupts():
+        from carseg.renderings import provide
+
     provide(load_params().renderings, Path("renderings"))
     recorded.check()
 

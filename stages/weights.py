@@ -7,11 +7,13 @@ from carseg.errors import hold_interrupts, run
 
 def main() -> None:
     with hold_interrupts():
-        from carseg.official import provide
         from carseg.params import load_params
         from carseg.recorded import Recorded
 
     recorded = Recorded("weights")
+    with hold_interrupts():
+        from carseg.official import provide
+
     provide(load_params().init, Path("Weights"), Path("pretrained"))
     recorded.check()
 

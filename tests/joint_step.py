@@ -56,6 +56,12 @@ with together() as processes:
         for name, value in net.state_dict().items():
             torch.testing.assert_close(value, alone.state_dict()[name], msg=f"{size} {name}")
         processes.say("agrees")
+    torch.manual_seed(1 + processes.rank)
+    net = CPU.place_net(U2Net("u2netp"))
+    processes.equalise(net)
+    torch.manual_seed(1)
+    for name, value in U2Net("u2netp").state_dict().items():
+        assert torch.equal(net.state_dict()[name], value), name
     items = list(range(10 * processes.world_size + 1))
     assert processes.all_gather(items[processes.mine]) == items
     assert processes.all_gather([][processes.mine]) == []

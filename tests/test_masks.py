@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
-from carseg import __main__
+from carseg import __main__, masks
 from carseg.annotations import Region
 from carseg.dataset import snapshot
 from carseg.errors import CarsegError
@@ -116,6 +116,26 @@ def test_masks_are_replaced_only_when_forced() -> None:
     assert np.asarray(Image.open(MASK / "a.png")).max() == 255
 
 
+def test_an_import_that_was_cut_off_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [labelme("a.jpg", ("car", SQUARE)), labelme("b.jpg", ("car", OTHER))]
+    write = masks.write_bytes
+
+    def cut_off(path: Path, content: bytes) -> None:
+        if path.exists() or path.name == "b.png":
+            raise KeyboardInterrupt
+        write(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(masks, "write_bytes", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            import_masks(files, (), IMAGE, MASK, False)
+    assert [path.name for path in MASK.iterdir()] == ["a.png"]
+    assert import_masks(files, (), IMAGE, MASK, False) == [MASK / "a.png", MASK / "b.png"]
+    assert sorted(path.name for path in MASK.iterdir()) == ["a.png", "b.png"]
+    Image.new("L", (64, 40)).save(MASK / "b.png")  # drawn by hand since
+    assert refused(*files) == ["Mask/b.png: exists already; add --force to replace it"]
+
+
 def test_a_folder_in_the_place_of_a_mask_is_told_of() -> None:
     (MASK / "a.png").mkdir(parents=True)
     file = labelme("a.jpg", ("car", SQUARE))
@@ -200,6 +220,25 @@ def test_a_photo_of_another_height_is_named() -> None:
     assert refused(labelme("a.jpg", ("car", SQUARE))) == [
         "Image/a.jpg: is 64x41 but was annotated as 64x40; annotate the photo as it is seen"
     ]
+
+
+def test_a_photo_is_annotated_as_it_is_seen() -> None:
+    """Turned by its tag, as programs that annotate show it."""
+    tag = Image.Exif()
+    tag[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (40, 64)).save(IMAGE / "a.jpg", exif=tag)
+    assert import_masks([labelme("a.jpg", ("car", SQUARE))], (), IMAGE, MASK, False) == [
+        MASK / "a.png"
+    ]
+    Image.new("RGB", (64, 40)).save(IMAGE / "a.jpg", exif=tag)
+    (line,) = refused(labelme("a.jpg", ("car", SQUARE)), force=True)
+    assert line.startswith("Image/a.jpg: is 40x64 but was annotated as 64x40")
+
+
+def test_a_size_that_is_text_is_named_as_such() -> None:
+    file = labelme("a.jpg", ("car", SQUARE))
+    file.write_text(file.read_text().replace('"imageWidth": 64', '"imageWidth": "64"'))
+    assert refused(file) == ["a.jpg: a picture or mask of '64'x40 pixels; export it anew"]
 
 
 def test_all_faults_are_told_at_once_and_nothing_is_written() -> None:

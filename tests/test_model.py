@@ -304,6 +304,24 @@ def test_settings_of_another_project_are_not_of_the_weights(net: U2Net, tmp_path
     assert carseg.load(tmp_path / "net.pth").size == 64
 
 
+def test_settings_of_another_program_are_told_of_and_left(
+    net: U2Net, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights.save(net, tmp_path / "net.pth")
+    settings = tmp_path / "params.yaml"
+    settings.write_text("image_size: 64\nlr: 0.1\n")
+    assert carseg.load(tmp_path / "net.pth").size == 320
+    line = f"{settings}: lr is no setting of carseg; nothing is taken from there\n"
+    assert capsys.readouterr().err == f"carseg: warning: {line}"
+    settings.write_text("image_size: 8\n")
+    with pytest.raises(CarsegError, match="image_size is 8"):
+        carseg.load(tmp_path / "net.pth")
+    settings.write_text("image_size: 64\nlr: 0.1\n")
+    shutil.copyfile(ROOT / "dvc.yaml", tmp_path / "dvc.yaml")
+    with pytest.raises(CarsegError, match="lr is not a parameter"):
+        carseg.load(tmp_path / "net.pth")
+
+
 def test_load_knows_endings_in_capitals(official: Path, tmp_path: Path) -> None:
     shutil.copyfile(official / "u2netp.onnx", tmp_path / "M.ONNX")
     with pytest.raises(

