@@ -12,9 +12,7 @@ import shtab
 
 from carseg import __version__
 from carseg.errors import CarsegError, hold_interrupts, is_lack_of_memory, run
-from carseg.settings import EXPORTED, settings_of
-
-SIZES = (32, 4096)  # of --image-size, least and most
+from carseg.settings import DEVICES, EXPORTED, SIZES, settings_of
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 Options: TypeAlias = "argparse._ActionsContainer"
@@ -213,7 +211,7 @@ def _add_predict(commands: Commands) -> None:
     )
     command.add_argument(
         "--device",
-        choices=["auto", "cpu", "cuda"],
+        choices=DEVICES,
         default="auto",
         help="what to compute on [auto: the GPU where there is one]",
     )
@@ -234,7 +232,7 @@ def _add_predict(commands: Commands) -> None:
 
 
 def _predict(arguments: argparse.Namespace) -> None:
-    check("--image-size", arguments.image_size, *SIZES)
+    check("--image-size", arguments.image_size, SIZES[0], SIZES[-1])
     check("--threshold", arguments.threshold, 0, 1)
     check("--jobs", arguments.jobs, 1, 64)
     if not arguments.untrained:
@@ -302,7 +300,7 @@ def _add_export(commands: Commands) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    check("--image-size", arguments.image_size, *SIZES)
+    check("--image-size", arguments.image_size, SIZES[0], SIZES[-1])
     check("--batch", arguments.batch, 1, 64)  # checking takes memory for each of them
     check_weights(arguments.weights)
     with hold_interrupts():

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from carseg import weights
 from carseg.card import Card, card
-from carseg.errors import IS_FOLDER, CarsegError
+from carseg.errors import IS_FOLDER, CarsegError, import_optional
 from carseg.files import write_bytes
-from carseg.formats import FILES, NETWORKS, WRITERS, Probability
+from carseg.formats import FILES, NETWORKS, PACKAGES, WRITERS, Probability
 from carseg.quantize import Calibration, write_int8
 
 
@@ -42,6 +42,8 @@ def export(
     Raises:
         CarsegError: the weights or a photo cannot be read, a package is missing, a file exists, or
             what was exported does not compute what torch does.
+        MemoryError: there is too little memory.
+        OSError: a file cannot be written, or a photo may not be read.
     """
     formats = list(dict.fromkeys(formats))
     state = weights.read_checkpoint(source)
@@ -50,6 +52,9 @@ def export(
         raise CarsegError(
             "--int8: safetensors hold float32 weights alone; add --format onnx or openvino"
         )
+    for format in formats:
+        for package in PACKAGES[format]:  # before any of them takes its time
+            import_optional(package, format)
     names = [name for format in formats for name in FILES[format]] + ["MODEL_CARD.md"]
     _check_targets([out / name for name in names], force)
     net = weights.net_of(state, variant)

@@ -154,6 +154,11 @@ FILES = {
     "safetensors": ("model.safetensors",),
 }
 NETWORKS = {"onnx", "openvino"}  # files that compute by themselves
+PACKAGES = {  # that write them, and run them to be compared
+    "onnx": ("onnxscript", "onnxruntime"),
+    "openvino": ("openvino",),
+    "safetensors": ("safetensors.torch",),
+}
 WRITERS = {"onnx": write_onnx, "openvino": write_openvino, "safetensors": write_safetensors}
 
 

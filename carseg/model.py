@@ -24,7 +24,7 @@ from carseg.fuse import fuse_batch_norm
 from carseg.official import fetch
 from carseg.photos import as_rgb, read_photo, turned_by_tag
 from carseg.predict import Look, find, probability
-from carseg.settings import EXPORTED, settings_of
+from carseg.settings import DEVICES, EXPORTED, SIZES, settings_of
 from carseg.u2net import U2Net
 from carseg.upright import find_upright
 from carseg.views import AS_HELD, D4, TURNED
@@ -32,8 +32,7 @@ from carseg.views import AS_HELD, D4, TURNED
 # Photos in progress where forward passes take turns: one in the net, one read, one written.
 IN_TURN = 3
 
-PRECISIONS, DEVICES = ("auto", "float32", "bfloat16"), ("auto", "cpu", "cuda")
-SIZES = range(32, 4097)
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 Picture = Image.Image | str | Path | NDArray[np.uint8]
 

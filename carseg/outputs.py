@@ -49,7 +49,7 @@ class Kinds:
             cleanup: keep only the largest piece of car, and fill its holes.
 
         Raises:
-            CarsegError: the background is neither.
+            CarsegError: the background is neither, or is an image that cannot be read.
         """
         wanted = [*names, *(["background"] if background is not None else [])] or ["mask"]
         self.names = list(dict.fromkeys(wanted))

@@ -84,7 +84,7 @@ class Processes:
                 distributed.broadcast(whole, 0)
                 value.copy_(whole)
 
-    def error(self, line: str) -> Exception | SystemExit:
+    def error(self, line: str) -> CarsegError | SystemExit:
         """Return what ends all processes where they all fail alike; one of them says why."""
         return CarsegError(line) if self.first else SystemExit(1)
 

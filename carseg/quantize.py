@@ -63,6 +63,8 @@ class Calibration(NamedTuple):
 
         Raises:
             CarsegError: a photo cannot be read, or there is but one.
+            MemoryError: there is too little memory.
+            OSError: a photo may not be read.
         """
         if len(photos) < 2:
             raise CarsegError("--int8: one photo is too few; name ten, or two at least")
@@ -89,6 +91,7 @@ def write_int8(
 
     Raises:
         CarsegError: as `agreement`, `write_onnx` and `save_openvino`.
+        OSError: a file cannot be written.
     """
     # Scores are those of the weights.
     metadata = {f"float32_{k}" if k.startswith("metrics") else k: v for k, v in metadata.items()}

@@ -10,6 +10,8 @@ from carseg.errors import CarsegError, warn
 if TYPE_CHECKING:
     from carseg.params import Params
 
+SIZES = range(32, 4097)  # of the side of the square that a network sees, in pixels
+DEVICES = ("auto", "cpu", "cuda")
 EXPORTED = (".onnx", ".xml")  # networks that carseg itself runs, too, and that tell of themselves
 
 

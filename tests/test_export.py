@@ -26,7 +26,7 @@ from carseg import __main__, export, formats, weights
 from carseg.card import Card, card
 from carseg.errors import CarsegError, import_optional
 from carseg.files import write_csv, write_json
-from carseg.formats import TOLERANCE, Probability, compare, quiet
+from carseg.formats import TOLERANCE, WRITERS, Probability, compare, quiet
 from carseg.model import load
 from carseg.tensors import photo_tensor
 from carseg.u2net import U2Net
@@ -587,6 +587,17 @@ def test_what_computes_something_else_is_not_kept(
 def test_no_number_is_no_agreement(net: U2Net) -> None:
     with pytest.raises(CarsegError, match="differs from torch by nan"):
         compare(Probability(net), lambda p: p[:, :1] * np.float32("nan"), SIZE, 1, "it")
+
+
+def test_a_missing_package_is_told_of_before_anything_is_exported(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    monkeypatch.setitem(WRITERS, "onnx", lambda *_: written.append("onnx"))
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(CarsegError, match=r"^openvino: .*openvino"):
+        export.export(project / WEIGHTS, tmp_path, ["onnx", "openvino"], SIZE, None, False)
+    assert not written
 
 
 def test_a_missing_package_is_named() -> None:
