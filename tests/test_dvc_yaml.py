@@ -1,12 +1,15 @@
 """dvc.yaml against the code: a stage must rerun when, and only when, what it uses changes."""
 
 import ast
+import hashlib
+import json
+import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
+from project import ROOT
 
-ROOT = Path(__file__).parent.parent
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 # They word messages and check settings; the settings themselves DVC tracks one by one.
 WITHOUT_EFFECT = {"carseg/errors.py", "carseg/params.py", "carseg/__init__.py"}
@@ -109,3 +112,31 @@ def test_the_users_folders_are_never_cached() -> None:
 def test_every_output_of_a_stage_can_come_out_of_the_run_cache(stage: str) -> None:
     # Of stages with other outputs that DVC does not cache, it never remembers a run.
     assert all(isinstance(out, str) for out in STAGES[stage]["outs"])
+
+
+def committed(*words: str) -> bytes:
+    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, check=True).stdout
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="an archive has no history")
+def test_what_is_committed_was_made_by_the_code_beside_it() -> None:
+    """Or a fresh clone would begin with results that are not its own."""
+    files = committed("ls-tree", "-r", "--name-only", "HEAD").decode().splitlines()
+    for stage, found in yaml.safe_load(committed("show", "HEAD:dvc.lock"))["stages"].items():
+        for path, md5 in ((dep["path"], dep["md5"]) for dep in found["deps"]):
+            if not path.startswith(("carseg/", "stages/")):
+                continue
+            if md5.endswith(".dir"):
+                inside = [name for name in files if name.startswith(f"{path}/")]
+                entries = [
+                    {"md5": md5_of(name), "relpath": name.removeprefix(f"{path}/")}
+                    for name in sorted(inside)
+                ]
+                now = hashlib.md5(json.dumps(entries).encode()).hexdigest() + ".dir"
+            else:
+                now = md5_of(path)
+            assert now == md5, f"{stage}: {path} was changed since; see CONTRIBUTING"
+
+
+def md5_of(name: str) -> str:
+    return hashlib.md5(committed("show", f"HEAD:{name}")).hexdigest()

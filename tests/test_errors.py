@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from project import ROOT
 
 from carseg import __main__
 from carseg.errors import hold_interrupts, run
-
-ROOT = Path(__file__).parent.parent
 
 
 def test_a_stage_that_works_ends_quietly(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from project import ROOT
 
 from carseg.errors import CarsegError
 from carseg.params import Params, Split, load_params
 
-ROOT = Path(__file__).parent.parent
 WHOLE = "a whole number from 1"
 
 

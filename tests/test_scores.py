@@ -5,12 +5,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from project import ROOT
 
 from carseg import __main__
 from carseg.errors import CarsegError
 from carseg.scores import as_table, read_metrics
 
-ROOT = Path(__file__).parents[1]
 SCORES = {"dice": 0.98765, "iou": 0.97, "boundary_iou": 0.8, "hd95": 123.45678, "iou_micro": 0.5}
 
 
