@@ -189,6 +189,7 @@ CHANGED = "Image, Mask, Weights, renderings or code: were changed while folds ra
         (4, "weights", CHANGED),
         (4, "renderings", CHANGED),
         (4, "code", CHANGED),
+        (4, "photo", CHANGED),  # judged twice, and another not at all
         (4, "fold", None),
     ],
 )
@@ -219,7 +220,8 @@ def test_folds_of_other_parameters_photos_or_code_are_not_taken_for_ones_own(
             inputs = ("dataset", "weights", "renderings", "code", "fold")
             hashes = dict.fromkeys(inputs, "aa")
             Path("dvc.lock").write_text(LOCK.format(**(hashes | ({other: "ab"} if k else {}))))
-            write_csv(inner / "plots/scores.csv", ("photo",), [[str(k)]])
+            photo = "0" if other == "photo" else str(k)
+            write_csv(inner / "plots/scores.csv", ("photo",), [[photo]])
             git("add", "--all")
             git("commit", "--quiet", "--message", "fold")
             name = words[words.index("--name") + 1]

@@ -267,6 +267,36 @@ def test_files_changed_while_they_are_read_are_not_taken(
     assert (TARGET / "Image/0.jpg").read_bytes() == (IMAGE / "0.jpg").read_bytes()
 
 
+@pytest.mark.parametrize("file", [IMAGE / "0.jpg", MASK / "0.png"])
+def test_a_file_of_the_same_size_is_another_when_it_was_written_anew(
+    file: Path, own: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copyfile
+
+    def edited(source: Path, target: Path) -> None:
+        copy(source, target)
+        if Path(source).name == "2.png":
+            file.write_bytes(file.read_bytes())
+
+    monkeypatch.setattr(dataset.shutil, "copyfile", edited)
+    assert faults() == ["Image, Mask: were changed while they were read; run it again"]
+
+
+def test_files_that_may_not_be_read_are_told_of_with_what_to_do(
+    own: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, closed = Path.read_bytes, (IMAGE / "0.jpg", MASK / "1.png")
+
+    def refuse(path: Path) -> bytes:
+        if path in closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    assert faults() == [f"{path}: may not be read; change its permissions" for path in closed]
+    assert not TARGET.exists()
+
+
 @pytest.mark.parametrize(("kept", "lost"), [(IMAGE, MASK), (MASK, IMAGE)])
 def test_one_empty_folder_is_a_fault_and_not_filled(
     kept: Path, lost: Path, own: Tree, rendered: list[Path]

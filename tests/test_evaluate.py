@@ -132,6 +132,23 @@ def test_a_parameter_changed_meanwhile_ends_a_run_without_results(
     assert not any(Path(name).exists() for name in left)
 
 
+@pytest.mark.usefixtures("perfect")
+def test_a_parameter_changed_while_the_report_is_made_ends_a_run_without_scores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Path("dvc.yaml").write_text("stages: {evaluate: {params: [threshold]}}")
+    Path("params.yaml").write_text("threshold: 0.45\n")
+    recorded = Recorded("evaluate")
+    monkeypatch.setattr(
+        evaluation,
+        "write_report",
+        lambda *_, **__: Path("params.yaml").write_text("threshold: 0.3\n"),
+    )
+    with pytest.raises(CarsegError, match=r"^params\.yaml: threshold was changed while this ran"):
+        evaluate(TINY, recorded)
+    assert not Path("metrics.json").exists()
+
+
 def scores() -> dict[str, dict[str, dict[str, float]]]:
     found: dict[str, dict[str, dict[str, float]]] = json.loads(Path("metrics.json").read_text())
     return found
