@@ -15,7 +15,7 @@ from carseg.columns import TRAINED
 from carseg.errors import CarsegError
 from carseg.files import read_csv
 from carseg.learner import FINE
-from carseg.lock import Lock, read_lock
+from carseg.lock import Lock, Stage, read_lock
 from carseg.params import Params, load_params
 from carseg.scores import ByView, read_metrics
 from carseg.settings import is_foreign
@@ -44,8 +44,26 @@ Content = TypeVar("Content")
 MACHINE = TypeAdapter(dict[str, Any])
 
 
+class Trained(NamedTuple):
+    """What the training is known to have been made of; what is not known is None or empty."""
+
+    params: Params | None
+    data: str | None  # the dataset's hash in DVC
+    train: int | None  # photos
+    machine: dict[str, Any]
+
+
+class Judged(NamedTuple):
+    """What the evaluation found of these weights."""
+
+    scores: ByView | str  # view → score, or why there are none
+    untrained: ByView
+    cleaned: bool  # scores are of masks that were cleaned up
+    validation: int | None  # photos, if known
+
+
 class Card(NamedTuple):
-    """What is known of a model; what the project it lies in does not tell is None or empty."""
+    """What is known of a model."""
 
     source: str
     variant: str
@@ -53,14 +71,8 @@ class Card(NamedTuple):
     threshold: float
     cleanup: bool
     task: str | None
-    params: Params | None  # of the training
-    scores: ByView | str  # view → score, or why there are none
-    untrained: ByView
-    cleaned: bool  # scores are of masks that were cleaned up
-    data: str | None  # the dataset's hash in DVC
-    train: int | None  # photos
-    validation: int | None
-    machine: dict[str, Any]
+    trained: Trained
+    judged: Judged
 
     @classmethod
     def of(cls, source: Path, variant: str, size: int) -> Card:
@@ -69,60 +81,28 @@ class Card(NamedTuple):
         Raises:
             CarsegError: one of them is broken.
         """
-        root = source.parent
-        ours = not is_foreign(root)
+        root, ours = source.parent, not is_foreign(source.parent)
         task = TASK.get(source.stem) if ours else None
-        lock = read_lock(root / "dvc.lock") if ours else Lock()
-        trained, judged = lock.of(f"train_{task}"), lock.of("evaluate")
-        file = root / "metrics.json"
-        metrics = read_metrics(file) if ours and file.is_file() else {}
         file = root / "params.yaml"
-        params = load_params(file) if ours and file.is_file() else None
-        data = trained.md5("dataset") or lock.of("dataset").md5("dataset")
-        manifests = [root / f"split/{part}.csv" for part in ("train", "val")]
-        train, validation = (_rows(file) if ours else None for file in manifests)
-        split = lock.of("split").md5("split")
-        if split not in (None, trained.md5("split")):  # split anew since
-            train = None
-        if split not in (None, judged.md5("split")):
-            validation = None
-        machine = _json(root / f"provenance/train_{task}.json", MACHINE) or {}
-        settings = params or Params()
-        threshold, cleanup = settings.threshold, settings.cleanup
-        scores: ByView | str = metrics.get(task or "") or NO_SCORES
-        now = params.model_dump() if params else {}
-        judged_with = {**now, **judged.settings()}
-        others = (
-            OTHER_SETTING.format(name, judged_with[name])
-            for name, wanted in (("image_size", size), ("threshold", threshold))
-            if judged_with.get(name, wanted) != wanted
-        )
-        if judged.differs(source) or judged.differs(root / "metrics.json"):
-            scores = OTHER_SCORES
-        elif metrics:
-            scores = next(others, scores)
-        if task is None or trained.differs(source):
-            params, data, train, validation, machine = None, None, None, None, {}
-        elif params:  # which may have been changed since
-            told = {k: v for k, v in trained.settings().items() if k in Params.model_fields}
-            if told:  # a run before there were any has not told
-                told.setdefault("renderings", 0)
-            params = params.model_copy(update=told)
+        now = load_params(file) if ours and file.is_file() else None
+        trained, judged = Trained(None, None, None, {}), Judged(NO_SCORES, {}, False, None)
+        if ours:
+            lock = read_lock(root / "dvc.lock")
+            judged = _judged(source, task, lock, size, now)
+            if task and not lock.of(f"train_{task}").differs(source):
+                trained = _trained(root, task, lock, now)
+            else:  # of how many photos other weights were judged by says nothing
+                judged = judged._replace(validation=None)
+        settings = now or Params()
         return cls(
-            source=source.name,
-            variant=variant,
-            size=size,
-            threshold=threshold,
-            cleanup=cleanup,
-            task=task,
-            params=params,
-            scores=scores,
-            untrained=metrics.get("untrained", {}),
-            cleaned=not isinstance(scores, str) and bool(judged_with.get("cleanup")),
-            data=data,
-            train=train,
-            validation=validation,
-            machine=machine,
+            source.name,
+            variant,
+            size,
+            settings.threshold,
+            settings.cleanup,
+            task,
+            trained,
+            judged,
         )
 
     def metadata(self) -> dict[str, str]:
@@ -137,9 +117,9 @@ class Card(NamedTuple):
             "cleanup": self.cleanup,
             "mean": [round(float(x), 3) for x in MEAN.flatten()],
             "std": [round(float(x), 3) for x in STD.flatten()],
-            "metrics": None if isinstance(self.scores, str) else self.scores,
-            "metrics_cleaned_up": self.cleaned or None,
-            "data": self.data,
+            "metrics": None if isinstance(self.judged.scores, str) else self.judged.scores,
+            "metrics_cleaned_up": self.judged.cleaned or None,
+            "data": self.trained.data,
         }
         return {
             name: value if isinstance(value, str) else json.dumps(value)
@@ -183,7 +163,7 @@ def card(
         *alone,
         "## Scores",
         "",
-        *_scores(about),
+        *_scores(about.judged),
         "",
         "## Training",
         "",
@@ -201,17 +181,17 @@ def card(
     return "\n".join(lines)
 
 
-def _scores(about: Card) -> list[str]:
-    if isinstance(about.scores, str):
-        return [about.scores]
-    rows = {"trained": about.scores, "untrained start": about.untrained}
+def _scores(judged: Judged) -> list[str]:
+    if isinstance(judged.scores, str):
+        return [judged.scores]
+    rows = {"trained": judged.scores, "untrained start": judged.untrained}
     lines = [
-        f"Means over {about.validation or 'the'} validation photos that it was not trained on. "
+        f"Means over {judged.validation or 'the'} validation photos that it was not trained on. "
         "plain is one look, as other programs take it; the other views are carseg's: upright adds "
         "a look, turned, where the car lies on its side; d4 is the average over all turns and "
         "flips; closer averages upright, or d4, with looks at the car's box alone. The epoch kept "
         "was chosen on them, unless `keep` is `last` and `patience` is null."
-        + (CLEANED if about.cleaned else ""),
+        + (CLEANED if judged.cleaned else ""),
         "",
         "| | view | " + " | ".join(SCORES.values()) + " |",
         "|---|---" + "|---" * len(SCORES) + "|",
@@ -224,9 +204,9 @@ def _scores(about: Card) -> list[str]:
 
 
 def _training(about: Card) -> list[str]:
-    if about.params is None:
+    if about.trained.params is None:
         return ["Not known: no file beside the weights tells of their training."]
-    params = about.params
+    params = about.trained.params
     slower = (
         f", {FINE:g} for the Dice loss"
         if about.task == "dice" and params.learning_rate > FINE
@@ -234,11 +214,11 @@ def _training(about: Card) -> list[str]:
     )
     told = {
         "photos": (
-            f"{about.train} to train, {about.validation} to validate"
-            if about.train and about.validation
+            f"{about.trained.train} to train, {about.judged.validation} to validate"
+            if about.trained.train and about.judged.validation
             else None
         ),
-        "data, MD5 in DVC": about.data,
+        "data, MD5 in DVC": about.trained.data,
         "renderings": f"{params.renderings} trained along" if params.renderings else None,
         "loss": LOSS[about.task] if about.task else None,
         "start": params.init,
@@ -246,9 +226,55 @@ def _training(about: Card) -> list[str]:
         "optimiser": f"Adam, learning rate {params.learning_rate:g}{slower}",
         "batch": f"{params.batch_size} photos",
         "seed": params.seed,
-        **{name: about.machine.get(name) for name in ("processor", "precision", "python")},
+        **{name: about.trained.machine.get(name) for name in ("processor", "precision", "python")},
     }
     return ["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in told.items() if v is not None)]
+
+
+def _trained(root: Path, task: str, lock: Lock, now: Params | None) -> Trained:
+    """Gather what weights were made of, `now` being the present parameters."""
+    run, params = lock.of(f"train_{task}"), now
+    if now:  # which may have been changed since
+        told = {k: v for k, v in run.settings().items() if k in Params.model_fields}
+        if told:  # a run before there were any has not told
+            told.setdefault("renderings", 0)
+        params = now.model_copy(update=told)
+    return Trained(
+        params,
+        run.md5("dataset") or lock.of("dataset").md5("dataset"),
+        _photos(root, "train", run, lock),
+        _json(root / f"provenance/train_{task}.json", MACHINE) or {},
+    )
+
+
+def _judged(source: Path, task: str | None, lock: Lock, size: int, now: Params | None) -> Judged:
+    """Gather the scores of weights, unless the last evaluation was of others or set otherwise."""
+    root, run = source.parent, lock.of("evaluate")
+    file = root / "metrics.json"
+    metrics = read_metrics(file) if file.is_file() else {}
+    scores: ByView | str = metrics.get(task or "") or NO_SCORES
+    settings = (now or Params()).model_dump() | {"image_size": size}
+    judged_with = (now.model_dump() if now else {}) | run.settings()
+    if run.differs(source) or run.differs(file):
+        scores = OTHER_SCORES
+    elif metrics:
+        for name in ("image_size", "threshold"):
+            if judged_with.get(name, settings[name]) != settings[name]:
+                scores = OTHER_SETTING.format(name, judged_with[name])
+                break
+    return Judged(
+        scores,
+        metrics.get("untrained", {}),
+        not isinstance(scores, str) and bool(judged_with.get("cleanup")),
+        _photos(root, "val", run, lock),
+    )
+
+
+def _photos(root: Path, part: str, run: Stage, lock: Lock) -> int | None:
+    """Count a part's photos, as far as a run had those that are in the manifest now."""
+    if lock.of("split").md5("split") not in (None, run.md5("split")):
+        return None
+    return _rows(root / f"split/{part}.csv")
 
 
 def _json(path: Path, kind: TypeAdapter[Content]) -> Content | None:

@@ -242,15 +242,16 @@ def test_the_card_tells_what_is_known(project: Path) -> None:
 
 def test_the_card_tells_only_of_its_files_and_of_the_rate_that_was_taken(project: Path) -> None:
     about = Card.of(project / WEIGHTS, "u2netp", SIZE)
-    assert about.params is not None
-    fast = about.params.model_copy(update={"learning_rate": 0.002})
-    text = card(about._replace(params=fast), ["model.onnx"], 1)
+    assert about.trained.params is not None
+    params = about.trained.params.model_copy(update={"learning_rate": 0.002})
+    fast = about.trained._replace(params=params)
+    text = card(about._replace(trained=fast), ["model.onnx"], 1)
     assert "| epochs | 7 |" in card(about._replace(task="bce"), ["model.onnx"], 1)
     assert "cut at 0.4." in card(about._replace(threshold=0.4), ["model.onnx"], 1)
     assert "cut at 0.5; carseg then" in card(about._replace(cleanup=True), ["model.onnx"], 1)
     assert "safetensors" not in text
     assert "| optimiser | Adam, learning rate 0.002, 0.0005 for the Dice loss |" in text
-    assert "0.002 |" in card(about._replace(params=fast, task="bce"), ["model.onnx"], 1)
+    assert "0.002 |" in card(about._replace(trained=fast, task="bce"), ["model.onnx"], 1)
 
 
 def test_weights_alone_have_a_card_too(net: U2Net, tmp_path: Path) -> None:
