@@ -5,8 +5,9 @@
 
 Runs the pipeline as committed, in a clone, from an empty cache. Each stage is timed inside its own
 process: its imports, its steps (training on a batch, averaging weights, computing batch norm
-statistics and scores, predicting photos), and the rest, such as reading photos, augmentation,
-checkpoints and plots. *DVC* is the remaining time. The fraction leaves imports out.
+statistics and scores, predicting photos), and the rest, such as augmentation, checkpoints and
+plots. Photos that are read as batch norm statistics are computed count as part of that step.
+*DVC* is the remaining time. The fraction leaves imports out.
 """
 
 from __future__ import annotations
