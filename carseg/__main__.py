@@ -25,7 +25,7 @@ def main() -> None:
         arguments = command_line().parse_args()
         arguments.start(arguments)
 
-    run(start)
+    run(start, lighter="close other programs")
 
 
 def command_line() -> argparse.ArgumentParser:

@@ -19,6 +19,7 @@ OUT_OF_MEMORY = (  # what torch, CUDA's libraries, ONNX Runtime and OpenVINO say
     "Failed to allocate memory",
     "bad_alloc",
 )
+LIGHTER = "lower batch_size or image_size, or take model: u2netp"
 IS_FOLDER = "is a folder where a file is to be; move it away"
 
 
@@ -26,8 +27,11 @@ class CarsegError(Exception):
     """Something the user can fix: names the file or parameter, the fault and the remedy."""
 
 
-def run(stage: Callable[[], None]) -> None:
-    """Run a stage; report what its user can fix as plain lines on stderr, with exit code 1."""
+def run(stage: Callable[[], None], lighter: str = LIGHTER) -> None:
+    """Run a stage; report what its user can fix as plain lines on stderr, with exit code 1.
+
+    `lighter` says what takes less memory.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Names of files may hold letters that the encoding of a log lacks.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -66,8 +70,7 @@ def run(stage: Callable[[], None]) -> None:
         if not is_lack_of_memory(error):
             raise
         sys.exit(
-            "carseg: memory ran out; where photos are very large, scale them down, else lower "
-            "batch_size or image_size, or take model: u2netp"
+            f"carseg: memory ran out; where photos are very large, scale them down, else {lighter}"
         )
     except KeyboardInterrupt:
         _end_at_once_when_asked_again()

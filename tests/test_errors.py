@@ -152,6 +152,18 @@ def test_lack_of_memory_is_a_line_with_a_remedy(error: Exception) -> None:
         run(stage)
 
 
+def test_commands_without_parameters_name_none_where_memory_is_short(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def lack(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("carseg.masks.import_masks", lack)
+    monkeypatch.setattr(sys, "argv", ["carseg", "masks", "import", "a.json"])
+    with pytest.raises(SystemExit, match=r"^carseg: memory ran out; .* close other programs$"):
+        __main__.main()
+
+
 def test_a_process_that_the_system_ended_is_a_line_with_a_remedy() -> None:
     def stage() -> None:
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is ...")
