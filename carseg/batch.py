@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -84,6 +85,11 @@ def predict(
         for kind, content in kinds.make(photo, found, job.targets):
             if stopped.is_set():  # and told that nothing is half written
                 return
+            if not force and os.path.lexists(job.targets[kind]):  # by another command, since
+                raise CarsegError(
+                    f"{job.targets[kind]}: was made meanwhile, and is left as it is; choose "
+                    "another --out, or add --force to replace it"
+                )
             write_bytes(job.targets[kind], content)
         made.append(job)
 

@@ -521,6 +521,21 @@ def test_nothing_is_replaced_unless_forced() -> None:
     assert pixels("out/b.png").shape == (40, 30)
 
 
+def test_what_another_command_has_made_meanwhile_is_left() -> None:
+    class Slow(Red):
+        def predict(self, picture: Picture, **options: bool) -> NDArray[np.float32]:
+            Path("out").mkdir(exist_ok=True)
+            Path("out/a.png").write_text("another's")
+            return super().predict(picture, **options)
+
+    with pytest.raises(CarsegError, match=r"^out/a\.png: was made meanwhile, and is left as it is"):
+        predict(["photos"], Path("out"), Slow(), Kinds([], 0.5, None))
+    assert Path("out/a.png").read_text() == "another's"
+    assert files() == ["a.png", "b.png"], "the others are done"
+    predict(["photos"], Path("out"), Slow(), Kinds([], 0.5, None), force=True)
+    assert pixels("out/a.png").any()
+
+
 def test_what_exists_is_left_and_only_the_rest_made(capsys: pytest.CaptureFixture[str]) -> None:
     do("photos/a.png", kinds=("mask", "overlay"))
     Path("out/a_overlay.jpg").write_bytes(b"dear")
