@@ -3,10 +3,12 @@
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import patch
 
 import hypothesis
 import numpy as np
@@ -18,6 +20,7 @@ from PIL import Image
 from project import ROOT, SHALLOW, Project
 from torch import nn
 
+from carseg import __main__
 from carseg.files import write_csv
 from carseg.official import provide
 from carseg.u2net import VARIANTS, U2Net
@@ -114,6 +117,12 @@ def uneven(net: U2Net, seed: int = 0) -> U2Net:
 def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Standard normal values, the same in each run and apart from torch's own generator."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def run_carseg(*words: str) -> None:
+    """Run `carseg` with these words in this process, parts of which a test may have replaced."""
+    with patch.object(sys, "argv", ["carseg", *words]):
+        __main__.main()
 
 
 @pytest.fixture(scope="module")

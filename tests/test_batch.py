@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import crumbs, uneven
+from conftest import crumbs, run_carseg, uneven
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 from project import heed_interruptions
 from torch import Tensor
 
-from carseg import __main__, weights
+from carseg import weights
 from carseg.batch import predict
 from carseg.errors import CarsegError
 from carseg.files import write_bytes
@@ -786,7 +786,7 @@ def test_a_stream_holds_the_mask_alone(
     weights.save(uneven(U2Net("u2netp"), 3), Path("net.pth"))
     with Path("photos/a.png").open() as given:
         monkeypatch.setattr(sys, "stdin", given)
-        command(monkeypatch, "-", "--weights", "net.pth", "--image-size", "64")
+        run_carseg("predict", "-", "--weights", "net.pth", "--image-size", "64")
     with Image.open(io.BytesIO(capfdbinary.readouterr().out)) as made:
         made.verify()
         assert (made.mode, made.size) == ("L", (40, 30))
@@ -870,23 +870,16 @@ def test_hidden_files_and_folders_count_as_no_photos() -> None:
     assert len(list_photos(["photos"], recursive=True)) == 3
 
 
-def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["carseg", "predict", *arguments])
-    __main__.main()
-
-
-def test_the_command_line_predicts_with_trained_weights(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_line_predicts_with_trained_weights() -> None:
     net = uneven(U2Net("u2netp"), 3)
     weights.save(net, Path("net.pth"))
     options = ("--weights", "net.pth", "--image-size", "64", "--out", "made")
-    command(monkeypatch, "photos", *options, "--mask", "--cutout", "--jobs", "1")
+    run_carseg("predict", "photos", *options, "--mask", "--cutout", "--jobs", "1")
     assert files("made") == ["a_cutout.png", "a_mask.png", "b_cutout.png", "b_mask.png"]
     found = Model.of(net, 64).predict("photos/a.png")
     assert np.array_equal(pixels("made/a_mask.png") > 0, found >= 0.5)
     with pytest.raises(SystemExit) as stop:
-        command(monkeypatch, "photos", *options, "--mask", "--cutout")
+        run_carseg("predict", "photos", *options, "--mask", "--cutout")
     assert "carseg: made/a_mask.png: exists already" in str(stop.value)
 
 
@@ -899,18 +892,18 @@ def test_options_left_out_are_those_of_the_settings(monkeypatch: pytest.MonkeyPa
         ),
     )
     weights.save(U2Net("u2netp"), Path("u2net_segmentation_dice_loss.pth"))
-    command(monkeypatch, "photos")
+    run_carseg("predict", "photos")
     assert given == [320, 0.5, False, "predicted"]
     Path("params.yaml").write_text("image_size: 256\nthreshold: 0.4\ncleanup: true\n")
     given.clear()
-    command(monkeypatch, "photos")
+    run_carseg("predict", "photos")
     assert given == [256, 0.4, True, "predicted"]
     given.clear()
-    command(monkeypatch, "photos", "--image-size", "64", "--threshold", "0.6", "--no-cleanup")
+    run_carseg("predict", "photos", "--image-size", "64", "--threshold", "0.6", "--no-cleanup")
     assert given == [64, 0.6, False, "predicted"]
     Path("params.yaml").write_text("threshold: 2\n")
     with pytest.raises(SystemExit, match=r"params\.yaml: threshold is 2"):
-        command(monkeypatch, "photos")
+        run_carseg("predict", "photos")
 
 
 def test_without_any_training_the_published_net_predicts(
@@ -925,11 +918,11 @@ def test_without_any_training_the_published_net_predicts(
         (("--image-size", "64", "--device", "cpu", "--force"), [64, "cpu"]),
     ):
         given.clear()
-        command(monkeypatch, "photos", "--untrained", "--out", "made", *words)
+        run_carseg("predict", "photos", "--untrained", "--out", "made", *words)
         assert given == expected
         assert files("made") == ["a.png", "b.png"]
     with pytest.raises(SystemExit):
-        command(monkeypatch, "photos", "--untrained", "--weights", "net.pth")
+        run_carseg("predict", "photos", "--untrained", "--weights", "net.pth")
     assert "not allowed with argument --untrained" in capsys.readouterr().err
 
 
@@ -955,7 +948,7 @@ def test_options_reach_what_they_are_for(
     )
     Path("net.pth").touch()
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    command(monkeypatch, "photos", "--weights", "net.pth", *words)
+    run_carseg("predict", "photos", "--weights", "net.pth", *words)
     assert not torch.backends.cudnn.allow_tf32, "masks are those that were scored"
     left_out = dict.fromkeys(("d4", "closer", "recursive", "force", "skip_existing"), False)
     assert given == {**left_out, "jobs": None, "device": "auto", "names": ["mask"], **expected}
@@ -966,14 +959,11 @@ def test_options_of_an_export_reach_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("carseg.export.export", lambda *words: given.extend(words) or [])
     Path("net.pth").touch()
     words = ["--format", "onnx", "--batch", "2", "--force", "--int8", "photos", "--out", "made"]
-    monkeypatch.setattr(sys, "argv", ["carseg", "export", "--weights", "net.pth", *words])
-    __main__.main()
+    run_carseg("export", "--weights", "net.pth", *words)
     photos = [Path("photos/a.png"), Path("photos/b.png"), Path("photos/more/c.png")]
     assert given == [Path("net.pth"), Path("made"), ["onnx"], 320, 2, True, photos]
     given.clear()
-    words = ["--weights", "net.pth", "--image-size", "64"]
-    monkeypatch.setattr(sys, "argv", ["carseg", "export", *words])
-    __main__.main()
+    run_carseg("export", "--weights", "net.pth", "--image-size", "64")
     assert given[3] == 64
 
 
@@ -1005,11 +995,10 @@ def test_settings_are_those_beside_the_weights(monkeypatch: pytest.MonkeyPatch) 
         ("B/net.pth", [320, 0.5]),
     ):
         given.clear()
-        command(monkeypatch, "photos", "--weights", name)
+        run_carseg("predict", "photos", "--weights", name)
         assert given == expected, name
     given.clear()
-    monkeypatch.setattr(sys, "argv", ["carseg", "export", "--weights", "A/net.pth"])
-    __main__.main()
+    run_carseg("export", "--weights", "A/net.pth")
     assert given == [64]
 
 
@@ -1026,8 +1015,6 @@ def test_settings_are_those_beside_the_weights(monkeypatch: pytest.MonkeyPatch) 
         (("--weights", "none/model.onnx"), "model.onnx: there is no such file; run carseg export"),
     ],
 )
-def test_wrong_options_are_one_line(
-    arguments: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wrong_options_are_one_line(arguments: tuple[str, ...], message: str) -> None:
     with pytest.raises(SystemExit, match=message):
-        command(monkeypatch, "photos", *arguments)
+        run_carseg("predict", "photos", *arguments)

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import write_pairs
+from conftest import run_carseg, write_pairs
 from project import Project
 
-from carseg import __main__
 from carseg.columns import NETS, VIEWS
 from carseg.crossval import Row, changed, crossval, git, report, run_dvc, sides, wait_for
 from carseg.errors import CarsegError
@@ -302,9 +301,7 @@ def test_who_interrupts_it_is_told_what_goes_on(
 def test_options_of_a_cross_validation_reach_it(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[object] = []
     monkeypatch.setattr("carseg.crossval.crossval", lambda *words: given.extend(words))
-    words = ["--set-param", "epochs=2", "-S", "seed=1", "--out", "made"]
-    monkeypatch.setattr(sys, "argv", ["carseg", "crossval", *words])
-    __main__.main()
+    run_carseg("crossval", "--set-param", "epochs=2", "-S", "seed=1", "--out", "made")
     assert given == [["epochs=2", "seed=1"], Path("made")]
 
 

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import run_carseg
 from PIL import Image
 from project import ROOT
 
-from carseg import __main__
 from carseg.errors import hold_interrupts, run
 
 
@@ -283,9 +283,7 @@ def test_patterns_are_expanded_where_the_shell_did_not(
         Path(name).touch()
     given: list[Path] = []
     monkeypatch.setattr("carseg.masks.import_masks", lambda files, *_: given.extend(files) or [])
-    words = ["*.json", "[1].json", "none*", "a.xml"]
-    monkeypatch.setattr(sys, "argv", ["carseg", "masks", "import", *words])
-    __main__.main()
+    run_carseg("masks", "import", "*.json", "[1].json", "none*", "a.xml")
     assert [path.name for path in given] == [
         "[1].json", "a.json", "b.json", "[1].json", "none*", "a.xml"
     ]  # fmt: skip

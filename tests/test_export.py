@@ -17,12 +17,12 @@ import openvino
 import pytest
 import torch
 import yaml
-from conftest import uneven
+from conftest import run_carseg, uneven
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors import safe_open
 
-from carseg import __main__, export, formats, weights
+from carseg import export, formats, weights
 from carseg.card import Card, card
 from carseg.errors import CarsegError, import_optional
 from carseg.files import write_csv, write_json
@@ -55,8 +55,7 @@ def project(net: U2Net, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "dvc.lock").write_text("stages: {dataset: {outs: [{path: dataset, md5: 123.dir}]}}")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        patch.setattr(sys, "argv", ["carseg", "export"])
-        __main__.main()
+        run_carseg("export")
     return root
 
 
@@ -131,11 +130,10 @@ def test_exported_files_tell_the_settings_of_then_wherever_they_lie(
         "carseg.batch.predict",
         lambda paths, out, model, kinds, **_: given.extend((kinds._threshold, kinds._cleanup)),
     )
-    words = ["carseg", "predict", "photos", "--weights", str(written[0])]
+    words = ["predict", "photos", "--weights", str(written[0])]
     for more, expected in (([], [0.4, True]), (["--threshold", "0", "--no-cleanup"], [0, False])):
         given.clear()
-        monkeypatch.setattr(sys, "argv", [*words, *more])
-        __main__.main()
+        run_carseg(*words, *more)
         assert given == expected
 
 
@@ -143,14 +141,13 @@ def test_lack_of_memory_in_an_export_names_its_own_options(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(project)
-    monkeypatch.setattr(sys, "argv", ["carseg", "export", "--out", "other"])
     for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")):
         monkeypatch.setattr("carseg.export.export", MagicMock(side_effect=error))
         with pytest.raises(SystemExit, match=r"^carseg: memory ran out; lower --batch or --"):
-            __main__.main()
+            run_carseg("export", "--out", "other")
     monkeypatch.setattr("carseg.export.export", MagicMock(side_effect=RuntimeError("a bug")))
     with pytest.raises(RuntimeError, match="a bug"):
-        __main__.main()
+        run_carseg("export", "--out", "other")
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.xml"])
@@ -496,10 +493,9 @@ def test_a_card_without_manifests_tells_of_no_photos(tmp_path: Path) -> None:
     assert "no `metrics.json`" in text
 
 
-def test_more_photos_than_memory_has_room_for_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["carseg", "export", "--batch", "65"])
+def test_more_photos_than_memory_has_room_for_are_refused() -> None:
     with pytest.raises(SystemExit, match="carseg: --batch 65: give a number from 1 to 64"):
-        __main__.main()
+        run_carseg("export", "--batch", "65")
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -1,16 +1,16 @@
 """`carseg masks import`: everything right is written, anything wrong stops it whole."""
 
 import json
-import sys
 import unicodedata
 import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import run_carseg
 from PIL import ExifTags, Image
 
-from carseg import __main__, masks
+from carseg import masks
 from carseg.annotations import Region
 from carseg.dataset import snapshot
 from carseg.errors import CarsegError
@@ -47,14 +47,10 @@ def refused(*files: Path, classes: tuple[str, ...] = (), force: bool = False) ->
     return str(caught.value).splitlines()
 
 
-def test_masks_are_written_as_the_pipeline_takes_them(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_masks_are_written_as_the_pipeline_takes_them(capsys: pytest.CaptureFixture[str]) -> None:
     labelme("photos/a.jpg", ("car", SQUARE), ("dog", OTHER))
     labelme("b.jpg", ("car", SQUARE), ("van", OTHER))
-    words = ["carseg", "masks", "import", "a.json", "b.json", "--class", "car", "--class", "van"]
-    monkeypatch.setattr(sys, "argv", words)
-    __main__.main()
+    run_carseg("masks", "import", "a.json", "b.json", "--class", "car", "--class", "van")
     assert capsys.readouterr().out == "2 masks written to Mask\n"
     expected = np.zeros((40, 64), np.uint8)
     expected[10:20, 8:30] = 255
@@ -69,8 +65,7 @@ def test_options_reach_what_they_are_for(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("carseg.masks.import_masks", lambda *words: given.extend(words) or [])
     Path("a.json").touch()
     options = ["--class", "car", "--images", "photos", "--out", "masks", "--force"]
-    monkeypatch.setattr(sys, "argv", ["carseg", "masks", "import", "a.json", *options])
-    __main__.main()
+    run_carseg("masks", "import", "a.json", *options)
     assert given == [[Path("a.json")], ["car"], Path("photos"), Path("masks"), True]
 
 
@@ -197,11 +192,10 @@ def test_no_mask_is_all_black() -> None:
     ]
 
 
-def test_a_folder_of_annotation_files_is_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_annotation_files_is_no_file() -> None:
     Path("labels").mkdir()
-    monkeypatch.setattr(sys, "argv", ["carseg", "masks", "import", "labels"])
     with pytest.raises(SystemExit) as caught:
-        __main__.main()
+        run_carseg("masks", "import", "labels")
     assert caught.value.code == (
         "carseg: labels: is a folder; give the files in it, as labels/*.json"
     )

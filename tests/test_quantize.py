@@ -5,7 +5,6 @@ import json
 import logging
 import re
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,11 +17,12 @@ import onnxruntime
 import openvino
 import pytest
 import torch
+from conftest import run_carseg
 from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from carseg import __main__, quantize, weights
+from carseg import quantize, weights
 from carseg.card import Card, card
 from carseg.device import Device
 from carseg.errors import CarsegError
@@ -107,8 +107,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     with pytest.MonkeyPatch.context() as patch, heard() as told:
         patch.chdir(root)
         patch.setattr(quantize, "AGREEMENT", 0.9)  # where all is near the edge of the car
-        patch.setattr(sys, "argv", ["carseg", "export", "--int8", "Image", "--out", "int8"])
-        __main__.main()
+        run_carseg("export", "--int8", "Image", "--out", "int8")
     return Made(root, net, calibration, told)
 
 
@@ -377,9 +376,8 @@ def test_what_cannot_be_quantized_is_a_line(
     write_photos(tmp_path / "Image", 2)
     monkeypatch.chdir(tmp_path)
     more = ["--weights", str(made.root / WEIGHTS), "--image-size", str(SIZE)]
-    monkeypatch.setattr(sys, "argv", ["carseg", "export", *words.split(), *more])
     with pytest.raises(SystemExit, match=f"^carseg: {line}$"):
-        __main__.main()
+        run_carseg("export", *words.split(), *more)
     assert not (tmp_path / "exported").exists()
 
 

@@ -5,9 +5,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from conftest import run_carseg
 from project import ROOT
 
-from carseg import __main__
 from carseg.errors import CarsegError
 from carseg.scores import as_table, read_metrics
 
@@ -31,8 +31,7 @@ def test_the_committed_scores_are_shown_in_whole(
     monkeypatch.chdir(tmp_path)
     committed = subprocess.check_output(["git", "show", "HEAD:metrics.json"], cwd=ROOT)
     Path("metrics.json").write_bytes(committed)
-    monkeypatch.setattr("sys.argv", ["carseg", "scores"])
-    __main__.main()
+    run_carseg("scores")
     shown = capsys.readouterr().out.splitlines()
     metrics = json.loads(Path("metrics.json").read_text())
     assert len(shown) == 1 + sum(len(views) for views in metrics.values())
