@@ -142,13 +142,23 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.usefixtures("repository")
-def test_what_git_lacks_is_told_of_before_anything_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def project(repository: Path) -> Project:
+    """The same with a commit, and git that has been told a name."""
+    git("config", "user.name", "a")
+    git("config", "user.email", "b")
+    project = Project.at(repository)
+    project.commit("start")
+    return project
+
+
+def test_what_git_lacks_is_told_of_before_anything_is_done(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("carseg.crossval.run_dvc", pytest.fail)
     with pytest.raises(CarsegError, match=r"^git: this project has no commit .*; run git init"):
         crossval([], Path("crossval"))
-    git("add", "params.yaml")
-    git("-c", "user.name=a", "-c", "user.email=b", "commit", "--quiet", "--message", "start")
+    Project.at(repository).commit("start")
     with pytest.raises(CarsegError, match=r"^git: does not know who you are; run git config"):
         crossval([], Path("crossval"))
     # What git itself says of other faults names the remedy, on several lines.
@@ -196,19 +206,16 @@ def test_folds_of_other_parameters_photos_or_code_are_not_taken_for_ones_own(
     epochs: int,
     other: str,
     said: str | None,
-    repository: Path,
+    project: Project,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As where the call before was cut off and DVC goes on with its fold in the background."""
-    for key, value in (("user.name", "a"), ("user.email", "b")):
-        git("config", key, value)
-    inner = repository / "inner"  # a project need not be all of its repository
+    inner = project.folder / "inner"  # a project need not be all of its repository
     inner.mkdir()
     monkeypatch.chdir(inner)
     Path("params.yaml").write_text(FULL.format(epochs=1, keep="best", fold="null"))
     write_pairs(inner / "dataset/Image", inner / "dataset/Mask", 2)
-    git("add", "--all")
-    git("commit", "--quiet", "--message", "start")
+    project.commit("photos")
     head = git("rev-parse", "HEAD")
 
     def run(*words: str) -> None:
@@ -221,8 +228,7 @@ def test_folds_of_other_parameters_photos_or_code_are_not_taken_for_ones_own(
             Path("dvc.lock").write_text(LOCK.format(**(hashes | ({other: "ab"} if k else {}))))
             photo = "0" if other == "photo" else str(k)
             write_csv(inner / "plots/scores.csv", ("photo",), [[photo]])
-            git("add", "--all")
-            git("commit", "--quiet", "--message", "fold")
+            project.commit("fold")
             name = words[words.index("--name") + 1]
             git("update-ref", f"refs/exps/{head[:2]}/{head[2:]}/{name}", "HEAD")
             git("reset", "--quiet", "--hard", head)
@@ -259,12 +265,8 @@ def test_settings_that_cannot_be_read_are_told_of_in_a_line(
     assert len(str(caught.value).splitlines()) == 1
 
 
-@pytest.mark.usefixtures("repository")
+@pytest.mark.usefixtures("project")
 def test_a_fold_that_failed_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    for key, value in (("user.name", "a"), ("user.email", "b")):
-        git("config", key, value)
-    git("add", "params.yaml")
-    git("commit", "--quiet", "--message", "start")
     write_pairs(Path("dataset/Image"), Path("dataset/Mask"), 2)
     monkeypatch.setattr("carseg.crossval.run_dvc", lambda *_: None)
     said = "^crossval-fold-0: did not run to its end; see dvc queue logs crossval-fold-0$"
@@ -278,14 +280,10 @@ def test_a_failure_of_dvc_ends_it() -> None:
         run_dvc("repro")
 
 
-@pytest.mark.usefixtures("repository")
+@pytest.mark.usefixtures("project")
 def test_who_interrupts_it_is_told_what_goes_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for key, value in (("user.name", "a"), ("user.email", "b")):
-        git("config", key, value)
-    git("add", "params.yaml")
-    git("commit", "--quiet", "--message", "start")
     write_pairs(Path("dataset/Image"), Path("dataset/Mask"), 2)
 
     def run(*words: str) -> None:
@@ -305,15 +303,11 @@ def test_options_of_a_cross_validation_reach_it(monkeypatch: pytest.MonkeyPatch)
     assert given == [["epochs=2", "seed=1"], Path("made")]
 
 
-@pytest.mark.usefixtures("repository")
 def test_too_few_pairs_are_told_of_before_anything_is_trained(
-    monkeypatch: pytest.MonkeyPatch,
+    project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for key, value in (("user.name", "a"), ("user.email", "b")):
-        git("config", key, value)
     Path("params.yaml").write_text("split: {val_size: 5, fold: null}\nkeep: best\npatience: null\n")
-    git("add", "params.yaml")
-    git("commit", "--quiet", "--message", "start")
+    project.commit("settings")
     write_pairs(Path("dataset/Image"), Path("dataset/Mask"), 5)
 
     def run(*words: str) -> None:

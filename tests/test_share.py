@@ -2,7 +2,6 @@
 
 import functools
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -13,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from conftest import write_pairs
-from project import ROOT
+from project import ROOT, Project
 
 from benchmarks import share
 from carseg.errors import run
@@ -102,15 +101,12 @@ def test_a_project_without_results_and_with_folders_among_weights_is_prepared(
 ) -> None:
     source = tmp_path / "source"
     (source / "Weights/older").mkdir(parents=True)
-    (source / "Weights/mine.pth").touch()
     (source / "params.yaml").write_text("epochs: 1\n")
     (source / "Weights/README.md").touch()
-    for words in (
-        ["init", "--quiet"],
-        ["add", "params.yaml", "Weights/README.md"],
-        ["-c", "user.name=T", "-c", "user.email=t@example.com", "commit", "--quiet", "-m", "start"],
-    ):
-        subprocess.run(["git", *words], cwd=source, check=True)
+    repository = Project.at(source)
+    repository.git("init", "--quiet")
+    repository.commit("start")
+    (source / "Weights/mine.pth").touch()
     monkeypatch.chdir(source)
     project = share.prepare(tmp_path, None, None, [])
     assert sorted(path.name for path in (project / "Weights").iterdir()) == [
