@@ -16,7 +16,7 @@ import pytest
 import torch
 from filelock import FileLock
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 from project import ROOT, SHALLOW, Project
 from torch import nn
 
@@ -71,6 +71,13 @@ def write_pairs(images: Path, masks: Path, count: int) -> list[str]:
         Image.fromarray(photo).save(images / f"{name}.jpg", quality=95)
         Image.fromarray(np.where(car, 255, 0).astype(np.uint8)).save(masks / f"{name}.png")
     return names
+
+
+def oriented(orientation: int) -> Image.Exif:
+    """EXIF data that say how a picture is turned to be seen, as the standard numbers it, 1…8."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    return exif
 
 
 def write_manifests(root: Path, train: int, val: int) -> None:

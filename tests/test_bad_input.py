@@ -19,8 +19,8 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from conftest import LONG, SHORT, write_manifests, write_pairs
-from PIL import ExifTags, Image
+from conftest import LONG, SHORT, oriented, write_manifests, write_pairs
+from PIL import Image
 
 from carseg.errors import run
 from carseg.u2net import U2Net
@@ -53,10 +53,8 @@ def levels(*values: int, mode: str = "L") -> Image.Image:
 
 
 def turned(path: Path, orientation: int) -> None:
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = orientation
     with Image.open(path) as image:
-        image.save(path, exif=exif)
+        image.save(path, exif=oriented(orientation))
 
 
 def link(path: Path, target: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import crumbs, run_carseg, uneven
+from conftest import crumbs, oriented, run_carseg, uneven
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
@@ -221,8 +221,8 @@ def test_views_are_averaged_and_a_closer_look_taken_when_asked() -> None:
 
 
 def test_exif_and_colour_profile_are_carried_over_and_the_camera_heeded() -> None:
-    exif = Image.Exif()
-    exif[0x0112], exif[0x010F] = 6, "A camera"
+    exif = oriented(6)
+    exif[ExifTags.Base.Make] = "A camera"
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     turned = photo().transpose(Image.Transpose.ROTATE_90)
     turned.save("turned.png", exif=exif, icc_profile=profile)
@@ -231,8 +231,8 @@ def test_exif_and_colour_profile_are_carried_over_and_the_camera_heeded() -> Non
     assert pixels("out/turned_mask.png").shape == (30, 40)
     for name in ("cutout.png", "overlay.jpg"):
         with Image.open(f"out/turned_{name}") as made:
-            assert made.getexif()[0x010F] == "A camera"
-            assert made.getexif().get(0x0112, 1) == 1, "it is upright now"
+            assert made.getexif()[ExifTags.Base.Make] == "A camera"
+            assert made.getexif().get(ExifTags.Base.Orientation, 1) == 1, "it is upright now"
             assert made.info["icc_profile"] == profile
             assert made.size == (40, 30)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import LONG, SHORT, write_pairs
-from PIL import ExifTags, Image
+from conftest import LONG, SHORT, oriented, write_pairs
+from PIL import Image
 
 from carseg import dataset
 from carseg.dataset import SAMPLE, snapshot
@@ -109,10 +109,8 @@ def test_a_mask_of_another_size_is_named_with_both_sizes(own: Tree) -> None:
 
 
 def test_a_photo_turned_by_its_camera_is_compared_as_it_is_seen(own: Tree) -> None:
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = 6
     with Image.open(IMAGE / "0.jpg") as photo:
-        photo.save(IMAGE / "0.jpg", exif=exif)
+        photo.save(IMAGE / "0.jpg", exif=oriented(6))
     (line,) = faults()
     assert f"Image/0.jpg is {SHORT}x{LONG}" in line
     with Image.open(MASK / "0.png") as mask:

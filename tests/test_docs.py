@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import oriented
 from dvc.cli import parse_args
 from PIL import Image
 from project import ROOT
@@ -145,9 +146,7 @@ def test_photos_are_converted_as_they_stand_and_masks_to_white_and_black(tmp_pat
     for name in ("Image", "Mask"):
         (tmp_path / name).mkdir()
     photo = tmp_path / "a photo.webp"
-    tag = Image.Exif()
-    tag[0x0112] = 6
-    Image.new("RGB", (60, 40), (10, 200, 30)).save(photo, exif=tag)
+    Image.new("RGB", (60, 40), (10, 200, 30)).save(photo, exif=oriented(6))
     labels = np.zeros((60, 40), np.uint8)
     labels[20:30, 5:35] = 1
     Image.fromarray(labels).save(tmp_path / "Mask/numbered.png")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import LONG, SHORT, ellipse
+from conftest import LONG, SHORT, ellipse, oriented
 from PIL import Image
 
 from carseg.data import Samples
@@ -27,8 +27,7 @@ def encoded(image: Image.Image, format: str, **options: object) -> bytes:
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (SHORT, LONG, 3), dtype=np.uint8)
 GREY = Image.fromarray(np.where(CAR, 255, 0).astype(np.uint8))
-EXIF = Image.Exif()
-EXIF[0x0112] = 1
+EXIF = oriented(1)
 PHOTOS = [
     encoded(Image.fromarray(PIXELS), "JPEG", quality=50),
     encoded(Image.fromarray(PIXELS), "JPEG", progressive=True, exif=EXIF),

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import run_carseg
-from PIL import ExifTags, Image
+from conftest import oriented, run_carseg
+from PIL import Image
 
 from carseg import masks
 from carseg.annotations import Region
@@ -218,13 +218,11 @@ def test_a_photo_of_another_height_is_named() -> None:
 
 def test_a_photo_is_annotated_as_it_is_seen() -> None:
     """Turned by its tag, as programs that annotate show it."""
-    tag = Image.Exif()
-    tag[ExifTags.Base.Orientation] = 6
-    Image.new("RGB", (40, 64)).save(IMAGE / "a.jpg", exif=tag)
+    Image.new("RGB", (40, 64)).save(IMAGE / "a.jpg", exif=oriented(6))
     assert import_masks([labelme("a.jpg", ("car", SQUARE))], (), IMAGE, MASK, False) == [
         MASK / "a.png"
     ]
-    Image.new("RGB", (64, 40)).save(IMAGE / "a.jpg", exif=tag)
+    Image.new("RGB", (64, 40)).save(IMAGE / "a.jpg", exif=oriented(6))
     (line,) = refused(labelme("a.jpg", ("car", SQUARE)), force=True)
     assert line.startswith("Image/a.jpg: is 40x64 but was annotated as 64x40")
 

@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 import torch
 import yaml
-from conftest import uneven, write_pairs
+from conftest import oriented, uneven, write_pairs
 from PIL import Image
 from project import ROOT
 from torch import Tensor
@@ -172,9 +172,8 @@ def test_an_upright_photo_is_taken_as_it_is() -> None:
 
 
 def test_a_camera_held_sideways_is_heeded(model: Model, tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90°
-    photo().transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    sideways = photo().transpose(Image.Transpose.ROTATE_90)
+    sideways.save(tmp_path / "turned.png", exif=oriented(6))
     expected = model.predict(photo())
     assert np.array_equal(model.predict(tmp_path / "turned.png"), expected)
     with Image.open(tmp_path / "turned.png") as image:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ellipse
+from conftest import ellipse, oriented
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from carseg.errors import CarsegError
@@ -130,8 +130,7 @@ def test_one_transparent_level_of_16_bits_is_no_car(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("orientation", AS_SEEN)
 def test_photos_and_masks_are_turned_as_they_are_seen(orientation: int, tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = orientation
+    exif = oriented(orientation)
     stored = UPRIGHT.repeat(8, 0).repeat(8, 1)
     seen = AS_SEEN[orientation](stored)
     Image.fromarray(stored).save(tmp_path / "a.jpg", exif=exif, quality=95, subsampling=0)
