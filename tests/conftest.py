@@ -88,6 +88,15 @@ def write_manifests(root: Path, train: int, val: int) -> None:
         write_csv(root / f"split/{part}.csv", ("photo", "mask"), rows)
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """The bytes of all files below a folder, by their names relative to it."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
 def crumbs() -> NDArray[np.float32]:
     """A car with a hole and a soft edge, and a piece beside it with one; (30, 40)."""
     found = np.full((30, 40), 0.02, np.float32)

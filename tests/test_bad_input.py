@@ -19,7 +19,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from conftest import LONG, SHORT, oriented, write_manifests, write_pairs
+from conftest import LONG, SHORT, contents, oriented, write_manifests, write_pairs
 from PIL import Image
 
 from carseg.errors import run
@@ -302,10 +302,6 @@ def prepare() -> None:
     params("init: scratch\nimage_size: 64\nprecision: float32\nsplit: {val_size: 1}\n")
 
 
-def everything() -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for path in Path().rglob("*") if path.is_file()}
-
-
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 def test_bad_input_is_named_and_nothing_is_changed(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -313,13 +309,13 @@ def test_bad_input_is_named_and_nothing_is_changed(
     monkeypatch.chdir(tmp_path)
     prepare()
     case.spoil()
-    before = everything()
+    before = contents(Path())
     code, lines = outcome(case)
     assert code == 1
     assert len(lines) == case.lines, lines
     for line in lines:
         assert re.search(f"^carseg: .*(?:{case.said})", line), line
-    assert everything() == before
+    assert contents(Path()) == before
     assert not Path("exploded").exists()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import uneven, write_manifests
+from conftest import contents, uneven, write_manifests
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import label
@@ -392,11 +392,11 @@ def test_clean_up_is_done_when_asked(nets: dict[str, U2Net]) -> None:
 @pytest.mark.parametrize("name", ["bce", "dice"])
 def test_missing_weights_are_named_and_old_results_stay(name: str) -> None:
     evaluate(TINY)
-    before = {path: path.read_bytes() for path in Path("plots").rglob("*.*")}
+    before = contents(Path("plots"))
     FILES[name].unlink()
     with pytest.raises(CarsegError, match=FILES[name].name):
         evaluate(TINY)
-    assert {path: path.read_bytes() for path in Path("plots").rglob("*.*")} == before
+    assert contents(Path("plots")) == before
 
 
 def test_hits_and_errors_have_a_colour_each() -> None:

@@ -7,17 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import contents
 
 from carseg import files
 from carseg.files import check_writable, new_directory, read_csv, write_bytes, write_csv, write_json
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
 
 
 @pytest.fixture
@@ -32,7 +25,7 @@ def test_a_file_replaces_the_old_one_in_folders_made_for_it(tmp_path: Path) -> N
     path = tmp_path / "a/b/file.bin"
     for text in (b"a longer old content", b"new"):
         write_bytes(path, text)
-        assert content(tmp_path) == {"a/b/file.bin": text}
+        assert contents(tmp_path) == {"a/b/file.bin": text}
 
 
 def test_a_file_may_have_the_longest_name_there_is(tmp_path: Path) -> None:
@@ -40,7 +33,7 @@ def test_a_file_may_have_the_longest_name_there_is(tmp_path: Path) -> None:
     write_bytes(path, b"")
     with new_directory(tmp_path / ("b" * 255)) as folder:
         (folder / "c").touch()
-    assert sorted(content(tmp_path)) == [path.name, "b" * 255 + "/c"]
+    assert sorted(contents(tmp_path)) == [path.name, "b" * 255 + "/c"]
 
 
 @pytest.mark.parametrize(
@@ -59,7 +52,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     with pytest.raises(OSError, match="disk full") as caught:
         write(tmp_path / "file")
     assert caught.value.filename == str(tmp_path / "file"), "a full disk does not name it"
-    assert content(tmp_path) == {"file": b"old"}
+    assert contents(tmp_path) == {"file": b"old"}
 
 
 @pytest.mark.parametrize(
@@ -99,8 +92,8 @@ def test_a_folder_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
     (target / "old").write_bytes(b"old")
     with new_directory(target) as fresh:
         (fresh / "new").write_bytes(b"new")
-        assert content(target) == {"old": b"old"}
-    assert content(tmp_path) == {"a/target/new": b"new"}
+        assert contents(target) == {"old": b"old"}
+    assert contents(tmp_path) == {"a/target/new": b"new"}
     assert os.listdir(tmp_path / "a") == ["target"]
 
 
@@ -110,7 +103,7 @@ def test_a_folder_that_cannot_take_its_place_leaves_the_old_one_whole(tmp_path: 
     (tmp_path / "target/old").write_bytes(b"old")
     with pytest.raises(OSError, match="disk full"), new_directory(tmp_path / "target"):
         pass
-    assert content(tmp_path) == {"target/old": b"old"}
+    assert contents(tmp_path) == {"target/old": b"old"}
 
 
 @pytest.mark.parametrize(
@@ -167,7 +160,7 @@ def test_a_file_where_a_folder_is_to_be_is_named_and_left(tmp_path: Path) -> Non
     with pytest.raises(NotADirectoryError) as caught, new_directory(tmp_path / "target"):
         pass
     assert caught.value.filename == str(tmp_path / "target")
-    assert content(tmp_path) == {"target": b"mine"}
+    assert contents(tmp_path) == {"target": b"mine"}
 
 
 def test_an_interrupt_between_its_two_renames_leaves_the_old_folder(
@@ -186,7 +179,7 @@ def test_an_interrupt_between_its_two_renames_leaves_the_old_folder(
     monkeypatch.setattr(files.os, "replace", interrupt)
     with pytest.raises(KeyboardInterrupt), new_directory(tmp_path / "target"):
         pass
-    assert content(tmp_path) == {"target/old": b"old"}
+    assert contents(tmp_path) == {"target/old": b"old"}
     assert os.listdir(tmp_path) == ["target"]
 
 
@@ -214,5 +207,5 @@ def test_a_folder_that_fails_to_be_filled_leaves_the_old_one(
 
     with pytest.raises(error):
         fill()
-    assert content(tmp_path) == {"target/old": b"old"}
+    assert contents(tmp_path) == {"target/old": b"old"}
     assert os.listdir(tmp_path) == ["target"]

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from conftest import contents
 
 from benchmarks import folder
 from carseg.model import load
@@ -18,10 +19,7 @@ def test_all_photos_are_done_both_ways(tmp_path: Path, monkeypatch: pytest.Monke
         "one at a time": 5,
         "folder": 5,
     }
-    single, whole = (
-        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
-        for name in ("single", "whole")
-    )
+    single, whole = (contents(tmp_path / name) for name in ("single", "whole"))
     assert len(single) == 7
     assert single == whole
 

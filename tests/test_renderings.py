@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import contents
 
 from carseg import renderings
 from carseg.errors import CarsegError
@@ -20,28 +21,23 @@ def _here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def files() -> dict[str, bytes]:
-    found = [path for path in FOLDER.rglob("*") if path.is_file()]
-    return {path.relative_to(FOLDER).as_posix(): path.read_bytes() for path in found}
-
-
 def test_the_manifest_names_every_pair_and_the_same_count_gives_the_same() -> None:
     provide(2, FOLDER)
-    before = files()
+    before = contents(FOLDER)
     pairs = read_manifest(FOLDER / "pairs.csv")
     named = [Path(file).relative_to(FOLDER).as_posix() for pair in pairs for file in pair]
     assert {*named, "pairs.csv"} == set(before)
     assert len(pairs) == 2
     provide(2, FOLDER)
-    assert files() == before
+    assert contents(FOLDER) == before
 
 
 def test_fewer_replace_more_and_none_is_no_error() -> None:
     provide(2, FOLDER)
     provide(1, FOLDER)
-    assert len(files()) == 3
+    assert len(contents(FOLDER)) == 3
     provide(0, FOLDER)
-    assert files() == {"pairs.csv": b"photo,mask\n"}
+    assert contents(FOLDER) == {"pairs.csv": b"photo,mask\n"}
 
 
 def plans(seed: int, count: int) -> list[Plan]:

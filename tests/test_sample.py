@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import contents
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -24,15 +25,6 @@ def render(root: Path, **options: int) -> Path:
         (root / name).mkdir(parents=True)
     render_sample(root / "Image", root / "Mask", **options)
     return root
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    """All files below `root` by their relative names."""
-    return {
-        path.relative_to(root).as_posix(): path.read_bytes()
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
-    }
 
 
 def mask_of(path: Path) -> NDArray[np.uint8]:
