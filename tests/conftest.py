@@ -55,6 +55,13 @@ def ellipse(height: int, width: int, seed: int) -> NDArray[np.bool_]:
     return ((y - top) / high) ** 2 + ((x - left) / wide) ** 2 < 1
 
 
+def photo(width: int = 90, height: int = 60, grain: int = 10, seed: int = 0) -> Image.Image:
+    """A photo of smooth noise, in which nets see something; it changes every `grain` pixels."""
+    random = np.random.default_rng(seed)
+    coarse = random.integers(0, 256, (height // grain, width // grain, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
 def write_pairs(images: Path, masks: Path, count: int) -> list[str]:
     """Write `count` photos of a bright "car" on dark noise, and their masks; give the names.
 

@@ -5,13 +5,12 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from conftest import photo
 from PIL import Image, ImageEnhance
 
 from carseg.duplicates import same_pictures, thumbnail
 
-PHOTO = Image.fromarray(
-    np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
-).resize((240, 180), Image.Resampling.BICUBIC)
+PHOTO = photo(240, 180, grain=20)
 
 
 def saved(photo: Image.Image, quality: int) -> Image.Image:

@@ -17,7 +17,7 @@ import openvino
 import pytest
 import torch
 import yaml
-from conftest import run_carseg, uneven
+from conftest import photo, run_carseg, uneven
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors import safe_open
@@ -97,8 +97,7 @@ def test_openvino_computes_what_torch_does(count: int, net: U2Net, project: Path
 def test_exported_files_predict_as_the_weights_do(
     file: str, size: tuple[int, int], project: Path
 ) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
-    picture = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
+    picture = photo(*size)
     weights = load(project / WEIGHTS, SIZE, precision="float32")
     exported = load(project / "exported" / file, precision="float32")
     assert exported.size == SIZE

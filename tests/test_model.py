@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 import torch
 import yaml
-from conftest import oriented, uneven, write_pairs
+from conftest import oriented, photo, uneven, write_pairs
 from PIL import Image
 from project import ROOT
 from torch import Tensor
@@ -41,11 +41,6 @@ def net() -> U2Net:
 @pytest.fixture(scope="module")
 def model(net: U2Net) -> Model:
     return Model.of(net, 64, CPU)
-
-
-def photo(width: int = 90, height: int = 60) -> Image.Image:
-    pixels = np.random.default_rng(0).integers(0, 256, (height // 10, width // 10, 3), np.uint8)
-    return Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
 
 
 def test_predictions_have_the_pictures_size_and_agree_with_the_pipeline(

@@ -17,7 +17,7 @@ import onnxruntime
 import openvino
 import pytest
 import torch
-from conftest import run_carseg
+from conftest import photo, run_carseg
 from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
@@ -55,9 +55,7 @@ def write_photos(folder: Path, number: int) -> list[Path]:
     """Write smooth noise."""
     folder.mkdir()
     for i in range(number):
-        coarse = np.random.default_rng(i).integers(0, 256, (6, 9, 3), dtype=np.uint8)
-        photo = Image.fromarray(coarse).resize((90, 60), Image.Resampling.BICUBIC)
-        photo.save(folder / f"{i:02}.png")
+        photo(seed=i).save(folder / f"{i:02}.png")
     return sorted(folder.iterdir())
 
 
