@@ -159,9 +159,8 @@ def test_commands_without_parameters_name_none_where_memory_is_short(
         raise MemoryError
 
     monkeypatch.setattr("carseg.masks.import_masks", lack)
-    monkeypatch.setattr(sys, "argv", ["carseg", "masks", "import", "a.json"])
     with pytest.raises(SystemExit, match=r"^carseg: memory ran out; .* close other programs$"):
-        __main__.main()
+        run_carseg("masks", "import", "a.json")
 
 
 def test_a_process_that_the_system_ended_is_a_line_with_a_remedy() -> None:
