@@ -104,6 +104,8 @@ def bench(arguments: Sequence[str] | None) -> dict[str, object]:
     chosen = parser.parse_args(arguments)
     if chosen.trained and (chosen.weights or chosen.images or chosen.int8):
         parser.error("--trained names the weights and the photos itself")
+    if not chosen.trained and not chosen.weights and (chosen.images or chosen.int8):
+        parser.error("--images and --int8 want --weights: masks of random ones tell nothing")
     with tempfile.TemporaryDirectory() as name:
         folder, device = Path(name), Device(name="cpu")  # as the plain loop and ONNX Runtime
         pairs = write_photos(folder, chosen.batch)

@@ -70,6 +70,7 @@ def import_masks(
         else:
             try:
                 masks[path] = _png(_union(wanted))
+                # On some disks in other case, too.
                 if not force and os.path.lexists(path) and not _holds(path, masks[path]):
                     faults.append(f"{path}: exists already; add --force to replace it")
                 if len(wanted) > 1:
