@@ -50,13 +50,13 @@ def test_repro_makes_every_result(finished: Project) -> None:
 
 def test_weights_of_a_run_are_known_by_what_dvc_recorded(finished: Project) -> None:
     file = finished.folder / "u2net_segmentation_dice_loss.pth"
-    about = Card.of(file, "u2netp", 64)
-    assert about.params is not None
-    assert about.params.epochs == TINY["epochs"]
-    assert not isinstance(about.scores, str)
-    assert about.data is not None
-    assert about.data.endswith(".dir")
-    assert (about.train, about.validation) == (PAIRS - 1, 1)
+    trained, judged = Card.of(file, "u2netp", 64)[-2:]
+    assert trained.params is not None
+    assert trained.params.epochs == TINY["epochs"]
+    assert trained.data is not None
+    assert trained.data.endswith(".dir")
+    assert not isinstance(judged.scores, str)
+    assert (trained.train, judged.validation) == (PAIRS - 1, 1)
     finished.set({"image_size": 96})
     try:
         assert settings_of(file).image_size == 64
