@@ -30,12 +30,17 @@ def here(make: Callable[..., Callable[..., object]], *given: object) -> Iterator
     yield make(*given)
 
 
-@pytest.mark.slow
-def test_the_benchmark_times_both_ways(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture(autouse=True)
+def apart(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Multiply small matrices, and start no processes; gives what would start them."""
+    start = speed.apart
     monkeypatch.setattr(speed, "SIDE", 64)
     monkeypatch.setattr(speed, "apart", here)
+    return start
+
+
+@pytest.mark.slow
+def test_the_benchmark_times_both_ways(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "bench.json"
     words = ["--model", "u2netp", "--image-size", "64", "--batch", "2", "--rounds", "2"]
     result = speed.bench([*words, "--out", str(out)])
@@ -76,11 +81,7 @@ def nodes(start: Any) -> set[Any]:
 
 
 @pytest.mark.slow
-def test_masks_of_given_weights_are_compared_on_given_photos(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(speed, "SIDE", 64)
-    monkeypatch.setattr(speed, "apart", here)
+def test_masks_of_given_weights_are_compared_on_given_photos(tmp_path: Path) -> None:
     weights.save(uneven(U2Net("u2netp")), tmp_path / "net.pth")
     write_pairs(tmp_path / "Image", tmp_path / "Mask", 2)
     words = ["--model", "u2netp", "--image-size", "64", "--batch", "1", "--rounds", "1"]
@@ -96,7 +97,6 @@ def test_masks_of_given_weights_are_compared_on_given_photos(
 def test_agreement_is_that_of_masks_of_the_same_photo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(speed, "apart", here)
     halves = np.array([[True, False]]), np.array([[True, True]])
     ours = dict(zip((Path("a.jpg"), Path("b.jpg")), halves, strict=True))
     monkeypatch.setattr(speed, "our_prediction", lambda *_: ours.get)
@@ -112,7 +112,6 @@ def test_integers_that_change_masks_cost_no_figure(
     def refuse(*_: object) -> None:
         raise CarsegError("model.xml: its masks differ")
 
-    monkeypatch.setattr(speed, "apart", here)
     monkeypatch.setattr(speed, "write_int8", refuse)
     photo = write_pairs(tmp_path / "Image", tmp_path / "Mask", 1)[0]
     words = uneven(U2Net("u2netp")), 64, [tmp_path / f"Image/{photo}.jpg"], Calibration([], [])
@@ -125,8 +124,6 @@ def test_integers_that_change_masks_cost_no_figure(
 def test_what_the_pipeline_trained_is_timed_in_integers_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(speed, "SIDE", 64)
-    monkeypatch.setattr(speed, "apart", here)
     monkeypatch.setattr(quantize, "AGREEMENT", 0.0)
     monkeypatch.chdir(tmp_path)
     write_manifests(tmp_path, train=2, val=1)
@@ -152,6 +149,22 @@ def test_what_the_pipeline_trained_is_timed_in_integers_too(
     assert f"agreement, carseg, 8 bits: {agreement['carseg, 8 bits']['mean']:.4f}" in said
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--images", "photos"], "--images and --int8 want --weights"),
+        (["--int8", "photos"], "--images and --int8 want --weights"),
+        (["--trained", "--weights", "w.pth"], "--trained names the weights and the photos itself"),
+    ],
+)
+def test_options_that_do_not_go_together_are_told_of(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        speed.bench(words)
+    assert said in capsys.readouterr().err
+
+
 def test_figures_follow_from_the_timings() -> None:
     seconds = {
         "product": {"float32": [2.0, 3.0], "bfloat16": [1.0, 1.5]},
@@ -173,10 +186,9 @@ def test_figures_follow_from_the_timings() -> None:
     ("precision", "formats"), [("float32", ["float32"]), ("bfloat16", ["float32", "bfloat16"])]
 )
 def test_the_peak_is_that_of_formats_the_device_computes_in(
-    precision: str, formats: list[str], monkeypatch: pytest.MonkeyPatch
+    precision: str, formats: list[str]
 ) -> None:
     """Elsewhere a product in bfloat16 takes minutes, and nothing would be compared with it."""
-    monkeypatch.setattr(speed, "SIDE", 64)
     assert list(speed.products(Device(precision, "cpu"))) == formats
 
 
@@ -207,8 +219,8 @@ def divide_in_turn() -> Callable[[float], tuple[int, int, float]]:
     return lambda number: (os.getpid(), next(turns), 1 / number)
 
 
-def test_theirs_has_a_process_of_its_own() -> None:
-    with speed.apart(divide_in_turn) as call:
+def test_theirs_has_a_process_of_its_own(apart: Callable[..., Any]) -> None:
+    with apart(divide_in_turn) as call:
         theirs, *first = call(4)
         assert first == [0, 0.25]
         with pytest.raises(ZeroDivisionError):
