@@ -84,10 +84,6 @@ class Processes:
                 distributed.broadcast(whole, 0)
                 value.copy_(whole)
 
-    def error(self, line: str) -> CarsegError | SystemExit:
-        """Return what ends all processes where they all fail alike; one of them says why."""
-        return CarsegError(line) if self.first else SystemExit(1)
-
     def wrap_ddp(self, net: nn.Module) -> nn.Module:
         """Return the net to train with; batch norms of `net` itself then span all processes.
 

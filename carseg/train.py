@@ -16,7 +16,7 @@ from carseg.checkpoint import Checkpoint, fingerprint
 from carseg.columns import TRAINED
 from carseg.curve import Curve
 from carseg.device import Device
-from carseg.errors import warn
+from carseg.errors import CarsegError, warn
 from carseg.learner import BEFORE, FINE, UNTRAINED, Learner
 from carseg.losses import BCEWithLogitsLoss, DiceLoss
 from carseg.material import BN_PHOTOS, Material, Parts, prepare, read_parts
@@ -127,7 +127,6 @@ def train(
         CarsegError: a manifest, a photo or the checkpoint cannot be read, there are not as many
             rendered pairs as `params.renderings`, processes have other number formats, the loss is
             no longer finite, or parameters or code were changed meanwhile.
-        SystemExit: the same, where the first process says so.
     """
     device = Device(params.precision)
     parts = read_parts(params.renderings)
@@ -178,7 +177,7 @@ def train(
         if processes.first and curve:
             weights.save(kept, output)  # what has been learnt until then
         processes.barrier()  # who ended before that is done would end the others
-        raise processes.error(f"{task}: {error}") from error
+        raise CarsegError(f"{task}: {error}") from error
     if processes.first:
         if recorded:  # before the state goes, which the next run can go on from
             recorded.check()
@@ -199,7 +198,7 @@ def _announce(
         f"{task}: {len(parts.train)} photos{along}, {params.epochs} epochs, {device}{many}"
     )
     if len(kinds := set(processes.all_gather([str(device)]))) > 1:
-        raise processes.error(
+        raise CarsegError(
             f"precision: processes compute on {', '.join(sorted(kinds))}; set it, and give all of "
             "them GPUs or none"
         )

@@ -114,39 +114,28 @@ def perfect(nets: dict[str, U2Net], monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 
 @pytest.mark.usefixtures("perfect")
+@pytest.mark.parametrize(
+    ("meanwhile", "left_out"),
+    [
+        ("probability_at", ("metrics.json", "report.html", "plots/scores.csv", "provenance")),
+        ("write_report", ("metrics.json", "provenance")),  # when the rest is there
+    ],
+)
 def test_a_parameter_changed_meanwhile_ends_a_run_without_results(
-    monkeypatch: pytest.MonkeyPatch,
+    meanwhile: str, left_out: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("dvc.yaml").write_text("stages: {evaluate: {params: [threshold]}}")
     Path("params.yaml").write_text("threshold: 0.45\n")
     recorded = Recorded("evaluate")
 
-    def edit(*_: object) -> NDArray[np.float32]:
+    def edit(*_: object, **__: object) -> NDArray[np.float32]:
         Path("params.yaml").write_text("threshold: 0.3\n")
         return np.zeros((40, 60), np.float32)
 
-    monkeypatch.setattr(evaluation, "probability_at", edit)
+    monkeypatch.setattr(evaluation, meanwhile, edit)
     with pytest.raises(CarsegError, match=r"^params\.yaml: threshold was changed while this ran"):
         evaluate(TINY, recorded)
-    left = ("metrics.json", "report.html", "plots/scores.csv", "provenance")
-    assert not any(Path(name).exists() for name in left)
-
-
-@pytest.mark.usefixtures("perfect")
-def test_a_parameter_changed_while_the_report_is_made_ends_a_run_without_scores(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    Path("dvc.yaml").write_text("stages: {evaluate: {params: [threshold]}}")
-    Path("params.yaml").write_text("threshold: 0.45\n")
-    recorded = Recorded("evaluate")
-    monkeypatch.setattr(
-        evaluation,
-        "write_report",
-        lambda *_, **__: Path("params.yaml").write_text("threshold: 0.3\n"),
-    )
-    with pytest.raises(CarsegError, match=r"^params\.yaml: threshold was changed while this ran"):
-        evaluate(TINY, recorded)
-    assert not Path("metrics.json").exists()
+    assert not any(Path(name).exists() for name in left_out)
 
 
 def scores() -> dict[str, dict[str, dict[str, float]]]:
