@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from carseg.clean import clean
+from carseg.clean import to_mask
 from carseg.errors import CarsegError, run
 from carseg.evaluate import score
 from carseg.metrics import count
@@ -96,8 +96,7 @@ def compare(arguments: argparse.Namespace) -> None:
     model = load(arguments.weights, precision=settings_of(arguments.weights).precision)
 
     def cut(found: NDArray[np.float32]) -> Mask:
-        mask = found >= model.threshold
-        return clean(mask) if model.cleanup else mask
+        return to_mask(found, model.threshold, model.cleanup)
 
     def ours(d4: bool, closer: bool, photo: Image.Image) -> Mask:
         return cut(model.predict(photo, d4=d4, closer=closer))

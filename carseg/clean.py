@@ -1,10 +1,22 @@
-"""Clean-up of masks for photos of one car in one piece."""
+"""Probability to mask, cleaned up where photos are of one car in one piece."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+
+
+def to_mask(probability: NDArray[np.float32], threshold: float, cleanup: bool) -> NDArray[np.bool_]:
+    """Return which pixels are car, (H, W).
+
+    Args:
+        probability: of being car, (H, W), 0…1.
+        threshold: probability from which a pixel is.
+        cleanup: whether to `clean` the mask.
+    """
+    mask = probability >= threshold
+    return clean(mask) if cleanup else mask
 
 
 def clean(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

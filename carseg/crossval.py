@@ -24,7 +24,7 @@ from carseg.lock import parse_lock
 from carseg.pairs import find_pairs
 from carseg.params import Params, load_params
 from carseg.split import fold_count, split_names
-from carseg.spread import WORST, spread
+from carseg.spread import WORST, spreads
 
 DVC = (sys.executable, "-m", "dvc")
 NAME = "crossval-fold-{}"
@@ -201,10 +201,7 @@ def report(rows: Sequence[Row], folder: Path) -> None:
     write_csv(folder / "scores.csv", list(rows[0]), [list(row.values()) for row in rows])
     summary = {
         net: {
-            view: {
-                score: spread([float(row[f"{net}_{view}_{score}"]) for row in rows], worst)
-                for score, worst in WORST.items()
-            }
+            view: spreads({s: [float(row[f"{net}_{view}_{s}"]) for row in rows] for s in WORST})
             for view in VIEWS
         }
         for net in NETS

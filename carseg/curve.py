@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from carseg.files import write_csv
-from carseg.probe import EpochScore
 
 COLUMNS = ("epoch", "train_loss", "val_loss", "train_dice", "val_dice", "train_iou", "val_iou")
 DIGITS = 6  # of what the file tells
+
+
+class EpochScore(NamedTuple):
+    """How a net does on some photos."""
+
+    loss: float
+    dice: float
+    iou: float
 
 
 class Row(NamedTuple):
@@ -18,10 +26,6 @@ class Row(NamedTuple):
     epoch: int
     train: EpochScore
     val: EpochScore
-
-    def better_than(self, other: Row) -> bool:
-        """Return whether validation IoU is higher, rounded as in the file."""
-        return round(self.val.iou, DIGITS) > round(other.val.iou, DIGITS)
 
     def values(self) -> list[object]:
         """Return the row in the order of `COLUMNS`."""
@@ -39,15 +43,10 @@ class Row(NamedTuple):
 
 
 class Curve:
-    """All epochs so far.
-
-    Attributes:
-        best: the epoch of the highest validation IoU, of equal ones the first.
-    """
+    """All epochs so far."""
 
     def __init__(self) -> None:
         self._rows: list[Row] = []
-        self.best = 0
 
     def __len__(self) -> int:
         """Return the number of rows, which is the next epoch's number."""
@@ -57,9 +56,11 @@ class Curve:
         """Note how the net does after the next epoch."""
         row = Row(len(self), train, val)
         self._rows.append(row)
-        if row.better_than(self._rows[self.best]):
-            self.best = row.epoch
         return row
+
+    def kept(self, keep: str) -> int:
+        """Return the epoch that `kept_epoch` says, by IoU as the file tells it."""
+        return kept_epoch([round(row.val.iou, DIGITS) for row in self._rows], keep)
 
     def write(self, path: Path) -> None:
         """Write a CSV file, a row for each epoch."""
@@ -71,6 +72,16 @@ class Curve:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the scores back, in place of what is there."""
-        self._rows, self.best = [], 0
+        self._rows = []
         for train, val in state_dict["scores"]:
             self.add(EpochScore(*train), EpochScore(*val))
+
+
+def kept_epoch(val_ious: Sequence[float], keep: str) -> int:
+    """Return the epoch whose weights are kept, 0 being the net as it came.
+
+    Args:
+        val_ious: validation IoU of each epoch.
+        keep: the `last` epoch, or the `best`: that of the highest IoU, of equal ones the first.
+    """
+    return len(val_ious) - 1 if keep == "last" else val_ious.index(max(val_ious))

@@ -13,7 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from carseg import weights
-from carseg.clean import clean
+from carseg.clean import to_mask
 from carseg.closer import look_closer
 from carseg.columns import LAID, NETS, QUARTERS, TASKS, TRAINED, TURNS, VIEWS, view_name
 from carseg.device import Device
@@ -29,7 +29,7 @@ from carseg.provenance import provenance, record
 from carseg.recorded import Recorded
 from carseg.report import SHOWN, show, write_report
 from carseg.scores import Scores, as_table
-from carseg.spread import WORST, Spread, spread
+from carseg.spread import spreads
 from carseg.tensors import square_tensor
 from carseg.u2net import U2Net
 from carseg.upright import find_upright, upright_views
@@ -89,13 +89,15 @@ def evaluate(params: Params, recorded: Recorded | None = None) -> None:
     }
     for name in NETS:
         table |= _columns(name, found[name])
-    spreads = {name: {view: _spreads(found[name], view) for view in VIEWS} for name in NETS}
+    spread = {
+        name: {view: spreads(_by_score(found[name], view)) for view in VIEWS} for name in NETS
+    }
     if recorded:
         recorded.check()
     write_csv(Path("plots/scores.csv"), list(table), zip(*table.values(), strict=True))
     write_report(
         Path("report.html"),
-        scores=spreads,
+        scores=spread,
         curves={task: read_csv(Path(f"plots/{task}.csv")) for task in TASKS},
         shown=shown,
         pairs={"train": read_manifest(Path("split/train.csv")), "val": pairs},
@@ -138,8 +140,7 @@ def predict_masks(
         return look_closer(look, photo, found, views, size)
 
     def cut(values: NDArray[np.float32]) -> Mask:
-        mask = values >= params.threshold
-        return clean(mask) if params.cleanup else mask
+        return to_mask(values, params.threshold, params.cleanup)
 
     masks: dict[str, Mask] = {}
     for quarters in QUARTERS:
@@ -183,28 +184,25 @@ def lies(truth: Mask) -> bool:
     return box is not None and box[3] - box[1] > box[2] - box[0]
 
 
-def _means(photos: Sequence[Judged], view: str) -> dict[str, float]:
-    scores = [judged.scores[view] for judged in photos]
-    means = summarise([judged.counts[view] for judged in photos])
-    for name in ("boundary_iou", "hd95"):
-        means[name] = float(np.mean([getattr(s, name) for s in scores]))
-    return {name: round(value, 6) for name, value in means.items()}
-
-
-def _spreads(photos: Sequence[Judged], view: str) -> dict[str, Spread]:
-    scores = [judged.scores[view] for judged in photos]
+def _by_score(photos: Sequence[Judged], view: str) -> dict[str, list[float]]:
+    """Return each score of all photos, by its name."""
     return {
-        name: spread([getattr(s, name) for s in scores], worst) for name, worst in WORST.items()
+        name: [getattr(judged.scores[view], name) for judged in photos] for name in Scores._fields
     }
+
+
+def _means(photos: Sequence[Judged], view: str) -> dict[str, float]:
+    scores = _by_score(photos, view)
+    means = summarise([judged.counts[view] for judged in photos])
+    means |= {name: float(np.mean(scores[name])) for name in ("boundary_iou", "hd95")}
+    return {name: round(value, 6) for name, value in means.items()}
 
 
 def _columns(net: str, photos: Sequence[Judged]) -> dict[str, list[object]]:
     columns: dict[str, list[object]] = {}
     for view in VIEWS:
-        for name in Scores._fields:
-            columns[f"{net}_{view}_{name}"] = [
-                round(getattr(judged.scores[view], name), 6) for judged in photos
-            ]
+        for name, values in _by_score(photos, view).items():
+            columns[f"{net}_{view}_{name}"] = [round(value, 6) for value in values]
     for name in TURNS:
         columns[f"{net}_{name}_iou"] = [round(judged.turned[name], 6) for judged in photos]
     return columns

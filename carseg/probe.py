@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from carseg.ahead import on_cores
+from carseg.curve import EpochScore
 from carseg.device import Device
 from carseg.metrics import Counts, count, summarise
 from carseg.pairs import Pair
@@ -23,14 +23,6 @@ from carseg.processes import ALONE, Processes
 from carseg.squares import Squares
 from carseg.store import Store
 from carseg.upright import stand_up
-
-
-class EpochScore(NamedTuple):
-    """How a net does on some photos."""
-
-    loss: float
-    dice: float
-    iou: float
 
 
 class Probe:

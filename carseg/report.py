@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from carseg import __version__
+from carseg.curve import kept_epoch
 from carseg.files import write_bytes
 from carseg.overlay import FALSE_NEGATIVE, FALSE_POSITIVE, LONG_SIDE, TRUE_POSITIVE
 from carseg.pairs import Pair, evenly
@@ -30,7 +31,7 @@ LOOKED_AT = 500  # photos that the data are described by, at most
 WIDTH, HEIGHT = 640, 260  # of a chart, in its own units
 LEFT, RIGHT, TOP, BOTTOM = 64, 14, 12, 40
 
-Curve = Sequence[Mapping[str, str]]  # rows of plots/TASK.csv
+Rows = Sequence[Mapping[str, str]]  # of plots/TASK.csv
 
 
 class Shown(NamedTuple):
@@ -63,7 +64,7 @@ class Chart(NamedTuple):
     kept_at: float
     kept: int
     gap: float  # IoU of training less that of validation, where kept
-    rows: Curve
+    rows: Rows
 
 
 class Data(NamedTuple):
@@ -82,7 +83,7 @@ def write_report(
     path: Path,
     *,
     scores: Mapping[str, Mapping[str, Mapping[str, Spread]]],
-    curves: Mapping[str, Curve],
+    curves: Mapping[str, Rows],
     shown: Sequence[Shown],
     pairs: Mapping[str, Sequence[Pair]],
     params: Params,
@@ -146,7 +147,7 @@ def show(
         CarsegError: the photo or mask cannot be read.
     """
     levels = Image.fromarray((probability * 255).round().astype(np.uint8))
-    truth = Image.fromarray(np.where(read_truth(pair.mask), 255, 0).astype(np.uint8))
+    truth = Image.fromarray(read_truth(pair.mask)).convert("L")
     return Shown(
         pair.name,
         iou,
@@ -169,10 +170,10 @@ def data_uri(picture: Image.Image | bytes) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(picture).decode()
 
 
-def chart(task: str, rows: Curve, keep: str) -> Chart:
+def chart(task: str, rows: Rows, keep: str) -> Chart:
     """Lay out the IoU curves of a task."""
     values = {name: [float(row[f"{name}_iou"]) for row in rows] for name in ("train", "val")}
-    kept = len(rows) - 1 if keep == "last" else int(np.argmax(values["val"]))
+    kept = kept_epoch(values["val"], keep)
     least = min(min(v) for v in values.values())
     bottom = min(0.95, math.floor(least * 20) / 20)
 

@@ -35,6 +35,11 @@ class Spread(NamedTuple):
         return f"{self.low:.{digits}f} to {self.high:.{digits}f}"
 
 
+def spreads(scores: Mapping[str, Sequence[float]]) -> dict[str, Spread]:
+    """Summarise all scores of all photos, by their names in `WORST`."""
+    return {name: spread(scores[name], worst) for name, worst in WORST.items()}
+
+
 def spread(values: Sequence[float], worst: Callable[[Sequence[float]], float]) -> Spread:
     """Summarise one score of all photos; the interval is a percentile bootstrap over photos.
 

@@ -16,7 +16,7 @@ from carseg.checkpoint import Checkpoint, fingerprint
 from carseg.columns import TRAINED
 from carseg.curve import Curve
 from carseg.device import Device
-from carseg.errors import CarsegError, warn
+from carseg.errors import CarsegError, named, warn
 from carseg.learner import BEFORE, FINE, UNTRAINED, Learner
 from carseg.losses import BCEWithLogitsLoss, DiceLoss
 from carseg.material import BN_PHOTOS, Material, Parts, prepare, read_parts
@@ -30,8 +30,6 @@ from carseg.store import scratch_folder
 from carseg.tensors import photo_tensor
 from carseg.u2net import U2Net
 
-NAMED = 10  # photos that a line names, at most
-
 
 def train_bce(params: Params, recorded: Recorded | None = None) -> None:
     """Task 1: from the start weights, with BCE, to `u2net_segmentation.pth`.
@@ -41,7 +39,7 @@ def train_bce(params: Params, recorded: Recorded | None = None) -> None:
             GPUs.
     """
     with together() as processes, scratch_folder(processes) as folder:
-        net = start(params)
+        net = calibrated_start(params)
         loss = BCEWithLogitsLoss()
         train("bce", net, loss, params, folder, processes=processes, recorded=recorded)
 
@@ -57,7 +55,7 @@ def train_dice(params: Params, recorded: Recorded | None = None) -> None:
         remembered = None
         if params.init != "scratch":  # what begins at random has nothing to remember, all to learn
             share = BEFORE / (UNTRAINED + BEFORE)
-            remembered = start(params)
+            remembered = calibrated_start(params)
             weights.interpolate(remembered, net, share)
         fine = params.model_copy(update={"learning_rate": min(params.learning_rate, FINE)})
         train(
@@ -72,7 +70,7 @@ def train_dice(params: Params, recorded: Recorded | None = None) -> None:
         )
 
 
-def start(params: Params) -> U2Net:
+def calibrated_start(params: Params) -> U2Net:
     """Build the untrained net; fit batch norms of given weights to the training photos.
 
     Raises:
@@ -131,7 +129,7 @@ def train(
     device = Device(params.precision)
     parts = read_parts(params.renderings)
     output = Path(TRAINED[task])
-    _announce(task, parts, params, device, processes)
+    _check_alike(task, parts, params, device, processes)
     material = prepare(task, parts, params, folder, device, processes)
     steps = params.epochs * len(material.loader)
     learner = Learner(net, criterion, params.learning_rate, steps, device, processes)
@@ -163,12 +161,12 @@ def train(
                 remedy = "lower learning_rate" if epoch else "start from other weights"
                 raise Diverged(f"the loss is {loss} after epoch {epoch}; {remedy}")
             row = curve.add(*scores)
-            kept_epoch = curve.best if params.keep == "best" else epoch
+            best, kept_epoch = curve.kept("best"), curve.kept(params.keep)
             if kept_epoch == epoch:
                 kept.load_state_dict(measured.state_dict())
             del measured  # steps need the memory
-            processes.say(row.line(task, params.epochs, better=curve.best == epoch))
-            if params.patience is not None and epoch - curve.best >= params.patience:
+            processes.say(row.line(task, params.epochs, better=best == epoch))
+            if params.patience is not None and epoch - best >= params.patience:
                 processes.say(f"{task}: no better epoch in {params.patience}, stopping early")
                 break
             if 0 < epoch < params.epochs and processes.first:
@@ -188,10 +186,14 @@ def train(
     processes.say(f"{task}: kept epoch {kept_epoch}, {output}")
 
 
-def _announce(
+def _check_alike(
     task: str, parts: Parts, params: Params, device: Device, processes: Processes
 ) -> None:
-    """Say what begins; check that all processes can do it alike."""
+    """Say what begins; check that all processes can do it alike.
+
+    Raises:
+        CarsegError: they compute on different devices or in different precisions.
+    """
     along = f" and {len(parts.rendered)} renderings" if parts.rendered else ""
     many = f", {processes.world_size} processes" if processes.world_size > 1 else ""
     processes.say(
@@ -234,9 +236,8 @@ def learn(
         weight = len(photos) * processes.world_size / len(batch)
         loss = processes.sum(learner.step(photos, masks, weight))
         if not math.isfinite(loss):
-            epoch, more = batch[0][0], ", …" if len(batch) > NAMED else ""
-            names = ", ".join(pairs[i].photo_file for _, i in batch[:NAMED]) + more
+            names = named([pairs[i].photo_file for _, i in batch])
             raise Diverged(
-                f"the loss is {loss} in epoch {epoch} at {names}; lower learning_rate, or look at "
-                "these photos"
+                f"the loss is {loss} in epoch {batch[0][0]} at {names}; lower learning_rate, or "
+                "look at these photos"
             )

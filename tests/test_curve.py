@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from carseg.curve import COLUMNS, Curve, Row
+from carseg.curve import COLUMNS, Curve, EpochScore, Row
 from carseg.files import read_csv
-from carseg.probe import EpochScore
 
 
 def curve(*ious: float) -> Curve:
@@ -24,12 +23,15 @@ def curve(*ious: float) -> Curve:
 def test_the_best_epoch_is_the_first_of_the_highest_validation_iou(
     ious: tuple[float, ...], best: int
 ) -> None:
-    assert curve(*ious).best == best
+    assert curve(*ious).kept("best") == best
+    assert curve(*ious).kept("last") == len(ious) - 1
 
 
 def test_an_epoch_is_better_only_where_the_file_shows_it() -> None:
-    assert curve(0.98, 0.981).best == 1
-    assert curve(0.98, 0.9800004).best == 0, "the report, which reads the file, names epoch 0"
+    assert curve(0.98, 0.981).kept("best") == 1
+    assert curve(0.98, 0.9800004).kept("best") == 0, (
+        "the report, which reads the file, names epoch 0"
+    )
 
 
 def test_epochs_are_numbered_from_the_start_on() -> None:
@@ -53,7 +55,7 @@ def test_the_file_has_a_row_for_each_epoch(tmp_path: Path) -> None:
 def test_a_curve_taken_up_again_is_the_same() -> None:
     made, again = curve(0.5, 2 / 3, 1 / 3), curve(0.9, 0.95)
     again.load_state_dict(made.state_dict())
-    assert (len(again), again.best) == (3, 1), "what was there before is forgotten"
+    assert (len(again), again.kept("best")) == (3, 1), "what was there before is forgotten"
     assert again.state_dict() == made.state_dict()
     assert again.state_dict()["scores"][1][1][-1] == 2 / 3, "not rounded, as in the file"
 

@@ -20,7 +20,7 @@ from carseg import checkpoint, learner, material, weights
 from carseg import train as training
 from carseg.checkpoint import fingerprint
 from carseg.columns import TRAINED
-from carseg.curve import COLUMNS
+from carseg.curve import COLUMNS, EpochScore
 from carseg.data import Samples
 from carseg.device import Device
 from carseg.errors import CarsegError
@@ -39,11 +39,11 @@ from carseg.losses import BCEWithLogitsLoss, DiceLoss
 from carseg.material import BN_BATCH, batch_norm_batches
 from carseg.pairs import Pair, read_manifest
 from carseg.params import Params
-from carseg.probe import EpochScore, Probe
+from carseg.probe import Probe
 from carseg.processes import ALONE, Processes
 from carseg.recorded import Recorded
 from carseg.squares import Squares
-from carseg.train import start, train, train_bce, train_dice
+from carseg.train import calibrated_start, train, train_bce, train_dice
 from carseg.u2net import VARIANTS, U2Net
 from carseg.upright import on_its_side, stand_up
 
@@ -215,7 +215,7 @@ class Broken(nn.Module):
 
 
 def test_of_a_large_batch_only_some_photos_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("carseg.train.NAMED", 1)
+    monkeypatch.setattr("carseg.errors.NAMED", 1)
     with pytest.raises(CarsegError, match=r" at \S+\.jpg, …; lower learning_rate"):
         run(criterion=Broken(math.nan, 1))
 
@@ -655,7 +655,7 @@ def test_the_second_task_remembers_earlier_and_given_weights_but_from_scratch_no
     remembered, nothing = seen
     assert nothing is None
     assert remembered is not None
-    settled = start(tiny(init="u2netp"))
+    settled = calibrated_start(tiny(init="u2netp"))
     before = dict(fresh_net().named_parameters())
     for key, value in remembered.named_parameters():
         untrained = settled.get_parameter(key)
@@ -721,16 +721,17 @@ def test_the_second_task_learns_at_a_fine_rate_at_most(
 
 
 class Beside(Processes):
-    """The first of several processes, whose last one computes in bfloat16."""
+    """One of several processes, whose last one computes in bfloat16."""
 
     def all_gather(self, share: Sequence[Any]) -> list[Any]:
         return [*share, *share, "cpu in bfloat16"]
 
 
-def test_processes_that_compute_otherwise_are_told_of() -> None:
+@pytest.mark.parametrize("rank", [0, 1])
+def test_processes_that_compute_otherwise_are_told_of_by_each(rank: int) -> None:
     line = "^precision: processes compute on cpu in bfloat16, cpu in float32; set it, and give "
     with pytest.raises(CarsegError, match=line):
-        train("bce", fresh_net(), DiceLoss(), TINY, Path(), processes=Beside(0, 3))
+        train("bce", fresh_net(), DiceLoss(), TINY, Path(), processes=Beside(rank, 3))
 
 
 def test_processes_without_work_are_told_of(
@@ -762,6 +763,13 @@ class Second(Processes):
 
     def wrap_ddp(self, net: nn.Module) -> nn.Module:
         return net
+
+
+def test_a_loss_without_an_end_ends_every_process_and_only_the_first_writes() -> None:
+    for rank in (1, 0):
+        with pytest.raises(CarsegError, match=r"^bce: the loss is nan in epoch 1"):
+            train("bce", fresh_net(), Broken(math.nan, 1), TINY, Path(), processes=Second(rank, 2))
+        assert OUTPUT.exists() == (rank == 0)
 
 
 def test_only_the_first_process_writes_and_speaks(
