@@ -7,6 +7,9 @@ import math
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import KDTree
+
+from carseg.metrics import count, iou
 
 BAND = 0.02  # width of the band of boundary IoU, against the photo's diagonal; as the paper's
 
@@ -25,8 +28,7 @@ def boundary_iou(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> floa
     found, wanted = (
         mask & (_depth(mask, cv2.DIST_C) <= width) for mask in (predicted, truth)
     )  # fmt: skip
-    union = np.count_nonzero(found | wanted)
-    return float(np.count_nonzero(found & wanted) / union) if union else 1.0
+    return iou(count(found, wanted))
 
 
 def hd95(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
@@ -41,9 +43,11 @@ def hd95(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
     """
     if not predicted.any() or not truth.any():
         return 0.0 if predicted.any() == truth.any() else math.hypot(*truth.shape)
-    found, wanted = (mask & (_depth(mask, cv2.DIST_L1) <= 1) for mask in (predicted, truth))
+    found, wanted = (
+        np.argwhere(mask & (_depth(mask, cv2.DIST_L1) <= 1)) for mask in (predicted, truth)
+    )  # (n, 2), (m, 2): the outlines' pixels
     return max(
-        float(np.percentile(_to_nearest(there)[here], 95))
+        float(np.percentile(KDTree(there).query(here)[0], 95))
         for here, there in ((found, wanted), (wanted, found))
     )
 
@@ -54,12 +58,3 @@ def _depth(mask: NDArray[np.bool_], metric: int) -> NDArray[np.float32]:
     return np.asarray(cv2.distanceTransform(padded, metric, cv2.DIST_MASK_3), np.float32)[
         1:-1, 1:-1
     ]
-
-
-def _to_nearest(points: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return each pixel's Euclidean distance to the nearest of `points`."""
-    away = (~points).view(np.uint8)
-    distance = cv2.distanceTransform(away, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    # OpenCV's last digit depends on where in memory the mask lies. Squares are whole numbers, and
-    # told apart up to some 2000 pixels.
-    return np.sqrt(np.rint(np.square(distance, dtype=np.float64)))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.distance import cdist
 
-from carseg.edges import BAND, _to_nearest, boundary_iou, hd95
+from carseg.edges import BAND, boundary_iou, hd95
 
 Mask = NDArray[np.bool_]
 
@@ -105,14 +105,13 @@ def test_the_farthest_twentieth_of_the_outline_is_forgiven() -> None:
     assert hd95(spur, truth) == pytest.approx(10)
 
 
-def test_distances_do_not_depend_on_where_a_mask_lies_in_memory() -> None:
-    random = np.random.default_rng(0)
-    points = random.random((60, 88)) > 0.97
-    kept, found = [], set()
-    for _ in range(300):
-        kept.append(np.empty(random.integers(1, 5000), np.uint8))  # moves what comes next
-        kept.append(_to_nearest(points.copy()))
-        found.add(kept[-1].tobytes())
-    assert len(found) == 1
-    exact = ndimage.distance_transform_edt(~points)
-    np.testing.assert_allclose(kept[-1], exact, rtol=1e-15)
+def test_long_distances_are_exact_wherever_a_mask_lies_in_memory() -> None:
+    """OpenCV's own, in float32, have other last digits from one copy of a mask to the next."""
+    truth, found = np.zeros((8, 6000), bool), set()
+    truth[1:7, 1:7] = True
+    predicted = truth.copy()
+    predicted[2:5, 5000:5007] = True
+    for _ in range(20):
+        found.add(hd95(predicted.copy(), truth.copy()))
+    assert found == {by_all_distances(predicted, truth)}
+    assert found != {0}
