@@ -74,7 +74,11 @@ class Processes:
 
     def sum(self, value: float) -> float:
         """Add up everyone's number."""
-        return sum(self.all_gather([value]))
+        if self.world_size == 1:
+            return value
+        total = torch.tensor(value, dtype=torch.float64)
+        distributed.all_reduce(total)
+        return total.item()
 
     def equalise(self, net: nn.Module) -> None:
         """Give the net the first process's weights: other machines' may differ in a last digit."""
@@ -93,7 +97,9 @@ class Processes:
             return net
         synchronise(net)
         # Batch norm buffers are equal in all processes; there is nothing to broadcast.
-        joint = DistributedDataParallel(net, forward_sync_buffers=False)
+        joint = DistributedDataParallel(
+            net, forward_sync_buffers=False, gradient_as_bucket_view=True
+        )
         # DDP rebuilds its buckets after the first backward pass, which changes the order of sums.
         # Done here, on a blank: a resumed training would do it at a later step and end differently.
         blank = next(net.parameters()).new_zeros(1, 3, 32, 32)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -29,9 +31,11 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
 def _without_gradient(x: Tensor, size: tuple[int, ...]) -> Tensor:
     """Resize as `F.interpolate`, without the slow path it takes on GPUs in deterministic mode.
 
-    Only the gradient needs that path.
+    Only the gradient needs that path. Nor does autocast make float32 of it there, as it does of
+    this operation on GPUs alone.
     """
-    resized: Tensor = torch.ops.aten.upsample_bilinear2d.default(x, size, False)
+    with torch.autocast("cuda", enabled=False) if x.is_cuda else nullcontext():
+        resized: Tensor = torch.ops.aten.upsample_bilinear2d.default(x, size, False)
     return resized
 
 
@@ -60,5 +64,11 @@ class Double(torch.autograd.Function):
             edge *= 4 / 3  # beyond the edge the pixel at it is seen again
         for edge in (gradient[..., 0], gradient[..., -1]):
             edge *= 4 / 3
-        taps = (TAPS[:, None] * TAPS).to(gradient).expand(channels, 1, 4, 4).contiguous()
+        taps = _taps(channels, gradient.dtype, gradient.device)
         return F.conv2d(gradient, taps, stride=2, padding=1, groups=channels)
+
+
+@cache  # a copy from memory to a GPU would wait for all that is queued there
+def _taps(channels: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the kernel of the gradient's depthwise convolution, (channels, 1, 4, 4)."""
+    return (TAPS[:, None] * TAPS).to(device, dtype).expand(channels, 1, 4, 4).contiguous()

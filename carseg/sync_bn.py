@@ -41,9 +41,9 @@ class SyncBatchNorm(nn.BatchNorm2d):
         assert self.running_mean is not None
         assert self.running_var is not None
         self.num_batches_tracked.add_(1)
-        # Without a momentum, all batches so far weigh alike.
-        alike = 1 / self.num_batches_tracked.item()
-        share = alike if self.momentum is None else self.momentum
+        share = self.momentum
+        if share is None:  # all batches so far weigh alike
+            share = 1 / self.num_batches_tracked.item()
         self.running_mean.lerp_(mean, share)
         self.running_var.lerp_(variance, share)
 

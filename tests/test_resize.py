@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from carseg.resize import Double, _without_gradient, resize
 
@@ -70,6 +71,17 @@ def test_what_a_gpu_takes_where_nothing_learns_gives_torchs_bytes(
     found, wanted = _without_gradient(x, size), torch_resize(x, size)
     assert torch.equal(found, wanted)
     assert found.stride() == wanted.stride()
+
+
+def test_on_a_gpu_autocast_leaves_features_in_bfloat16() -> None:
+    torch.set_autocast_enabled("cuda", True)  # which torch.autocast does with a GPU alone
+    torch.set_autocast_dtype("cuda", torch.bfloat16)
+    try:
+        with FakeTensorMode():
+            x = torch.empty(1, 2, 4, 4, dtype=torch.bfloat16, device="cuda")
+            assert resize(x, (8, 8)).dtype == torch.bfloat16
+    finally:
+        torch.set_autocast_enabled("cuda", False)
 
 
 def test_the_quick_gradient_is_taken_only_where_one_is_wanted() -> None:
