@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageColor, ImageOps
+from PIL import Image, ImageCms, ImageColor, ImageOps
 
 from carseg.errors import IS_FOLDER, CarsegError
 from carseg.model import as_photo
@@ -55,14 +55,14 @@ class Kinds:
         self.names = list(dict.fromkeys(wanted))
         self._threshold = threshold
         self._cleanup = cleanup
-        self._scene: Image.Image | tuple[int, ...] = (0, 0, 0)
+        self._scene = Image.new("RGB", (1, 1))
         self.scenery: Path | None = None
         if background and Path(background).is_file():
             self.scenery = Path(background)
             self._scene = as_photo(background)
         elif background is not None:
             try:
-                self._scene = ImageColor.getrgb(background)[:3]
+                self._scene.putpixel((0, 0), ImageColor.getrgb(background)[:3])
             except ValueError as error:
                 raise CarsegError(
                     f"--background {background}: neither a colour nor a file; try white or #1e90ff"
@@ -87,21 +87,20 @@ class Kinds:
         if kind == "mask":
             picture = self._car(found)
         elif kind == "cutout":
-            picture = photo.copy()
-            picture.putalpha(_alpha(found))
+            alpha = _alpha(found)
+            # Under transparent pixels, too, the photo is gone.
+            picture = Image.composite(photo, Image.new("RGB", photo.size), alpha.point(_is_seen))
+            picture.putalpha(alpha)
         elif kind == "overlay":
             tinted = Image.blend(photo, Image.new("RGB", photo.size, TRUE_POSITIVE), TINT)
             picture = Image.composite(tinted, photo, self._car(found))
         else:
-            scene = (
-                ImageOps.fit(self._scene, photo.size)
-                if isinstance(self._scene, Image.Image)
-                else Image.new("RGB", photo.size, self._scene)
-            )
+            scene = in_colours_of(photo, ImageOps.fit(self._scene, photo.size))
             picture = Image.composite(photo, scene, _alpha(found))
         kept = {} if kind == "mask" else {
             key: photo.info[key] for key in ("exif", "icc_profile") if photo.info.get(key)
         }  # fmt: skip
+        picture.info = {}  # nor what a background tells of itself
         content = io.BytesIO()
         if ENDINGS[kind] == ".png":
             picture.save(content, "PNG", compress_level=3, **kept)
@@ -112,11 +111,32 @@ class Kinds:
         return content.getvalue()
 
     def _car(self, found: NDArray[np.float32]) -> Image.Image:
-        return Image.fromarray((found >= self._threshold).view(np.uint8) * np.uint8(255))
+        return Image.fromarray(found >= self._threshold).convert("L")
+
+
+def in_colours_of(photo: Image.Image, scene: Image.Image) -> Image.Image:
+    """Convert an RGB scene to a photo's colour profile; without any, both are taken for sRGB."""
+    given, wanted = (image.info.get("icc_profile") for image in (scene, photo))
+    if given == wanted:
+        return scene
+    try:
+        own, its = (
+            ImageCms.ImageCmsProfile(
+                io.BytesIO(profile) if profile else ImageCms.createProfile("sRGB")
+            )
+            for profile in (given, wanted)
+        )
+        return ImageCms.profileToProfile(scene, own, its) or scene
+    except (OSError, ImageCms.PyCMSError):  # a broken one, or one of other colours than RGB
+        return scene
 
 
 def _alpha(found: NDArray[np.float32]) -> Image.Image:
     return Image.fromarray((found * 255).round().astype(np.uint8))
+
+
+def _is_seen(alpha: int) -> int:
+    return 255 if alpha else 0
 
 
 class Job(NamedTuple):

@@ -13,8 +13,11 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from carseg.errors import CarsegError
 
-HEIC = {".heic", ".heif"}  # Pillow reads it with a plugin
-RAW = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"}  # of cameras
+HEIC = {".heic", ".heif", ".hif"}  # Pillow reads it with a plugin
+RAW = {  # of cameras
+    ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".iiq", ".kdc", ".mrw", ".nef",
+    ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f",
+}  # fmt: skip
 EXIF = (b"Exif", b"II", b"MM")  # what it begins with
 # Where a photo may tell how it is to be turned.
 TAGGED = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
@@ -137,8 +140,14 @@ def upright(content: bytes) -> Image.Image:
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image of any mode to RGB; one already so is not copied."""
+    """Convert an image of any mode to RGB, before white where it is transparent.
+
+    One already so is not copied.
+    """
     image = eight_bits(image)
+    if image.has_transparency_data:  # under which anything may lie
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
