@@ -82,15 +82,19 @@ def predict(
     def do(job: Job) -> None:
         photo = read(job.source.read_bytes(), job.source)
         found = model.predict(photo, d4=d4, closer=closer)
+        overtaken: list[str] = []
         for kind, content in kinds.make(photo, found, job.targets):
             if stopped.is_set():  # and told that nothing is half written
                 return
-            if not force and os.path.lexists(job.targets[kind]):  # by another command, since
-                raise CarsegError(
+            if force or not os.path.lexists(job.targets[kind]):
+                write_bytes(job.targets[kind], content)
+            elif not skip_existing:  # by another command
+                overtaken.append(
                     f"{job.targets[kind]}: was made meanwhile, and is left as it is; choose "
                     "another --out, or add --force to replace it"
                 )
-            write_bytes(job.targets[kind], content)
+        if overtaken:
+            raise CarsegError("\n".join(overtaken))
         made.append(job)
 
     jobs = min(jobs or model.jobs, len(listed))

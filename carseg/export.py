@@ -72,6 +72,7 @@ def export(
         for format in formats:
             WRITERS[format](Probability(net).eval(), fresh, size, batch, about.metadata())
         write_bytes(fresh / "MODEL_CARD.md", card(about, names[:-1], batch, agreement).encode())
+        _check_targets([out / name for name in names], force)  # again, as this took a while
         replace_all(fresh, out, names)
     return [out / name for name in names]
 

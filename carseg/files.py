@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PREFIX = ".part."  # of what is being written; its own name before that might be too long
@@ -27,13 +27,19 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=PREFIX)
         with os.fdopen(handle, "wb") as file:
             file.write(content)
-        os.chmod(name, 0o666 & ~UMASK)
+        _open_to_others(name, 0o666)
         os.replace(name, path)
     except OSError as error:  # it tells of the temporary file, or, of a full disk, of none
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         if name:
             Path(name).unlink(missing_ok=True)
+
+
+def _open_to_others(path: str | Path, mode: int) -> None:
+    """Give a temporary file or folder the mode that others are made with, where that can be."""
+    with suppress(PermissionError):  # by disks that know no modes, as Windows' are under Linux
+        os.chmod(path, mode & ~UMASK)
 
 
 def check_writable(folder: Path) -> None:
@@ -81,7 +87,7 @@ def parse_csv(text: str) -> list[dict[str, str]]:
 def home_of(root: Path) -> Path | None:
     """Return the user's project where `root` is one of DVC's temporary copies of it, else None.
 
-    In a stage of another project, which runs this one, DVC tells of that.
+    DVC_ROOT may be another project's, a stage of which runs this one: then there is none.
     """
     home = Path(os.environ.get("DVC_ROOT", root)).resolve()
     return home if root.resolve().is_relative_to(home / ".dvc/tmp") else None
@@ -98,7 +104,7 @@ def new_directory(path: Path) -> Iterator[Path]:
     with _named_in_place(path):
         fresh = Path(tempfile.mkdtemp(dir=path.parent, prefix=PREFIX))
         try:
-            os.chmod(fresh, 0o777 & ~UMASK)
+            _open_to_others(fresh, 0o777)
             yield fresh
             _replace_directory(path, fresh)
         finally:

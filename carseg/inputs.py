@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterator, Sequence
-from itertools import takewhile
 from pathlib import Path
 
 from PIL import ExifTags, Image
@@ -15,6 +14,9 @@ from carseg.photos import HEIC, RAW, as_rgb, blaming, upright
 
 # What Pillow opens without being able to give its pixels, or by another program alone.
 NO_PHOTOS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+
+# Folders of systems and network disks: out of sight, out of reach, or of what was deleted.
+SYSTEM = {"lost+found", "$recycle.bin", "system volume information", "@eadir", "#recycle"}
 
 
 def list_photos(
@@ -38,8 +40,7 @@ def list_photos(
         if not text:  # Path("") is the current folder
             raise CarsegError("a path is empty; name a photo, a folder or a pattern")
         named = Path(text).exists()
-        texts = [text] if named else sorted(glob.glob(text, recursive=recursive))
-        matches = list(map(Path, texts))
+        matches = [Path(text)] if named else _matches(text, recursive)
         if not matches:
             raise CarsegError(f"{text}: there is no such file; check the path")
         photos: dict[Path, Path] = {}
@@ -63,6 +64,31 @@ def list_photos(
     return list(found.items())
 
 
+def _matches(pattern: str, recursive: bool) -> list[Path]:
+    """List what a pattern matches; one with ** leads into no folder that is a link."""
+    fixed = _fixed(pattern)
+    rest = Path(pattern).relative_to(fixed)
+    text = os.path.join(glob.escape(str(fixed)), rest)
+    found = list(map(Path, sorted(glob.glob(text, recursive=recursive))))
+    if not recursive or "**" not in rest.parts:
+        return found
+    return [path for path in found if not _is_linked(path, fixed)]
+
+
+def _is_linked(path: Path, folder: Path) -> bool:
+    """Return whether the way from a folder down to a path leads through a link to a folder."""
+    inside = path.relative_to(folder)
+    way = [folder / each for each in (inside, *inside.parents[:-1])]
+    return any(each.is_symlink() and each.is_dir() for each in way)
+
+
+def _fixed(pattern: str) -> Path:
+    """Return the folder that a pattern begins with: as far as it exists as it is written."""
+    *parts, _ = Path(pattern).parts
+    there = [Path(*parts[:n]) for n in range(len(parts) + 1)]
+    return next(path for path in reversed(there) if path.is_dir())
+
+
 def _photos_in(folder: Path, recursive: bool, out: Path | None) -> Iterator[Path]:
     endings = Image.registered_extensions()  # asked for first, as it makes Pillow fill OPEN
     readable = Image.OPEN.keys() - NO_PHOTOS
@@ -84,15 +110,15 @@ def _all_below(folder: Path) -> Iterator[Path]:
         raise error  # else a folder that cannot be read would be passed over
 
     for place, folders, names in os.walk(folder, onerror=tell):
-        # Out of sight, and on some disks out of reach.
-        folders[:] = [name for name in folders if not name.startswith(".") and name != "lost+found"]
+        folders[:] = [
+            name for name in folders if not name.startswith(".") and name.casefold() not in SYSTEM
+        ]
         yield from (Path(place, name) for name in names)
 
 
 def _results(pattern: str, matches: Sequence[Path], out: Path | None) -> set[Path]:
     """Return matches in `out`, which may be earlier results, unless the pattern leads there."""
-    fixed = Path(*takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts))
-    if _lies_in(fixed, out):
+    if _lies_in(_fixed(pattern), out):
         return set()
     # By folder, as asking for each photo would take long.
     made = {folder for folder in {path.parent for path in matches} if _lies_in(folder, out)}

@@ -163,7 +163,7 @@ def load(
     Args:
         path: a .pth file; or an .onnx or .xml file, which runs on the engine of its format.
         size: side of the net's square input, 32 to 4096; `None`: the `image_size` in `dvc.lock`, or
-            else `params.yaml`, next to the weights, else 320. Exported files use their own.
+            else `params.yaml`, next to the weights, else 320. Exported files have their own.
         precision: auto, float32 or bfloat16; .onnx files always run in float32, and files in 8-bit
             integers (`carseg export --int8`) in those, with the rest in float32.
         device: auto, cpu or cuda.
@@ -180,6 +180,11 @@ def load(
     kind = path.suffix.lower()
     if kind in EXPORTED:
         exported = load_exported(path, device, precision)
+        if size not in (None, exported.size):
+            raise CarsegError(
+                f"{path}: is exported for an image size of {exported.size}, not {size}; export it "
+                "anew with --image-size"
+            )
         return Model(
             exported.look, exported.size, threshold=exported.threshold, cleanup=exported.cleanup
         )

@@ -205,6 +205,58 @@ def test_kinds_go_beside_each_other() -> None:
     assert tinted[12, 20, 1] > 60, "the car is tinted green"
 
 
+def test_of_what_is_cut_away_nothing_is_left_in_the_file() -> None:
+    picture = np.asarray(photo()) | np.array([0, 0, 200], np.uint8)
+    Image.fromarray(picture).save("photos/a.png")
+    do("photos/a.png", kinds=("cutout",))
+    made = pixels("out/a.png")
+    assert not made[made[..., 3] == 0].any()
+    assert np.array_equal(made[made[..., 3] > 0][:, :3], picture[picture[..., 0] > 0])
+
+
+def test_what_is_transparent_in_a_photo_is_white() -> None:
+    hidden = Image.new("RGBA", (40, 30), (255, 0, 0, 0))
+    hidden.save("rgba.png")
+    hidden.convert("LA").save("la.png")
+    palette = photo().convert("P")
+    palette.save("p.png", transparency=palette.getpixel((0, 0)))
+    for name in ("rgba", "la", "p"):
+        seen = np.asarray(read(Path(f"{name}.png").read_bytes(), Path(f"{name}.png")))
+        assert (seen[0, 0] == 255).all(), name
+    assert np.abs(seen[10, 20].astype(int) - (255, 20, 30)).max() < 60
+
+
+def swapped() -> bytes:
+    """A profile in which red is the sRGB profile's green, and green its red."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    for name, other in ((b"rXYZ", b"g___"), (b"gXYZ", b"rXYZ"), (b"g___", b"gXYZ")):
+        profile = profile.replace(name, other)
+    return bytes(profile)
+
+
+@pytest.mark.parametrize("background", ["red", "scene.png"])
+def test_a_background_has_the_colours_that_it_is_given_in(background: str) -> None:
+    Image.new("RGB", (7, 9), "red").save("scene.png")
+    photo().save("photos/a.png", icc_profile=swapped())
+    do("photos/a.png", background=background)
+    with Image.open("out/a.jpg") as made:
+        assert made.info["icc_profile"] == swapped()
+    assert np.abs(pixels("out/a.jpg")[25, 35].astype(int) - (0, 255, 0)).max() < 12
+
+
+def test_a_broken_profile_stops_nothing() -> None:
+    photo().save("photos/a.png", icc_profile=b"broken")
+    do("photos/a.png", background="red")
+    assert np.abs(pixels("out/a.jpg")[25, 35].astype(int) - (255, 0, 0)).max() < 8
+
+
+def test_what_a_background_tells_of_itself_stays_there() -> None:
+    Image.new("RGB", (7, 9), "blue").save("scene.jpg", comment=b"my garden")
+    do("photos/a.png", background="scene.jpg")
+    with Image.open("out/a.jpg") as made:
+        assert "comment" not in made.info
+
+
 def test_a_picture_is_a_background_too() -> None:
     Image.new("RGB", (7, 9), "blue").save("scene.png")
     do("photos/a.png", background="scene.png")
@@ -402,8 +454,11 @@ def test_a_folder_that_cannot_be_looked_into_is_not_passed_over(
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    Path("photos/.Trash").mkdir()
-    unreadable = ".Trash"
+    for unreadable in (".Trash", "lost+found", "$RECYCLE.BIN", "System Volume Information"):
+        Path("photos", unreadable).mkdir()
+        assert len(list_photos(["photos"], recursive=True)) == 3
+    Path("photos/@eaDir").mkdir()
+    photo().save("photos/@eaDir/SYNOPHOTO_THUMB.png")
     assert len(list_photos(["photos"], recursive=True)) == 3
     unreadable = "more"
     with pytest.raises(PermissionError, match="photos/more"):
@@ -417,11 +472,24 @@ def test_links_to_folders_are_not_followed() -> None:
     Path("photos/more/up").symlink_to("..")
     found = list_photos(["photos"], recursive=True)
     assert [name.as_posix() for _, name in found] == ["a", "b", "more/c"]
+    photos = [path.as_posix() for path, _ in list_photos(["photos/**/*.png"], recursive=True)]
+    assert photos == ["photos/a.png", "photos/b.png", "photos/more/c.png"]
+    Path("link").symlink_to("photos")
+    (path, _), *more = list_photos(["link/**/c.png"], recursive=True)
+    assert (path, more) == (Path("link/more/c.png"), []), "one that is named is"
 
 
-def test_photos_of_kinds_that_are_not_read_are_told_of() -> None:
-    Path("photos/c.HEIC").write_bytes(b"0000ftypheic")
-    with pytest.raises(CarsegError, match=r"^photos/c\.HEIC: .* of a kind that Pillow does not"):
+def test_brackets_in_the_name_of_a_folder_are_no_pattern() -> None:
+    Path("photos").rename("p [1]")
+    assert [name.name for _, name in list_photos(["p [1]/*.png"], recursive=False)] == ["a", "b"]
+
+
+@pytest.mark.parametrize("ending", ["HEIC", "HIF"])
+def test_photos_of_kinds_that_are_not_read_are_told_of(ending: str) -> None:
+    Path(f"photos/c.{ending}").write_bytes(b"0000ftypheic")
+    with pytest.raises(
+        CarsegError, match=rf"^photos/c\.{ending}: .* of a kind that Pillow does not"
+    ):
         do("photos")
     assert files() == ["a.png", "b.png"]
 
@@ -433,9 +501,12 @@ def test_films_and_tables_of_data_that_pillow_knows_by_name_are_no_photos() -> N
     assert files() == ["a.png", "b.png"]
 
 
-def test_the_preview_in_raw_data_is_not_taken_for_the_photo() -> None:
-    Image.open("photos/a.png").save("photos/c.NEF", "TIFF")
-    with pytest.raises(CarsegError, match=r"^photos/c\.NEF: is a camera's raw file, .* to JPEG or"):
+@pytest.mark.parametrize("ending", ["NEF", "NRW", "PEF"])
+def test_the_preview_in_raw_data_is_not_taken_for_the_photo(ending: str) -> None:
+    Image.open("photos/a.png").save(f"photos/c.{ending}", "TIFF")
+    with pytest.raises(
+        CarsegError, match=rf"^photos/c\.{ending}: is a camera's raw file, .* to JPEG or"
+    ):
         do("photos")
     assert files() == ["a.png", "b.png"]
 
@@ -534,6 +605,24 @@ def test_what_another_command_has_made_meanwhile_is_left() -> None:
     assert files() == ["a.png", "b.png"], "the others are done"
     predict(["photos"], Path("out"), Slow(), Kinds([], 0.5, None), force=True)
     assert pixels("out/a.png").any()
+
+
+def test_a_kind_that_another_command_has_made_meanwhile_does_not_stop_the_others() -> None:
+    class Slow(Red):
+        def predict(self, picture: Picture, **options: bool) -> NDArray[np.float32]:
+            Path("out").mkdir(exist_ok=True)
+            Path("out/a_mask.png").write_text("another's")
+            return super().predict(picture, **options)
+
+    kinds = Kinds(["mask", "overlay"], 0.5, None)
+    with pytest.raises(CarsegError, match=r"^out/a_mask\.png: was made meanwhile"):
+        predict(["photos/a.png"], Path("out"), Slow(), kinds)
+    assert files() == ["a_mask.png", "a_overlay.jpg"]
+    for path in Path("out").iterdir():
+        path.unlink()
+    predict(["photos/a.png"], Path("out"), Slow(), kinds, skip_existing=True)
+    assert files() == ["a_mask.png", "a_overlay.jpg"], "which is what was asked for"
+    assert Path("out/a_mask.png").read_text() == "another's"
 
 
 def test_what_exists_is_left_and_only_the_rest_made(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 from unittest.mock import MagicMock
 
 import numpy as np
@@ -527,6 +528,29 @@ def test_an_openvino_file_for_one_photo_is_taken_and_one_for_more_refused(
 def test_weights_without_a_network_are_refused(project: Path) -> None:
     with pytest.raises(CarsegError, match=r"holds weights alone; take the \.pth, "):
         load(project / "exported/model.safetensors")
+
+
+def test_an_exported_network_has_one_size(project: Path) -> None:
+    assert load(project / "exported/model.onnx", SIZE).size == SIZE
+    with pytest.raises(CarsegError, match=rf"onnx: is exported for an image size of {SIZE}, not 9"):
+        load(project / "exported/model.onnx", 96)
+
+
+def test_a_file_that_was_made_meanwhile_is_left(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = export.WRITERS["safetensors"]
+
+    def slow(*given: Any) -> None:
+        (tmp_path / "model.safetensors").write_text("mine")
+        write(*given)
+
+    monkeypatch.setitem(export.WRITERS, "safetensors", slow)
+    with pytest.raises(CarsegError, match=r"model\.safetensors: exists already; add --force"):
+        export.export(project / WEIGHTS, tmp_path, ["safetensors"], SIZE, None, False)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "model.safetensors": "mine"
+    }
 
 
 def test_files_are_replaced_only_when_forced(

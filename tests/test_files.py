@@ -69,6 +69,19 @@ def test_others_may_read_what_is_written_where_the_user_lets_them(
     assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == folder
 
 
+def test_a_disk_without_modes_is_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: str, mode: int) -> None:
+        raise PermissionError(1, "Operation not permitted", path)
+
+    monkeypatch.setattr(os, "chmod", refuse)
+    write_bytes(tmp_path / "file", b"new")
+    with new_directory(tmp_path / "folder") as fresh:
+        (fresh / "inside").write_bytes(b"new")
+    assert contents(tmp_path) == {"file": b"new", "folder/inside": b"new"}
+
+
 def test_json_keeps_the_order_of_its_keys(tmp_path: Path) -> None:
     write_json(tmp_path / "x.json", {"b": 1, "a": {"d": 0.5, "c": 2}})
     text = (tmp_path / "x.json").read_text()
