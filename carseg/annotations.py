@@ -141,14 +141,15 @@ def read_coco(content: Mapping[str, Any]) -> Iterator[Annotated]:
         number: str(category["name"]) for number, category in _by_id(content, "categories").items()
     }
     images = _by_id(content, "images")
-    regions: dict[Any, list[dict[str, Any]]] = {}
+    regions: dict[str, list[dict[str, Any]]] = {}
     for annotation in content["annotations"]:
-        if annotation["image_id"] not in images:
+        of = str(annotation["image_id"])
+        if of not in images:
             raise CarsegError(
                 f"annotation {annotation.get('id')} is of image {annotation['image_id']!r}, which "
                 "is not among the images; export it anew"
             )
-        regions.setdefault(annotation["image_id"], []).append(annotation)
+        regions.setdefault(of, []).append(annotation)
     for number, image in images.items():
         size = (image["height"], image["width"])
         yield Annotated(
@@ -156,22 +157,23 @@ def read_coco(content: Mapping[str, Any]) -> Iterator[Annotated]:
             image["width"],
             image["height"],
             [
-                Region(labels[found["category_id"]], partial(_from_coco, found, size))
+                Region(labels[str(found["category_id"])], partial(_from_coco, found, size))
                 for found in regions.get(number, [])
                 if found.get("segmentation") or found.get("bbox")
             ],
         )
 
 
-def _by_id(content: Mapping[str, Any], name: str) -> dict[Any, dict[str, Any]]:
-    found: dict[Any, dict[str, Any]] = {}
+def _by_id(content: Mapping[str, Any], name: str) -> dict[str, dict[str, Any]]:
+    """Return entries by their ids as text: of one id, some tools write a number and a text."""
+    found: dict[str, dict[str, Any]] = {}
     for entry in content[name]:
-        if entry["id"] in found:
+        if str(entry["id"]) in found:
             raise CarsegError(
                 f"two of its {name} have the id {entry['id']!r}, as in files merged by hand; "
                 "number them anew, or import the files one by one"
             )
-        found[entry["id"]] = entry
+        found[str(entry["id"])] = entry
     return found
 
 
@@ -180,6 +182,8 @@ def _from_coco(found: Mapping[str, Any], size: tuple[int, int]) -> Mask:
     if not segmentation:
         raise CarsegError(f"annotation {found['id']} is a box; draw the outline of what is in it")
     if isinstance(segmentation, list):
+        if not isinstance(segmentation[0], list):  # one polygon, as some tools write it
+            segmentation = [segmentation]
         return from_polygons([np.reshape(flat, (-1, 2)).tolist() for flat in segmentation], size)
     if tuple(segmentation.get("size", size)) != size:
         raise CarsegError(
@@ -281,6 +285,7 @@ def _circle(draw: ImageDraw.ImageDraw, points: Corners) -> None:
 LABELME_SHAPES = {
     "polygon": _polygon,
     "oriented_rectangle": _polygon,
+    "rotation": _polygon,  # as X-AnyLabeling calls them
     "rectangle": _rectangle,
     "circle": _circle,
 }

@@ -135,6 +135,8 @@ COCO = {
     "two polygons": (coco_file([FLAT, [40, 2, 60, 2, 60, 6, 40, 6]]), None),
     "run lengths": (coco_file({"size": SIZE, "counts": lengths(BLOB, "F")}, iscrowd=1), BLOB),
     "compressed": (coco_file(compressed(BLOB)), BLOB),
+    "a flat list": (coco_file(FLAT), SQUARE),
+    "ids as text": (coco_file([FLAT]).replace('"image_id": 7', '"image_id": "7"'), SQUARE),
 }
 
 
@@ -171,6 +173,7 @@ LABELME = {
     "polygon": ({"points": CORNERS, "shape_type": "polygon"}, WITH_OUTLINE),
     "old polygon": ({"points": CORNERS}, WITH_OUTLINE),
     "turned rectangle": ({"points": CORNERS, "shape_type": "oriented_rectangle"}, WITH_OUTLINE),
+    "as X-AnyLabeling has it": ({"points": CORNERS, "shape_type": "rotation"}, WITH_OUTLINE),
     "rectangle": ({"points": [[30, 20], [8, 10]], "shape_type": "rectangle"}, WITH_OUTLINE),
     "rectangle of four points": ({"points": CORNERS, "shape_type": "rectangle"}, WITH_OUTLINE),
     "mask": (
@@ -336,7 +339,7 @@ BROKEN = {
     "no size": (coco_file([FLAT]).replace("height", "hoch"), r"is broken.*KeyError\('height'\)"),
     "a class that is not listed": (coco_file([FLAT]).replace('"id": 3', '"id": 9'), "is broken"),
     "two pictures of one id": (coco_ids(7, 7, of=7), "two of its images have the id 7, as in"),
-    "an id of no picture": (coco_ids(7, 8, of="7"), "annotation 1 is of image '7', which is not"),
+    "an id of no picture": (coco_ids(7, 8, of=9), "annotation 1 is of image 9, which is not"),
     "two classes of one id": (
         coco_file([FLAT]).replace('"id": 4', '"id": 3'), "two of its categories have the id 3"),
     "half a point": (coco_file([FLAT[:-1]]), "is broken"),
