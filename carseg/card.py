@@ -6,7 +6,7 @@ import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -40,7 +40,6 @@ OTHER_SETTING = "Not known with this `{}`: the last evaluation was with {}."
 CLEANED = " Masks were cleaned up before, as `cleanup` says: their largest piece, without holes."
 SCORES = {"dice": "Dice", "iou": "IoU", "boundary_iou": "boundary IoU", "hd95": "HD95, pixels"}
 
-Content = TypeVar("Content")
 MACHINE = TypeAdapter(dict[str, Any])
 
 
@@ -243,7 +242,7 @@ def _trained(root: Path, task: str, lock: Lock, now: Params | None) -> Trained:
         params,
         run.md5("dataset") or lock.of("dataset").md5("dataset"),
         _photos(root, "train", run, lock),
-        _json(root / f"provenance/train_{task}.json", MACHINE) or {},
+        _machine(root / f"provenance/train_{task}.json"),
     )
 
 
@@ -277,11 +276,11 @@ def _photos(root: Path, part: str, run: Stage, lock: Lock) -> int | None:
     return _rows(root / f"split/{part}.csv")
 
 
-def _json(path: Path, kind: TypeAdapter[Content]) -> Content | None:
+def _machine(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        return None
+        return {}
     try:
-        return kind.validate_json(path.read_bytes())
+        return MACHINE.validate_json(path.read_bytes())
     except ValidationError as error:
         raise CarsegError(f"{path}: is not what carseg writes there; run dvc repro") from error
 

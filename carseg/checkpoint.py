@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch.serialization import get_crc32_options, set_crc32_options
+from torch.utils.serialization import config
 
 from carseg.ahead import on_cores
 from carseg.device import Device
@@ -91,7 +91,8 @@ class Checkpoint:
         fresh = self._path.with_suffix(".part")
         try:
             FOLDER.mkdir(exist_ok=True)
-            with without_checksums():
+            # Checksums take as long as the rest of the write, and torch reads without them.
+            with config.patch("save.compute_crc32", False):  # type: ignore[attr-defined]
                 torch.save(states, fresh)
             os.replace(fresh, self._path)
             written = time.monotonic()
@@ -136,20 +137,6 @@ def nbytes(state: object) -> int:
     if isinstance(state, torch.Tensor):
         return state.nbytes
     return sum(map(nbytes, state.values())) if isinstance(state, Mapping) else 0
-
-
-@contextmanager
-def without_checksums() -> Iterator[None]:
-    """Make torch write files without checksums, which take as long as the rest of the write.
-
-    Only torch reads these files, and it does not verify checksums.
-    """
-    before = get_crc32_options()
-    set_crc32_options(False)
-    try:
-        yield
-    finally:
-        set_crc32_options(before)
 
 
 def fingerprint(

@@ -7,7 +7,6 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +27,6 @@ FOLDERS = ("Image", "Mask")
 DARK, LIGHT, GREY = 32, 224, 0.25  # soft edges are grey; a photo is so in more than a quarter
 DIM = 0.2  # dark grey pixels per bright one; a car cut out of its photo has more
 LABELS = 20  # the highest class of a mask that numbers them
-TOLD = 10  # lines of a kind of warning, at most
 SAMPLE = ".sample"  # rendered whole, not yet copied into the user's folders
 FILES, BYTES = 40, 2_602_533  # of the sample; other processors render a few bytes more or less
 
@@ -60,21 +58,20 @@ def snapshot(root: Path, dataset: Path) -> list[Pair]:
             if checked.thumbnail is not None:
                 yield checked.thumbnail
 
-    same = same_pictures(thumbnails())
-    told, more = list(islice(same, TOLD)), sum(1 for _ in same)
+    same = same_pictures(thumbnails())  # which reads every pair
     if faults:
         raise CarsegError("\n".join(faults))
     same_lines = (
         f"{pairs[other].photo}: shows the same as {pairs[one].photo}; remove one, as scores "
         "flatter where one of them trains and the other validates"
-        for one, other in told
+        for one, other in same
     )
-    warn_of(same_lines, more, "show the same")
+    warn_of(same_lines, "show the same")
     rim_lines = (
         f"{mask}: is white along most of its rim; if its car is black, invert it"
-        for mask in inverted[:TOLD]
+        for mask in inverted
     )
-    warn_of(rim_lines, len(inverted) - TOLD, "are white along most of their rim")
+    warn_of(rim_lines, "are white along most of their rim")
     if 0 < len(rendered) < len(pairs):
         among = (
             f"{rendered[0]}: is of the rendered sample, as are {len(rendered)} of {len(pairs)} "
@@ -132,15 +129,13 @@ def _check(pair: Pair) -> Checked:
     inverted = False
     levels = np.asarray(mask)
     height, width = levels.shape
-    if photo.size == (height, width) != (width, height):
-        faults.append(
-            f"{pair.mask}: is {width}x{height} but {pair.photo} is {photo.width}x{photo.height}; "
-            "one of them is turned, by its EXIF tag or by hand, turn both alike"
-        )
-    elif photo.size != (width, height):
+    if photo.size != (width, height):
+        remedy = "give both one size"
+        if photo.size == (height, width):
+            remedy = "one of them is turned, by its EXIF tag or by hand, turn both alike"
         faults.append(
             f"{pair.mask}: is {width}x{height} but {pair.photo} is "
-            f"{photo.width}x{photo.height}; give both one size"
+            f"{photo.width}x{photo.height}; {remedy}"
         )
     elif (label := _label(levels)) is not None:
         border = " and 255" if levels.max() == 255 else ""

@@ -23,7 +23,7 @@ def thumbnail(photo: Image.Image) -> NDArray[np.uint8]:
 
 
 def same_pictures(thumbnails: Iterable[NDArray[np.uint8]]) -> Iterator[tuple[int, int]]:
-    """Yield (first, i) for each photo i that duplicates an earlier one; `first` is the first such.
+    """Give (first, i) for each photo i that duplicates an earlier one; `first` is the first such.
 
     A photo turned by right angles, as without its EXIF tag, is a duplicate; a mirrored or cropped
     one is not.
@@ -36,7 +36,7 @@ def same_pictures(thumbnails: Iterable[NDArray[np.uint8]]) -> Iterator[tuple[int
     for picture in thumbnails:
         kind_of.append(number_of.setdefault(picture.tobytes(), len(number_of)))
     if not number_of:
-        return
+        return iter(())
     kinds = np.frombuffer(b"".join(number_of), np.uint8).reshape(len(number_of), -1)  # (K, 192)
     limit = NEAR * kinds.shape[1] ** 0.5
     tree = KDTree(kinds.astype(np.float32))
@@ -52,6 +52,5 @@ def same_pictures(thumbnails: Iterable[NDArray[np.uint8]]) -> Iterator[tuple[int
         links += coo_array((np.ones(len(ones)), (ones, others)), shape=links.shape)
     group_of = connected_components(links, directed=False)[1]
     first_of: dict[int, int] = {}
-    for i, kind in enumerate(kind_of):
-        if (first := first_of.setdefault(int(group_of[kind]), i)) != i:
-            yield first, i
+    firsts = (first_of.setdefault(int(group_of[kind]), i) for i, kind in enumerate(kind_of))
+    return ((first, i) for i, first in enumerate(firsts) if first != i)

@@ -50,12 +50,12 @@ def load_exported(path: Path, device: str, precision: str = "auto") -> Exported:
     if not path.is_file():
         raise CarsegError(f"{path}: there is no such file; run carseg export")
     path.open("rb").close()  # an OSError tells of one that may not be read
-    if path.suffix.lower() == ".xml" and not (weights := path.with_suffix(".bin")).is_file():
+    openvino = path.suffix.lower() == ".xml"
+    if openvino and not (weights := path.with_suffix(".bin")).is_file():
         raise CarsegError(f"{weights}: there is no such file; copy it along with {path.name}")
-    opener = {".onnx": _open_onnx, ".xml": _open_openvino}[path.suffix.lower()]
     try:
         with as_memory_error():
-            return opener(path, device, precision)
+            return _open_openvino(path, device, precision) if openvino else _open_onnx(path, device)
     except (CarsegError, MemoryError):
         raise
     except Exception as error:  # the engines have no common base for what a broken file may raise
@@ -65,7 +65,7 @@ def load_exported(path: Path, device: str, precision: str = "auto") -> Exported:
         ) from error
 
 
-def _open_onnx(path: Path, device: str, _: str) -> Exported:
+def _open_onnx(path: Path, device: str) -> Exported:
     runtime = import_optional("onnxruntime", "onnx")
     wanted = [provider for short, provider in PROVIDERS.items() if device in ("auto", short)]
     providers = [p for p in wanted if p[0] in runtime.get_available_providers()]

@@ -8,8 +8,9 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from types import ModuleType
 
 OUT_OF_MEMORY = (  # what torch, CUDA's libraries, ONNX Runtime and OpenVINO say
@@ -20,6 +21,8 @@ OUT_OF_MEMORY = (  # what torch, CUDA's libraries, ONNX Runtime and OpenVINO say
     "bad_alloc",
 )
 LIGHTER = "lower batch_size or image_size, or take model: u2netp"
+TOLD = 10  # lines of a kind of warning, at most
+NAMED = 10  # names in a line, at most
 IS_FOLDER = "is a folder where a file is to be; move it away"
 
 
@@ -83,12 +86,18 @@ def warn(line: str) -> None:
     print(f"carseg: warning: {line}", file=sys.stderr)
 
 
-def warn_of(lines: Iterable[str], more: int, what: str) -> None:
-    """Warn with each line, then tell that so many `more` do `what`, if any."""
-    for line in lines:
+def warn_of(lines: Iterable[str], what: str) -> None:
+    """Warn with the first `TOLD` lines, then tell how many more `what`, if any."""
+    rest = iter(lines)
+    for line in islice(rest, TOLD):
         warn(line)
-    if more > 0:
+    if more := sum(1 for _ in rest):
         warn(f"and {more} more {what}")
+
+
+def named(names: Sequence[str]) -> str:
+    """Join names for a line, the first `NAMED` of them; an ellipsis tells of more."""
+    return ", ".join(names[:NAMED]) + (", …" if len(names) > NAMED else "")
 
 
 def is_lack_of_memory(error: Exception) -> bool:

@@ -87,11 +87,14 @@ class Learner:
         """Return the averaged net, to score and keep, with batch norm statistics recomputed.
 
         Args:
-            remembered: a net to interpolate towards, as in `interpolated_average`, if any.
+            remembered: a net to interpolate towards, by `UNTRAINED + BEFORE`, if any.
             batches: photos (N, 3, H, W) to recompute the statistics on.
         """
         self._optimizer.zero_grad(set_to_none=True)  # measuring needs the memory
-        net = self._device.place_net(interpolated_average(self._average, remembered))
+        net = cast(U2Net, copy.deepcopy(self._average.module))
+        if remembered is not None:
+            weights.interpolate(net, remembered, UNTRAINED + BEFORE)
+        self._device.place_net(net)
         with self._device.autocast():
             update_bn((self._device.place(photos) for photos in batches), net)
         net.keep_exact()  # as when these weights are loaded again
@@ -155,11 +158,3 @@ def moving_average(net: U2Net, memory: float) -> AveragedModel:
     # The first update would copy, and forget the start.
     average.n_averaged.fill_(1)
     return average
-
-
-def interpolated_average(average: AveragedModel, remembered: U2Net | None) -> U2Net:
-    """Return the averaged net, moved by `UNTRAINED + BEFORE` towards the remembered net, if any."""
-    net = cast(U2Net, copy.deepcopy(average.module))
-    if remembered is not None:
-        weights.interpolate(net, remembered, UNTRAINED + BEFORE)
-    return net

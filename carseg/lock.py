@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from carseg.errors import CarsegError
 from carseg.params import read_yaml
@@ -74,7 +74,7 @@ def read_lock(path: Path) -> Lock:
         return Lock()
     try:
         return parse_lock(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValidationError, ValueError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise CarsegError(
             f"{path}: is not what DVC writes there; git checkout it, or delete it; run dvc repro"
         ) from error

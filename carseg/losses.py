@@ -6,15 +6,12 @@ Their mean, where the paper sums them (U²-Net, Qin et al. 2020, equation 1).
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 class BCEWithLogitsLoss(nn.Module):
     """`BCEWithLogitsLoss` of every output against the one mask."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bce = nn.BCEWithLogitsLoss()
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         """Return the mean over all outputs and pixels.
@@ -23,8 +20,7 @@ class BCEWithLogitsLoss(nn.Module):
             logits: (N, K, H, W), float.
             mask: (N, 1, H, W), float, share of car in each pixel, 0…1.
         """
-        loss: Tensor = self.bce(logits, mask.expand_as(logits))
-        return loss
+        return F.binary_cross_entropy_with_logits(logits, mask.expand_as(logits))
 
 
 class DiceLoss(nn.Module):

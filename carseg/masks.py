@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-import unicodedata
 from collections.abc import Container, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +14,8 @@ from PIL import Image
 from carseg.annotations import Annotated, Region, check_size, read
 from carseg.errors import IS_FOLDER, CarsegError, warn_of
 from carseg.files import write_bytes
-from carseg.pairs import MASKS, PHOTOS
+from carseg.pairs import MASKS, PHOTOS, shared_name
 from carseg.photos import read_photo
-
-TOLD = 10  # lines of warning, at most
 
 
 def import_masks(
@@ -54,7 +51,7 @@ def import_masks(
     several: list[str] = []
     pictures, existing = _by_stem(images, Image.registered_extensions()), _by_stem(out, MASKS)
     for picture in annotated:
-        stem = _stem(picture.name)
+        stem = shared_name(picture.name)
         path, *others = existing.get(stem, [out / f"{stem}.png"])
         wanted = [region for region in picture.regions if region.label in (classes or known)]
         if not wanted:
@@ -65,8 +62,8 @@ def import_masks(
             faults.append(f"{path}: {IS_FOLDER}")
         elif others:
             faults.append(f"{others[0]}: shares its name with {path}; remove one")
-        elif wrong := list(_wrong(picture, pictures.get(stem, []), images)):
-            faults += wrong  # and nothing is drawn, which may be too large for that
+        elif wrong := _wrong(picture, pictures.get(stem, []), images):
+            faults.append(wrong)  # and nothing is drawn, which may be too large for that
         else:
             try:
                 masks[path] = _png(_union(wanted))
@@ -84,8 +81,8 @@ def import_masks(
     for path, content in masks.items():
         if not _holds(path, content):
             write_bytes(path, content)
-    lines = (f"{line}; cars further back want another class, or none" for line in several[:TOLD])
-    warn_of(lines, len(several) - TOLD, "have several regions")
+    lines = (f"{line}; cars further back want another class, or none" for line in several)
+    warn_of(lines, "have several regions")
     return list(masks)
 
 
@@ -99,17 +96,12 @@ def _all(files: Sequence[Path], faults: list[str]) -> Iterator[Annotated]:
             faults.append(f"{path}: cannot be read ({error.strerror}); check its permissions")
 
 
-def _stem(name: str) -> str:
-    """Return what a photo and its mask share: accents may be written in two ways."""
-    return unicodedata.normalize("NFC", PurePosixPath(name).stem)
-
-
 def _by_stem(folder: Path, endings: Container[str]) -> dict[str, list[Path]]:
     """List the files of a folder that have one of these endings, in any case, by stem."""
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.glob("*")):
         if path.suffix.lower() in endings:
-            found.setdefault(_stem(path.name), []).append(path)
+            found.setdefault(shared_name(path.name), []).append(path)
     return found
 
 
@@ -121,31 +113,27 @@ def _union(regions: Sequence[Region]) -> NDArray[np.bool_]:
     return whole
 
 
-def _wrong(picture: Annotated, found: Sequence[Path], images: Path) -> Iterator[str]:
-    """Return what is wrong with a picture against its photo."""
+def _wrong(picture: Annotated, found: Sequence[Path], images: Path) -> str | None:
+    """Return what is wrong with a picture against its photo, if anything."""
     photos = [path for path in found if path.suffix.lower() in PHOTOS]
+    if not found:
+        return f"{picture.name}: is not in {images}; put the photo there, or name its folder"
     if not photos:
-        yield (
-            f"{found[0]}: is not a .jpg file; convert it"
-            if found
-            else f"{picture.name}: is not in {images}; put the photo there, or name its folder"
-        )
-        return
+        return f"{found[0]}: is not a .jpg file; convert it"
     try:
         check_size(picture.width, picture.height)
     except CarsegError as error:
-        yield f"{picture.name}: {error}"
-        return
+        return f"{picture.name}: {error}"
     try:
         width, height = read_photo(photos[0]).size
     except CarsegError as error:
-        yield str(error)
-        return
+        return str(error)
     if (width, height) != (picture.width, picture.height):
-        yield (
+        return (
             f"{photos[0]}: is {width}x{height} but was annotated as "
             f"{picture.width}x{picture.height}; annotate the photo as it is seen"
         )
+    return None
 
 
 def _holds(path: Path, content: bytes) -> bool:
@@ -155,5 +143,5 @@ def _holds(path: Path, content: bytes) -> bool:
 
 def _png(mask: NDArray[np.bool_]) -> bytes:
     content = io.BytesIO()
-    Image.fromarray(np.where(mask, 255, 0).astype(np.uint8)).save(content, "PNG")
+    Image.fromarray(mask).convert("L").save(content, "PNG")
     return content.getvalue()

@@ -102,7 +102,7 @@ def match(images: Path, masks: Path) -> tuple[list[Pair], list[str]]:
     alone: dict[str, str] = {}  # photos without a mask
     masks_alone: dict[str, str] = {}
     # Merging two sorted lists takes half the memory of tables by name.
-    for name, files in groupby(heapq.merge(photos, shapes, key=_name), key=_name):
+    for name, files in groupby(heapq.merge(photos, shapes, key=shared_name), key=shared_name):
         one, *other = files  # a photo comes before its mask
         if other:
             pairs.append(Pair(one, *other))
@@ -152,20 +152,20 @@ def _usable(
     for path in files_in(folder):
         if fault := _fault(path, endings):
             faults.append(fault)
-            faulty.add(_name(str(path)))
+            faulty.add(shared_name(str(path)))
         else:
             found.append(path.as_posix())
-    found.sort(key=_name)
+    found.sort(key=shared_name)
     usable: list[str] = []
     for file in found:
-        if usable and _name(file) == _name(usable[-1]):
+        if usable and shared_name(file) == shared_name(usable[-1]):
             faults.append(f"{file}: shares its name with {usable[-1]}; remove or rename one")
         else:
             usable.append(file)
     return usable, faulty
 
 
-def _name(file: str) -> str:
+def shared_name(file: str) -> str:
     """Return what a photo and its mask have in common."""
     # The same accented letter is one character on one system and two on another.
     return unicodedata.normalize("NFC", os.path.splitext(os.path.basename(file))[0])

@@ -8,13 +8,11 @@ from pathlib import Path
 
 from sklearn.model_selection import KFold, train_test_split
 
-from carseg.errors import CarsegError
+from carseg.errors import CarsegError, named
 from carseg.files import write_csv
 from carseg.pairs import Pair, find_pairs
 from carseg.params import Params, Split
 from carseg.recorded import Recorded
-
-NAMED = 10  # validation photos that a line names, at most
 
 
 def split(params: Params, recorded: Recorded | None = None) -> None:
@@ -55,9 +53,8 @@ def split_names(names: Sequence[str], settings: Split, seed: int) -> tuple[list[
             f"params.yaml: split.fold is {settings.fold} but {len(names)} pairs make {folds} "
             f"folds; it must be null or a whole number from 0 to {folds - 1}"
         )
-    cuts = KFold(folds, shuffle=True, random_state=seed).split(
-        names
-    )  # one by one: each takes memory
+    cuts = KFold(folds, shuffle=True, random_state=seed).split(names)
+    # Up to the one that is wanted, as each takes memory.
     train_at, val_at = next(islice(cuts, settings.fold, None))
     return [names[i] for i in train_at], [names[i] for i in val_at]
 
@@ -77,6 +74,4 @@ def write_split(pairs: Sequence[Pair], settings: Split, seed: int, folder: Path)
     train, val = split_names(list(pair_of), settings, seed)
     for part, names in (("train", train), ("val", val)):
         write_csv(folder / f"{part}.csv", ("photo", "mask"), (pair_of[name] for name in names))
-    more = ", …" if len(val) > NAMED else ""
-    named = ", ".join(val[:NAMED])
-    print(f"split: {len(train)} pairs train, {len(val)} validate: {named}{more}")
+    print(f"split: {len(train)} pairs train, {len(val)} validate: {named(val)}")

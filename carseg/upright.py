@@ -12,7 +12,7 @@ from torch import Tensor
 
 from carseg.predict import Look, at_size, combine, from_sides
 from carseg.tensors import square_tensor
-from carseg.views import AS_HELD, CAR, View, extent, standing_views
+from carseg.views import AS_HELD, CAR, CLEARLY, View, extent
 
 # Photos with an EXIF tag are turned by it before; those that lie have mostly lost theirs, and tags
 # mostly ask for this turn (orientation 6).
@@ -69,4 +69,4 @@ def on_its_side(found: Tensor, shape: tuple[int, int]) -> bool:
     """
     up, across = extent(np.asarray(found[0] >= CAR))
     height, width = shape
-    return AS_HELD[0] not in standing_views((up * height, across * width), (*AS_HELD, CLOCKWISE))
+    return up * height > CLEARLY * (across * width)

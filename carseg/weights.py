@@ -68,10 +68,15 @@ def load(variant: str, path: Path) -> U2Net:
 
 def net_of(state: State, variant: str) -> U2Net:
     """Build a net of a variant, a key of `VARIANTS`, with weights that `variant_of` says fit it."""
-    with torch.device("meta"):  # drawing weights takes longer than reading these
-        net = U2Net(variant)
-    net.to_empty(device="cpu").load_state_dict(state, strict=True)
+    net = blank(variant).to_empty(device="cpu")
+    net.load_state_dict(state, strict=True)
     return net
+
+
+def blank(variant: str) -> U2Net:
+    """Build a net of a variant on no device: shapes without weights, which take long to draw."""
+    with torch.device("meta"):
+        return U2Net(variant)
 
 
 def save(net: nn.Module, path: Path) -> None:
@@ -166,8 +171,7 @@ def read_onnx(path: Path) -> State:
             "exports a net in eval mode, or take another file"
         )
     for variant in VARIANTS:
-        with torch.device("meta"):
-            net = U2Net(variant)
+        net = blank(variant)
         layers = {name: m for name, m in net.named_modules() if isinstance(m, nn.Conv2d)}
         shapes = [[layer.weight.shape, (layer.out_channels,)] for layer in layers.values()]
         if shapes == [[value.shape for value in pair] for pair in convolutions]:
@@ -249,8 +253,7 @@ def variant_of(state: State, path: Path) -> str:
     """
     shapes = {key: value.shape for key, value in state.items()}
     for variant in VARIANTS:
-        with torch.device("meta"):
-            net = U2Net(variant)
+        net = blank(variant)
         if shapes == {key: value.shape for key, value in net.state_dict().items()}:
             return variant
     raise CarsegError(
