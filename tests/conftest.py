@@ -190,6 +190,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Run:
     with FileLock(root / "ran.lock"):
         if not took.exists():
             project = Project(folder)
+            project.make_shallow()
             write_pairs(folder / "Image", folder / "Mask", PAIRS)
             began = time.monotonic()
             project.dvc("repro")

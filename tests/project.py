@@ -121,6 +121,9 @@ class Project:
     def dvc(self, *arguments: str, expect: int = 0) -> str:
         return self.run(sys.executable, "-m", "dvc", *arguments, expect=expect)
 
+    def carseg(self, *arguments: str) -> str:
+        return self.run(sys.executable, "-m", "carseg", *arguments)
+
     def commit(self, message: str) -> None:
         self.git("add", "--all")
         self.git("commit", "--quiet", "--message", message)
@@ -130,9 +133,10 @@ class Project:
         path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **values}))
 
     def make_shallow(self) -> None:
-        """Let its small net be `SHALLOW`, where it is not the network that is tested."""
+        """Let its small net be `SHALLOW`, where it is not the network that is tested; commit."""
         with (self.folder / "carseg/u2net.py").open("a") as code:
             code.write(f'\n\nVARIANTS["u2netp"] = {SHALLOW!r}\n')
+        self.commit("a smaller net")
 
     def save_every_epoch(self) -> None:
         """Let trainings write each epoch's state, however soon it comes after the one before."""

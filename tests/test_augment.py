@@ -187,14 +187,20 @@ def test_of_a_car_put_behind_its_own_pixels_are_taken_flipped_or_not() -> None:
     other[:] = (0, 0, 255)  # what is around it
     for part in (np.s_[16:48, 16:28], np.s_[36:48, 16:48]):  # an L
         other[part], other_mask[part] = (0, 255, 0), 255
-    seen = 0
+    other[other_mask > 0, 0] = 255 * (np.nonzero(other_mask)[1] < 28)  # its left part is yellow
+    seen, flips = 0, set()
     for seed in range(20):
         mixed = put_behind(photo, mask, other, other_mask, np.random.default_rng(seed))
-        added = mixed[(mixed != photo).any(axis=-1)].astype(int)
+        at = (mixed != photo).any(axis=-1)
+        added = mixed[at].astype(int)
         seen += len(added) > 0
+        columns, yellow = np.nonzero(at)[1], added[:, 0] > 128
+        if yellow.any() and not yellow.all():
+            flips.add(bool(columns[yellow].mean() > columns[~yellow].mean()))
         # Along its soft edge something of both is mixed in.
         assert np.mean(added[:, 2] > 128) < 0.1 if len(added) else True, seed
     assert seen >= 10
+    assert flips == {False, True}
 
 
 def test_a_car_put_behind_depends_on_its_generator_alone() -> None:

@@ -47,7 +47,7 @@ def test_another_picture_is_not_taken_for_it(change: str) -> None:
     assert list(same_pictures([thumbnail(PHOTO), thumbnail(OTHER[change])])) == []
 
 
-@pytest.mark.parametrize(("level", "found"), [(103, [(0, 1)]), (105, [])])
+@pytest.mark.parametrize(("level", "found"), [(103, [(0, 1)]), (104, []), (105, [])])
 def test_a_difference_of_four_levels_is_the_limit(level: int, found: list[tuple[int, int]]) -> None:
     pictures = [np.full((8, 8, 3), value, np.uint8) for value in (100, level)]
     assert list(same_pictures(pictures)) == found

@@ -123,8 +123,8 @@ def test_what_is_committed_was_made_by_the_code_beside_it() -> None:
     """Or a fresh clone would begin with results that are not its own."""
     files = committed("ls-tree", "-r", "--name-only", "HEAD").decode().splitlines()
     for stage, found in yaml.safe_load(committed("show", "HEAD:dvc.lock"))["stages"].items():
-        for path, md5 in ((dep["path"], dep["md5"]) for dep in found["deps"]):
-            if not path.startswith(("carseg/", "stages/")):
+        for path, md5 in ((each["path"], each["md5"]) for each in found["deps"] + found["outs"]):
+            if not path.startswith(("carseg/", "stages/", "plots/", "metrics.json")):
                 continue
             if md5.endswith(".dir"):
                 inside = [name for name in files if name.startswith(f"{path}/")]

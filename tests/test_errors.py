@@ -1,5 +1,6 @@
 """How a stage ends."""
 
+import argparse
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from conftest import run_carseg
 from PIL import Image
 from project import ROOT
 
+from carseg.__main__ import command_line
 from carseg.errors import hold_interrupts, run
 
 
@@ -238,6 +240,15 @@ run(stage)
     assert (tmp_path / "done").exists()
 
 
+def commands_of(parser: argparse.ArgumentParser) -> Iterator[list[str]]:
+    """Give the words of every command, the top level first."""
+    yield []
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, command in action.choices.items():
+                yield from ([name, *words] for words in commands_of(command))
+
+
 def test_help_answers_at_once_and_every_command_has_one() -> None:
     code = """
 import sys
@@ -249,15 +260,7 @@ finally:
     slow = {"torch", "numpy", "PIL", "pydantic", "dvc"} & set(sys.modules)
     assert not slow, slow
 """
-    for words in (
-        [],
-        ["scores"],
-        ["crossval"],
-        ["predict"],
-        ["export"],
-        ["masks"],
-        ["masks", "import"],
-    ):
+    for words in commands_of(command_line()):
         done = subprocess.run(
             [sys.executable, "-c", code, *words, "--help"], cwd=ROOT, capture_output=True, text=True
         )

@@ -42,6 +42,7 @@ class Undisturbed:
 
     def __init__(self, folder: Path, ran: Run) -> None:
         self.project = Project(folder)
+        self.project.make_shallow()
         apart = folder.with_name("pairs")
         write_pairs(apart / "Image", apart / "Mask", PAIRS)
         # In another order, which is how file systems list them.

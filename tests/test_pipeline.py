@@ -6,6 +6,7 @@ import re
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from conftest import PAIRS, Run, write_pairs
 from project import ROOT, TINY, Project
 
 from carseg.card import Card
+from carseg.columns import TASKS
 from carseg.settings import settings_of
 
 CHANGES = ("--set-param", "epochs=1", "--set-param", "learning_rate=3e-4")
@@ -24,16 +26,25 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def finished(ran: Run, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project that has been run once and committed."""
+def committed(ran: Run, tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = ran.project.copy(tmp_path_factory.mktemp("pipeline") / "with a space")
     project.commit("run")
     return project
 
 
+@pytest.fixture
+def finished(committed: Project) -> Iterator[Project]:
+    """A project that has been run once and committed, left as it was by each test."""
+    yield committed
+    if committed.git("status", "--porcelain"):
+        committed.git("checkout", "--quiet", "--", ".")
+        committed.git("clean", "-fdq", "plots")
+        committed.dvc("checkout", "--force")
+
+
 def test_repro_makes_every_result(finished: Project) -> None:
-    for name in ("u2net_segmentation.pth", "u2net_segmentation_dice_loss.pth"):
-        assert (finished.folder / name).stat().st_size > 4_000_000
+    tasks = finished.bytes_of("u2net_segmentation.pth", "u2net_segmentation_dice_loss.pth")
+    assert len(set(tasks.values())) == 2
     metrics = json.loads((finished.folder / "metrics.json").read_text())
     assert list(metrics) == ["untrained", "bce", "dice"]
     for task in ("bce", "dice"):
@@ -58,10 +69,7 @@ def test_weights_of_a_run_are_known_by_what_dvc_recorded(finished: Project) -> N
     assert not isinstance(judged.scores, str)
     assert (trained.train, judged.validation) == (PAIRS - 1, 1)
     finished.set({"image_size": 96})
-    try:
-        assert settings_of(file).image_size == 64
-    finally:
-        finished.git("checkout", "--quiet", "params.yaml")
+    assert settings_of(file).image_size == 64
 
 
 @pytest.mark.parametrize(("module", "code"), [("carseg.train", 1), ("elsewhere", 0)])
@@ -70,6 +78,34 @@ def test_a_warning_about_the_projects_code_ends_a_run(
 ) -> None:
     warning = f"import warnings; warnings.warn_explicit('old', FutureWarning, '', 1, {module!r})"
     finished.run(sys.executable, "-c", warning, expect=code)
+
+
+def test_what_a_run_trained_predicts_and_is_exported(finished: Project) -> None:
+    names = {path.stem for path in (finished.folder / "Image").glob("*.jpg")}
+    for i, weights in enumerate(((), ("--weights", "u2net_segmentation.pth"))):
+        out = finished.folder.with_name(f"masks{i}")
+        finished.carseg("predict", "Image", *weights, "--out", str(out))
+        assert {path.name for path in out.iterdir()} == {f"{name}.png" for name in names}
+    finished.carseg("export", "--format", "onnx", "--out", "../exported")
+    assert (finished.folder.with_name("exported") / "model.onnx").is_file()
+    assert "untrained" in finished.carseg("scores")
+    assert finished.git("status", "--porcelain") == ""
+
+
+def test_a_commit_names_and_shows_validation_photos_alone(ran: Run, tmp_path: Path) -> None:
+    project = ran.project.copy(tmp_path / "named")
+    for path in [*project.folder.glob("Image/*.jpg"), *project.folder.glob("Mask/*.png")]:
+        path.rename(path.with_stem(f"secret{path.stem}"))
+    project.dvc("repro")
+    project.git("add", "-A")
+    project.git("commit", "--quiet", "-m", "My photos")
+    told = re.findall(r"secret\d+", project.git("show"))
+    validated = re.findall(r"secret\d+", (project.folder / "split/val.csv").read_text())
+    assert set(told) == set(validated), "as README promises"
+    made = project.git("show", "--name-only", "--format=").splitlines()
+    overlays = {f"plots/overlays/{name}_{task}.jpg" for name in validated for task in TASKS}
+    curves = {f"plots/{name}.csv" for name in ("scores", *TASKS)}
+    assert {*made} == {"dvc.lock", "metrics.json", *curves, *overlays}
 
 
 def test_a_second_repro_has_nothing_to_do(finished: Project) -> None:
@@ -103,9 +139,6 @@ def test_renderings_train_along_where_they_are_asked_for(finished: Project) -> N
     assert told.count("photos and 1 renderings") == 2, "in both tasks"
     assert len((finished.folder / "renderings/pairs.csv").read_text().splitlines()) == 1 + 1
     assert "photos and 1 renderings trained" in (finished.folder / "report.html").read_text()
-    finished.git("checkout", "--quiet", "--", ".")
-    finished.dvc("checkout", "--force")
-    assert "Data and pipelines are up to date." in finished.dvc("repro")
 
 
 def test_the_users_files_survive_experiments_elsewhere(finished: Project) -> None:
@@ -119,7 +152,7 @@ def test_the_users_files_survive_experiments_elsewhere(finished: Project) -> Non
     assert len((finished.folder / "plots/bce.csv").read_text().splitlines()) == 1 + 1 + 1
     finished.git("checkout", "--quiet", "--", ".")
     finished.dvc("checkout", "--force")
-    assert finished.user_files() == files
+    assert finished.user_files() == files, "nor does the way back touch them"
 
 
 def test_an_experiment_elsewhere_starts_from_the_users_weights_as_they_are(tmp_path: Path) -> None:
@@ -168,8 +201,6 @@ def test_a_wrong_parameter_is_one_line(finished: Project) -> None:
     message = finished.dvc("exp", "run", "--set-param", "epochs=0", expect=255)
     assert "carseg: params.yaml: epochs is 0; it must be a whole number from 1" in message
     assert "Traceback" not in message
-    finished.git("checkout", "--quiet", "--", ".")
-    finished.dvc("checkout", "--force")
 
 
 def test_a_second_run_is_refused_and_the_first_one_killed_goes_on_and_ends_with_the_same_bytes(

@@ -18,6 +18,7 @@ def test_of_two_experiments_side_by_side_one_is_as_run_alone_and_the_other_anoth
     ran: Run, tmp_path: Path
 ) -> None:
     queued = Project(tmp_path / "queue")
+    queued.make_shallow()
     write_pairs(queued.folder / "Image", queued.folder / "Mask", PAIRS)
     queued.dvc("repro", "dataset", "weights")
     queued.commit("data")
