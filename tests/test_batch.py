@@ -24,6 +24,7 @@ from torch import Tensor
 
 from carseg import weights
 from carseg.batch import predict
+from carseg.dataset import snapshot
 from carseg.errors import CarsegError
 from carseg.files import write_bytes
 from carseg.inputs import list_photos, read
@@ -100,6 +101,17 @@ def test_a_folder_becomes_masks_of_the_photos_own_size(capsys: pytest.CaptureFix
 def test_the_threshold_decides() -> None:
     do("photos/a.png", threshold=0.4)  # as what is darker has it
     assert np.array_equal(pixels("out/a.png") > 0, np.asarray(photo())[..., 0] > 0)
+
+
+def test_the_threshold_moves_no_soft_edge_unless_masks_are_cleaned_up() -> None:
+    Image.fromarray((crumbs()[..., None] * (255, 0, 0)).astype(np.uint8)).save("photos/a.png")
+    for cleanup, alike in ((False, True), (True, False)):
+        made = []
+        for threshold in (0.2, 0.95):
+            out = f"{cleanup}{threshold}"
+            do("photos/a.png", kinds=("cutout",), threshold=threshold, cleanup=cleanup, out=out)
+            made.append(Path(out, "a.png").read_bytes())
+        assert (made[0] == made[1]) == alike
 
 
 def test_every_kind_is_cleaned_up() -> None:
@@ -212,6 +224,16 @@ def test_of_what_is_cut_away_nothing_is_left_in_the_file() -> None:
     made = pixels("out/a.png")
     assert not made[made[..., 3] == 0].any()
     assert np.array_equal(made[made[..., 3] > 0][:, :3], picture[picture[..., 0] > 0])
+
+
+def test_drafts_are_masks_that_the_pipeline_takes() -> None:
+    """As README has them drawn, of photos of either ending, held in any way."""
+    Path("Image").mkdir()
+    photo().save("Image/a.jpeg")
+    photo(30, 44).save("Image/b.jpg", exif=oriented(6))
+    predict(["Image"], Path("Mask"), Red(), Kinds([], 0.5, None), skip_existing=True)
+    assert [pair.name for pair in snapshot(Path(), Path("dataset"))] == ["a", "b"]
+    assert pixels("dataset/Mask/b.png").shape == (30, 44)
 
 
 def test_what_is_transparent_in_a_photo_is_white() -> None:
