@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from carseg.device import Device
 from carseg.tensors import square_tensor
-from carseg.views import D4, View, turn, turn_back
+from carseg.views import CAR, D4, View, turn, turn_back
 
 Look = Callable[[Tensor], Tensor]  # photos (N, 3, S, S) to probabilities (N, 1, S, S), float32
 
-INVERSE_TEMPERATURE = 100.0  # a view more confident by 0.01 weighs e times as much
+INVERSE_TEMPERATURE = 50.0  # a view surer by 0.02 weighs e times as much
 
 
 def probability(net: nn.Module, photos: Tensor, device: Device) -> Tensor:
@@ -54,10 +54,12 @@ def from_sides(look: Look, square: Tensor, views: Sequence[View] = D4) -> Tensor
 def combine(views: Tensor) -> Tensor:
     """Average one photo's views, (V, 1, S, S), 0…1, to (1, S, S): test-time augmentation.
 
-    The more confident a view, the higher its weight: the prediction of a car on its roof, say, is
-    blurred all over, and should not blur the others.
+    The surer a view is of what it takes for car, the higher its weight: the prediction of a car on
+    its roof, say, is blurred, and should not blur the others. One that finds none hardly counts.
     """
-    confidence = (2 * views - 1).abs().mean(dim=(1, 2, 3))  # (V,), 0…1
+    car = views >= CAR
+    found = car.sum(dim=(1, 2, 3)).clamp(min=1)
+    confidence = ((2 * views - 1) * car).sum(dim=(1, 2, 3)) / found  # (V,), 0…1
     weight = torch.softmax(INVERSE_TEMPERATURE * confidence, dim=0)
     return (weight.view(-1, 1, 1, 1) * views).sum(dim=0)
 

@@ -74,12 +74,20 @@ def test_alike_views_are_averaged() -> None:
 
 
 def test_a_surer_view_weighs_more_as_documented() -> None:
-    sure, unsure = torch.full((1, 4, 4), 0.9), torch.full((1, 4, 4), 0.11)
-    expected = (0.9 * np.exp(100 * 0.8) + 0.11 * np.exp(100 * 0.78)) / (
-        np.exp(100 * 0.8) + np.exp(100 * 0.78)
+    sure, unsure = torch.full((1, 4, 4), 0.1), torch.full((1, 4, 4), 0.1)
+    sure[:, :2], unsure[:, :2] = 0.9, 0.88
+    expected = (0.9 * np.exp(50 * 0.8) + 0.88 * np.exp(50 * 0.76)) / (
+        np.exp(50 * 0.8) + np.exp(50 * 0.76)
     )
     found = combine(torch.stack([unsure, sure]))
-    torch.testing.assert_close(found, torch.full((1, 4, 4), float(expected)), rtol=1e-3, atol=0)
+    torch.testing.assert_close(found[0, 0], torch.full((4,), float(expected)), rtol=1e-4, atol=0)
+
+
+def test_of_a_view_that_finds_no_car_hardly_anything_is_kept() -> None:
+    blank, found = torch.zeros(1, 4, 4), torch.full((1, 4, 4), 0.2)
+    found[:, 1:3] = 0.7  # far less sure than the blank one is of its background
+    torch.testing.assert_close(combine(torch.stack([*[blank] * 7, found])), found)
+    assert not combine(torch.stack([blank, blank])).any(), "where none does, there is none"
 
 
 @pytest.mark.parametrize("view", D4)
