@@ -55,6 +55,7 @@ check: tools ## check format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file tests/mypy.ini
 
 format: tools ## fix format and imports
 	$(BIN)/ruff format .

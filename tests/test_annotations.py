@@ -4,7 +4,9 @@ import base64
 import io
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -86,7 +88,7 @@ def cvat_mask(rle: str, left: object = 0, top: object = 0, width: int = 9, heigh
     )
 
 
-def labelme_file(*shapes: dict[str, object]) -> str:
+def labelme_file(*shapes: Mapping[str, object]) -> str:
     return json.dumps(
         {"imagePath": "..\\Image\\1.jpg", "imageHeight": HEIGHT, "imageWidth": WIDTH,
          "shapes": [{"label": "car", **shape} for shape in shapes]}
@@ -105,10 +107,10 @@ def compressed(mask: Mask) -> dict[str, object]:
     return {"size": found["size"], "counts": found["counts"].decode()}
 
 
-def lengths(mask: Mask, order: str) -> list[int]:
+def lengths(mask: Mask, order: Literal["C", "F"]) -> list[int]:
     """Run lengths, background first, by other means than the code under test."""
     counts, value = [0], False
-    for pixel in mask.ravel(order):  # type: ignore[call-overload]
+    for pixel in mask.ravel(order):
         if pixel != value:
             counts.append(0)
             value = bool(pixel)
@@ -169,7 +171,7 @@ def test_a_coco_picture_without_regions_is_listed(tmp_path: Path) -> None:
 
 WITH_OUTLINE = np.zeros(SIZE, np.bool_)
 WITH_OUTLINE[10:21, 8:31] = True
-LABELME = {
+LABELME: dict[str, tuple[Mapping[str, object], Mask]] = {
     "polygon": ({"points": CORNERS, "shape_type": "polygon"}, WITH_OUTLINE),
     "old polygon": ({"points": CORNERS}, WITH_OUTLINE),
     "turned rectangle": ({"points": CORNERS, "shape_type": "oriented_rectangle"}, WITH_OUTLINE),

@@ -79,11 +79,12 @@ def test_results_and_gradients_are_torchs(
     with counting(monkeypatch) as met:
         found = layer(x)
         given = noise(*found.shape, seed=1)
+        assert layer.bias is not None
         learnt = (x, layer.weight, layer.bias)
         gradients = torch.autograd.grad(found, learnt, given)
     assert met == (["convolve", "gradients"] if by_tiles and may_tile else [])
-    double = [t.detach().double().requires_grad_() for t in learnt if t is not None]
-    wanted = F.conv2d(*double, padding=dilation, dilation=dilation)
+    double = [t.detach().double().requires_grad_() for t in learnt]
+    wanted = F.conv2d(double[0], double[1], double[2], padding=dilation, dilation=dilation)
     torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-4)
     for one, other in zip(
         gradients, torch.autograd.grad(wanted, double, given.double()), strict=True
@@ -104,8 +105,8 @@ def test_the_gradient_of_weights(height: int, width: int, dilation: int) -> None
     y = F.conv2d(x, weight, padding=dilation, dilation=dilation)
     given = noise(*y.shape, seed=2, dtype=torch.float64)
     (wanted,) = torch.autograd.grad(y, weight, given)
-    last = [t.permute(0, 2, 3, 1).contiguous() for t in (x, given)]
-    found = gradient_of_weight(*last, dilation)
+    seen, learnt = (t.permute(0, 2, 3, 1).contiguous() for t in (x, given))
+    found = gradient_of_weight(seen, learnt, dilation)
     torch.testing.assert_close(found.permute(0, 3, 1, 2), wanted)
 
 

@@ -81,7 +81,8 @@ def test_a_gpu_repeats_itself_in_runs_but_other_programs_keep_their_settings(
         device = Device("float32", "cuda", repeatable)
         assert (device.torch.type, device.torch.index) == ("cuda", 3), "the one of this thread"
         assert str(device) == "cuda in float32"
-        assert torch.utils.deterministic.fill_uninitialized_memory != repeatable
+        fills: bool = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+        assert fills != repeatable
         assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) == repeatable
         assert torch.are_deterministic_algorithms_enabled() == repeatable
         assert torch.backends.cudnn.allow_tf32 != repeatable

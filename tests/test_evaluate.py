@@ -221,8 +221,9 @@ def test_scores_are_those_of_a_second_computation(nets: dict[str, U2Net]) -> Non
     truths = [np.asarray(Image.open(f"dataset/Mask/{name}.png")) > 0 for name in VAL]
     for name, net in nets.items():
         for view in VIEWS:
-            sides = (range(4), 2) if "d4" in view else ((0,), 1)
-            masks = [predicted(net, photo, *sides, view.removeprefix("d4_")) for photo in VAL]
+            quarters, flips = (range(4), 2) if "d4" in view else ((0,), 1)
+            then = view.removeprefix("d4_")
+            masks = [predicted(net, photo, quarters, flips, then) for photo in VAL]
             pairs = [(t.ravel(), m.ravel()) for t, m in zip(truths, masks, strict=True)]
             dices, ious = ([ratio(*pair) for pair in pairs] for ratio in (f1_score, jaccard_score))
             together = [np.concatenate(parts) for parts in zip(*pairs, strict=True)]

@@ -181,7 +181,8 @@ def test_an_interrupt_between_its_two_renames_leaves_the_old_folder(
 ) -> None:
     (tmp_path / "target").mkdir()
     (tmp_path / "target/old").write_bytes(b"old")
-    rename, done = os.replace, []
+    rename = os.replace
+    done: list[bool] = []
 
     def interrupt(source: Path, target: Path) -> None:
         rename(source, target)

@@ -126,7 +126,8 @@ def test_a_killed_run_ends_with_the_same_bytes(
 ) -> None:
     count = request.config.getoption("kills")
     # In a training, and where its weights are read, which chance may miss.
-    times = ["bce   1/", "Running stage 'evaluate'", *moments(count - 2, undisturbed.seconds, 1)]
+    times: list[float | str] = ["bce   1/", "Running stage 'evaluate'"]
+    times += moments(count - 2, undisturbed.seconds, 1)
     met = [
         undisturbed.cut_off(tmp_path / str(i), after, signal.SIGKILL)[1]
         for i, after in enumerate(times[:count])
@@ -139,7 +140,7 @@ def test_an_interrupted_run_shows_no_traceback_and_ends_with_the_same_bytes(
 ) -> None:
     count = -(-request.config.getoption("kills") // 4)
     # In a training first, which has something to say and to write.
-    times = ["dice   1/", *moments(count - 1, undisturbed.seconds, 2)]
+    times: list[float | str] = ["dice   1/", *moments(count - 1, undisturbed.seconds, 2)]
     for i, after in enumerate(times):
         said, _ = undisturbed.cut_off(tmp_path / str(i), after, signal.SIGINT)
         # DVC's own start-up, before any stage, is not ours to catch.

@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -175,7 +176,7 @@ BROKEN = {
 @pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN.keys())
 @pytest.mark.parametrize("read", [read_photo, read_mask])
 def test_a_broken_file_is_one_line_with_its_name(
-    content: bytes, read: type[Image.Image], tmp_path: Path
+    content: bytes, read: Callable[[Path], Image.Image], tmp_path: Path
 ) -> None:
     path = tmp_path / "broken.jpg"
     path.write_bytes(content)

@@ -22,7 +22,7 @@ from carseg.checkpoint import fingerprint
 from carseg.columns import TRAINED
 from carseg.curve import COLUMNS, EpochScore
 from carseg.data import Samples
-from carseg.device import Device
+from carseg.device import Device, Net
 from carseg.errors import CarsegError
 from carseg.files import read_csv, write_csv
 from carseg.learner import (
@@ -683,7 +683,7 @@ class Elsewhere(Device):
     def place(self, x: Tensor) -> Tensor:
         return x.to("meta")
 
-    def place_net(self, net: nn.Module) -> nn.Module:
+    def place_net(self, net: Net) -> Net:
         return net.to("meta")
 
 
