@@ -18,6 +18,7 @@ from carseg.views import CAR, D4, View, turn, turn_back
 Look = Callable[[Tensor], Tensor]  # photos (N, 3, S, S) to probabilities (N, 1, S, S), float32
 
 INVERSE_TEMPERATURE = 50.0  # a view surer by 0.02 weighs e times as much
+SPECK = 8  # times as large as what one view takes for car is what another one does
 
 
 def probability(net: nn.Module, photos: Tensor, device: Device) -> Tensor:
@@ -55,11 +56,13 @@ def combine(views: Tensor) -> Tensor:
     """Average one photo's views, (V, 1, S, S), 0…1, to (1, S, S): test-time augmentation.
 
     The surer a view is of what it takes for car, the higher its weight: the prediction of a car on
-    its roof, say, is blurred, and should not blur the others. One that finds none hardly counts.
+    its roof, say, is blurred, and should not blur the others. One that finds none, or but a speck
+    against another one's car, hardly counts.
     """
     car = views >= CAR
-    found = car.sum(dim=(1, 2, 3)).clamp(min=1)
-    confidence = ((2 * views - 1) * car).sum(dim=(1, 2, 3)) / found  # (V,), 0…1
+    area = car.sum(dim=(1, 2, 3))  # (V,), pixels
+    surplus = ((2 * views - 1) * car).sum(dim=(1, 2, 3))
+    confidence = surplus / area.clamp(min=max(1, int(area.max()) // SPECK))  # (V,), 0…1
     weight = torch.softmax(INVERSE_TEMPERATURE * confidence, dim=0)
     return (weight.view(-1, 1, 1, 1) * views).sum(dim=0)
 

@@ -90,6 +90,14 @@ def test_of_a_view_that_finds_no_car_hardly_anything_is_kept() -> None:
     assert not combine(torch.stack([blank, blank])).any(), "where none does, there is none"
 
 
+def test_a_speck_does_not_outvote_a_car() -> None:
+    car, speck = torch.full((1, 8, 8), 0.1), torch.full((1, 8, 8), 0.0)
+    car[:, 2:7, 1:7], speck[:, 0, :2] = 0.9, 1.0  # an eighth would be four pixels
+    assert torch.equal(combine(torch.stack([*[speck] * 7, car])) >= 0.5, car >= 0.5)
+    speck[:, 0, 2:4] = 1.0
+    assert not torch.equal(combine(torch.stack([*[speck] * 7, car])) >= 0.5, car >= 0.5)
+
+
 @pytest.mark.parametrize("view", D4)
 def test_the_average_of_views_turns_with_the_photo(view: View) -> None:
     net, photo = Corner(), noise(3, 8, 8)
