@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import glob
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -88,11 +87,13 @@ def check(name: str, value: float | None, least: float, most: float) -> None:
 
 def expand(texts: Sequence[str]) -> list[Path]:
     """Expand patterns to files, as some shells do not; a pattern of none stays itself."""
-    found: list[str] = []
+    from carseg.inputs import matches
+
+    found: list[Path] = []
     for text in texts:
-        there = [text] if Path(text).exists() else sorted(glob.glob(text))
-        found += there or [text]
-    return [Path(path) for path in found]
+        there = [] if Path(text).exists() else matches(text)
+        found += there or [Path(text)]
+    return found
 
 
 def _add_scores(commands: Commands) -> None:

@@ -143,7 +143,7 @@ def read_coco(content: Mapping[str, Any]) -> Iterator[Annotated]:
     images = _by_id(content, "images")
     regions: dict[str, list[dict[str, Any]]] = {}
     for annotation in content["annotations"]:
-        of = str(annotation["image_id"])
+        of = _id(annotation["image_id"])
         if of not in images:
             raise CarsegError(
                 f"annotation {annotation.get('id')} is of image {annotation['image_id']!r}, which "
@@ -157,7 +157,7 @@ def read_coco(content: Mapping[str, Any]) -> Iterator[Annotated]:
             image["width"],
             image["height"],
             [
-                Region(labels[str(found["category_id"])], partial(_from_coco, found, size))
+                Region(labels[_id(found["category_id"])], partial(_from_coco, found, size))
                 for found in regions.get(number, [])
                 if found.get("segmentation") or found.get("bbox")
             ],
@@ -165,16 +165,20 @@ def read_coco(content: Mapping[str, Any]) -> Iterator[Annotated]:
 
 
 def _by_id(content: Mapping[str, Any], name: str) -> dict[str, dict[str, Any]]:
-    """Return entries by their ids as text: of one id, some tools write a number and a text."""
     found: dict[str, dict[str, Any]] = {}
     for entry in content[name]:
-        if str(entry["id"]) in found:
+        if (number := _id(entry["id"])) in found:
             raise CarsegError(
                 f"two of its {name} have the id {entry['id']!r}, as in files merged by hand; "
                 "number them anew, or import the files one by one"
             )
-        found[str(entry["id"])] = entry
+        found[number] = entry
     return found
+
+
+def _id(value: object) -> str:
+    """Return an id as text: 7, 7.0 and "7" are one, as some tools mix them."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _from_coco(found: Mapping[str, Any], size: tuple[int, int]) -> Mask:

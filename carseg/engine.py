@@ -20,7 +20,7 @@ PROVIDERS = {  # of ONNX Runtime; with TF32, a GPU's convolutions round to 10 bi
     "cuda": ("CUDAExecutionProvider", {"use_tf32": 0}),
     "cpu": ("CPUExecutionProvider", {}),
 }
-TOLD = {"threshold": "0.5", "cleanup": "false"}  # in metadata, as JSON, with what else holds
+DEFAULTS = {"threshold": "0.5", "cleanup": "false"}  # in metadata, as JSON, with what else holds
 
 
 class Exported(NamedTuple):
@@ -98,7 +98,7 @@ def _open_openvino(path: Path, device: str, precision: str) -> Exported:
     model = core.read_model(path)
     known = {
         name: model.get_rt_info(["carseg", name]).astype(str)
-        for name in ("image_size", *TOLD, "precision")
+        for name in ("image_size", *DEFAULTS, "precision")
         if model.has_rt_info(["carseg", name])
     }
     size = int(known["image_size"])
@@ -118,7 +118,7 @@ def _open_openvino(path: Path, device: str, precision: str) -> Exported:
 
 
 def _exported(look: Look, known: Mapping[str, str]) -> Exported:
-    told = {name: json.loads(known.get(name, default)) for name, default in TOLD.items()}
+    told = {name: json.loads(known.get(name, default)) for name, default in DEFAULTS.items()}
     return Exported(look, int(known["image_size"]), **told)
 
 

@@ -21,7 +21,7 @@ OUT_OF_MEMORY = (  # what torch, CUDA's libraries, ONNX Runtime and OpenVINO say
     "bad_alloc",
 )
 LIGHTER = "lower batch_size or image_size, or take model: u2netp"
-TOLD = 10  # lines of a kind of warning, at most
+TOLD = 10  # lines of a kind, at most
 NAMED = 10  # names in a line, at most
 IS_FOLDER = "is a folder where a file is to be; move it away"
 
@@ -102,8 +102,8 @@ def named(names: Sequence[str]) -> str:
 
 def is_lack_of_memory(error: Exception) -> bool:
     """Check for lack of memory without importing torch, which has no single class for it."""
-    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return named or any(words in str(error) for words in OUT_OF_MEMORY)
+    by_type = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return by_type or any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 @contextmanager

@@ -40,12 +40,12 @@ def list_photos(
         if not text:  # Path("") is the current folder
             raise CarsegError("a path is empty; name a photo, a folder or a pattern")
         named = Path(text).exists()
-        matches = [Path(text)] if named else _matches(text, recursive)
-        if not matches:
+        met = [Path(text)] if named else matches(text, recursive)
+        if not met:
             raise CarsegError(f"{text}: there is no such file; check the path")
         photos: dict[Path, Path] = {}
-        results = set() if named else _results(text, matches, out)
-        for path in matches:
+        results = set() if named else _results(text, met, out)
+        for path in met:
             if path in results:
                 continue
             if not path.is_dir():
@@ -64,29 +64,25 @@ def list_photos(
     return list(found.items())
 
 
-def _matches(pattern: str, recursive: bool) -> list[Path]:
-    """List what a pattern matches; one with ** leads into no folder that is a link."""
-    fixed = _fixed(pattern)
-    rest = Path(pattern).relative_to(fixed)
-    text = os.path.join(glob.escape(str(fixed)), rest)
-    found = list(map(Path, sorted(glob.glob(text, recursive=recursive))))
-    if not recursive or "**" not in rest.parts:
-        return found
-    return [path for path in found if not _is_linked(path, fixed)]
+def matches(pattern: str, recursive: bool = False) -> list[Path]:
+    """List what a pattern matches; of ** not what lies beyond links to folders, or in `SYSTEM`."""
+    start = _fixed(pattern)
+    rest = pattern[len(start) :]
+    found = map(Path, sorted(glob.glob(glob.escape(start) + rest, recursive=recursive)))
+    return [path for path in found if not (recursive and "**" in rest and _is_aside(path, start))]
 
 
-def _is_linked(path: Path, folder: Path) -> bool:
-    """Return whether the way from a folder down to a path leads through a link to a folder."""
-    inside = path.relative_to(folder)
-    way = [folder / each for each in (inside, *inside.parents[:-1])]
-    return any(each.is_symlink() and each.is_dir() for each in way)
+def _is_aside(path: Path, start: str) -> bool:
+    inside = path.relative_to(start)
+    way = [each for each in (inside, *inside.parents) if each.name]
+    linked = (each for each in way if (start / each).is_symlink() and (start / each).is_dir())
+    return any(each.name.casefold() in SYSTEM for each in way) or any(linked)
 
 
-def _fixed(pattern: str) -> Path:
-    """Return the folder that a pattern begins with: as far as it exists as it is written."""
-    *parts, _ = Path(pattern).parts
-    there = [Path(*parts[:n]) for n in range(len(parts) + 1)]
-    return next(path for path in reversed(there) if path.is_dir())
+def _fixed(pattern: str) -> str:
+    """Return the start of a pattern that is a folder's name as it is written, brackets and all."""
+    ends = [i + 1 for i, letter in enumerate(pattern) if letter in (os.sep, os.altsep)]
+    return next((pattern[:end] for end in reversed(ends) if Path(pattern[:end]).is_dir()), "")
 
 
 def _photos_in(folder: Path, recursive: bool, out: Path | None) -> Iterator[Path]:
@@ -116,15 +112,13 @@ def _all_below(folder: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in names)
 
 
-def _results(pattern: str, matches: Sequence[Path], out: Path | None) -> set[Path]:
-    """Return matches in `out`, which may be earlier results, unless the pattern leads there."""
-    if _lies_in(_fixed(pattern), out):
+def _results(pattern: str, met: Sequence[Path], out: Path | None) -> set[Path]:
+    """Return what was met in `out`, maybe earlier results, unless the pattern leads there."""
+    if _lies_in(Path(_fixed(pattern)), out):
         return set()
     # By folder, as asking for each photo would take long.
-    made = {folder for folder in {path.parent for path in matches} if _lies_in(folder, out)}
-    return {
-        path for path in matches if path.parent in made or (path.is_dir() and _lies_in(path, out))
-    }
+    made = {folder for folder in {path.parent for path in met} if _lies_in(folder, out)}
+    return {path for path in met if path.parent in made or (path.is_dir() and _lies_in(path, out))}
 
 
 def _lies_in(path: Path, out: Path | None) -> bool:

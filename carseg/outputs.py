@@ -14,14 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageColor, ImageOps
 
-from carseg.errors import IS_FOLDER, CarsegError
-from carseg.model import as_photo
+from carseg.errors import IS_FOLDER, TOLD, CarsegError
+from carseg.inputs import read
 from carseg.overlay import TINT, TRUE_POSITIVE
 from carseg.photos import HEIC, RAW
 from carseg.piece import one_piece
 
 ENDINGS = {"mask": ".png", "cutout": ".png", "overlay": ".jpg", "background": ".jpg"}
-NAMED = 10  # files that are in the way, told of at most
 EXIF_MOST = 65533  # bytes of it that a JPEG holds
 
 
@@ -56,10 +55,11 @@ class Kinds:
         self._threshold = threshold
         self._cleanup = cleanup
         self._scene = Image.new("RGB", (1, 1))
+        self._converted: tuple[bytes | None, Image.Image] = (b"", self._scene)  # as of a photo
         self.scenery: Path | None = None
         if background and Path(background).is_file():
             self.scenery = Path(background)
-            self._scene = as_photo(background)
+            self._scene = read(self.scenery.read_bytes(), self.scenery)
         elif background is not None:
             try:
                 self._scene.putpixel((0, 0), ImageColor.getrgb(background)[:3])
@@ -88,14 +88,14 @@ class Kinds:
             picture = self._car(found)
         elif kind == "cutout":
             alpha = _alpha(found)
-            # Under transparent pixels, too, the photo is gone.
-            picture = Image.composite(photo, Image.new("RGB", photo.size), alpha.point(_is_seen))
+            picture = Image.new("RGB", photo.size)  # under transparent pixels, too
+            picture.paste(photo, mask=alpha.point(_is_seen))
             picture.putalpha(alpha)
         elif kind == "overlay":
             tinted = Image.blend(photo, Image.new("RGB", photo.size, TRUE_POSITIVE), TINT)
             picture = Image.composite(tinted, photo, self._car(found))
         else:
-            scene = in_colours_of(photo, ImageOps.fit(self._scene, photo.size))
+            scene = ImageOps.fit(self._scene_for(photo), photo.size)
             picture = Image.composite(photo, scene, _alpha(found))
         kept = {} if kind == "mask" else {
             key: photo.info[key] for key in ("exif", "icc_profile") if photo.info.get(key)
@@ -110,13 +110,21 @@ class Kinds:
             picture.save(content, "JPEG", quality=92, **kept)
         return content.getvalue()
 
+    def _scene_for(self, photo: Image.Image) -> Image.Image:
+        profile = photo.info.get("icc_profile")
+        known, scene = self._converted
+        if known != profile:
+            scene = in_colours(self._scene, profile)
+            self._converted = profile, scene  # photos of a folder mostly have the same
+        return scene
+
     def _car(self, found: NDArray[np.float32]) -> Image.Image:
         return Image.fromarray(found >= self._threshold).convert("L")
 
 
-def in_colours_of(photo: Image.Image, scene: Image.Image) -> Image.Image:
-    """Convert an RGB scene to a photo's colour profile; without any, both are taken for sRGB."""
-    given, wanted = (image.info.get("icc_profile") for image in (scene, photo))
+def in_colours(scene: Image.Image, wanted: bytes | None) -> Image.Image:
+    """Convert an RGB picture from its own colour profile to another; None is sRGB."""
+    given = scene.info.get("icc_profile")
     if given == wanted:
         return scene
     try:
@@ -191,7 +199,7 @@ def refuse_overwriting(listed: Sequence[Job], force: bool, scenery: Path | None 
     """Check that no photo, background or file among photos is replaced, nor, unless forced, any.
 
     Raises:
-        CarsegError: a line for each, for `NAMED` at most.
+        CarsegError: a line for each, for `TOLD` at most.
     """
     # Not by name: on some file systems a.JPG and a.jpg are one.
     sources = [job.source for job in listed if job.source.exists()]
@@ -223,8 +231,8 @@ def refuse_overwriting(listed: Sequence[Job], force: bool, scenery: Path | None 
             "replace it, or choose another --out"
             for path in there
         ]
-    if len(lines) > NAMED:
-        lines[NAMED:] = [f"and {len(lines) - NAMED} more {more}"]
+    if len(lines) > TOLD:
+        lines[TOLD:] = [f"and {len(lines) - TOLD} more {more}"]
     if lines:
         raise CarsegError("\n".join(lines))
 

@@ -18,6 +18,9 @@ RAW = {  # of cameras
     ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".iiq", ".kdc", ".mrw", ".nef",
     ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f",
 }  # fmt: skip
+WITH_ALPHA = {"LA", "PA", "RGBA", "RGBa"}
+# What tells the transparent colour, by mode.
+KEYS: dict[str, tuple[type, ...]] = {"1": (int,), "L": (int,), "P": (int, bytes), "RGB": (tuple,)}
 EXIF = (b"Exif", b"II", b"MM")  # what it begins with
 # Where a photo may tell how it is to be turned.
 TAGGED = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
@@ -58,14 +61,7 @@ def read_levels(path: Path) -> Image.Image:
         CarsegError: the file is missing, broken or not an image.
     """
     with _opened(path) as image:
-        mask = eight_bits(image)
-        if mask is not image and "transparency" in image.info:  # one of 65536 levels
-            levels = np.where(np.asarray(image) == image.info["transparency"], 0, np.asarray(mask))
-            mask = Image.fromarray(levels)
-        if mask.has_transparency_data:
-            mask = mask.convert("RGBA")
-            mask = Image.alpha_composite(Image.new("RGBA", mask.size, "black"), mask)
-        return mask.convert("L")
+        return before(eight_bits(image), "black").convert("L")
 
 
 def read_truth(path: Path) -> NDArray[np.bool_]:
@@ -81,14 +77,26 @@ def eight_bits(image: Image.Image) -> Image.Image:
     """Reduce a 16-bit image to its upper 8 bits; Pillow would clip levels above 255."""
     if not image.mode.startswith("I"):
         return image
-    high = np.asarray(image, np.int64).clip(0, 65535) >> 8
-    return Image.fromarray(high.astype(np.uint8))
+    levels = np.asarray(image, np.int64)
+    reduced = Image.fromarray((levels.clip(0, 65535) >> 8).astype(np.uint8))
+    if isinstance(key := image.info.get("transparency"), int):  # one of 65536 levels
+        reduced.putalpha(Image.fromarray(levels != key).convert("L"))
+    return reduced
+
+
+def before(image: Image.Image, colour: str) -> Image.Image:
+    """Show an image before a colour, as RGBA, if it may be transparent; else return it itself."""
+    key = image.info.get("transparency")  # what else is called so is none
+    if image.mode not in WITH_ALPHA and not isinstance(key, KEYS.get(image.mode, ())):
+        return image
+    ground = Image.new("RGBA", image.size, colour)
+    return Image.alpha_composite(ground, image.convert("RGBA"))
 
 
 def drop_text(image: Image.Image) -> None:
-    """Remove PNG text under names that Pillow uses for metadata, and malformed EXIF data."""
-    for name in ("icc_profile", "transparency"):
-        if isinstance(image.info.get(name), str):
+    """Remove PNG text under names that Pillow uses for metadata, and what is malformed of them."""
+    for name, kinds in (("icc_profile", bytes), ("transparency", (int, bytes, tuple))):
+        if name in image.info and not isinstance(image.info[name], kinds):
             del image.info[name]
     exif = image.info.get("exif", EXIF[0])
     if not isinstance(exif, bytes) or not exif.startswith(EXIF):
@@ -144,10 +152,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
     One already so is not copied.
     """
-    image = eight_bits(image)
-    if image.has_transparency_data:  # under which anything may lie
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
+    image = before(eight_bits(image), "white")
     return image if image.mode == "RGB" else image.convert("RGB")
 
 

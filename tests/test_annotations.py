@@ -138,6 +138,7 @@ COCO = {
     "run lengths": (coco_file({"size": SIZE, "counts": lengths(BLOB, "F")}, iscrowd=1), BLOB),
     "compressed": (coco_file(compressed(BLOB)), BLOB),
     "a flat list": (coco_file(FLAT), SQUARE),
+    "ids as floats": (coco_file([FLAT]).replace('"image_id": 7', '"image_id": 7.0'), SQUARE),
     "ids as text": (coco_file([FLAT]).replace('"image_id": 7', '"image_id": "7"'), SQUARE),
 }
 

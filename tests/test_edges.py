@@ -49,7 +49,7 @@ def by_all_distances(predicted: Mask, truth: Mask) -> float:
 @given(PAIRS)
 def test_small_masks_agree_with_the_slow_way(masks: tuple[Mask, Mask]) -> None:
     assert boundary_iou(*masks) == pytest.approx(by_erosion(*masks))
-    assert hd95(*masks) == pytest.approx(by_all_distances(*masks), rel=1e-5)
+    assert hd95(*masks) == by_all_distances(*masks)
 
 
 def test_large_masks_agree_with_the_slow_way() -> None:
@@ -57,7 +57,7 @@ def test_large_masks_agree_with_the_slow_way() -> None:
     assert 0.02 < by_erosion(*masks) < 0.9
     assert boundary_iou(*masks) == pytest.approx(by_erosion(*masks))
     assert by_all_distances(*masks) > 3
-    assert hd95(*masks) == pytest.approx(by_all_distances(*masks), rel=1e-5)
+    assert hd95(*masks) == by_all_distances(*masks)
 
 
 def test_the_band_is_as_wide_as_the_nearest_whole_number_of_pixels() -> None:
@@ -105,13 +105,10 @@ def test_the_farthest_twentieth_of_the_outline_is_forgiven() -> None:
     assert hd95(spur, truth) == pytest.approx(10)
 
 
-def test_long_distances_are_exact_wherever_a_mask_lies_in_memory() -> None:
-    """OpenCV's own, in float32, have other last digits from one copy of a mask to the next."""
-    truth, found = np.zeros((8, 6000), bool), set()
+def test_long_distances_are_exact() -> None:
+    """As those of OpenCV are not, in float32: their last digit depends on where a mask lies."""
+    truth = np.zeros((8, 6000), bool)
     truth[1:7, 1:7] = True
     predicted = truth.copy()
     predicted[2:5, 5000:5007] = True
-    for _ in range(20):
-        found.add(hd95(predicted.copy(), truth.copy()))
-    assert found == {by_all_distances(predicted, truth)}
-    assert found != {0}
+    assert hd95(predicted, truth) == by_all_distances(predicted, truth) > 4990

@@ -252,6 +252,14 @@ def test_load_refuses_options_of_other_values(
         carseg.load(tmp_path / name, **option)
 
 
+def test_a_stray_key_of_transparency_changes_nothing() -> None:
+    """As on pictures that were made of another one, of another mode."""
+    picture = Image.new("RGB", (4, 3), (9, 8, 7))
+    for key in ("of mine", b"abc", 9):
+        picture.info["transparency"] = key
+        assert np.asarray(as_photo(picture))[0, 0].tolist() == [9, 8, 7]
+
+
 def test_numbers_of_numpy_are_sizes_too(net: U2Net, tmp_path: Path) -> None:
     weights.save(net, tmp_path / "net.pth")
     assert carseg.load(tmp_path / "net.pth", size=np.int64(64)).size == 64  # type: ignore[arg-type]

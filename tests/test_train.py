@@ -753,7 +753,7 @@ def test_a_missing_manifest_is_named() -> None:
 
 
 class Second(Processes):
-    """The second of two processes, which both compute the same."""
+    """One of two processes, which both compute the same."""
 
     def all_gather(self, share: Sequence[Any]) -> list[Any]:
         return [*share, *share]
