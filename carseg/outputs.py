@@ -88,7 +88,8 @@ class Kinds:
             picture = self._car(found)
         elif kind == "cutout":
             alpha = _alpha(found)
-            picture = Image.new("RGB", photo.size)  # under transparent pixels, too
+            # Black under transparent pixels, as whoever ignores alpha would see the photo there.
+            picture = Image.new("RGB", photo.size)
             picture.paste(photo, mask=alpha.point(_is_seen))
             picture.putalpha(alpha)
         elif kind == "overlay":
@@ -100,7 +101,7 @@ class Kinds:
         kept = {} if kind == "mask" else {
             key: photo.info[key] for key in ("exif", "icc_profile") if photo.info.get(key)
         }  # fmt: skip
-        picture.info = {}  # nor what a background tells of itself
+        picture.info = {}  # a background's own, its comment say, would be saved
         content = io.BytesIO()
         if ENDINGS[kind] == ".png":
             picture.save(content, "PNG", compress_level=3, **kept)
