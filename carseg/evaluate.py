@@ -24,7 +24,7 @@ from carseg.overlay import overlay
 from carseg.pairs import Pair, read_manifest
 from carseg.params import Params
 from carseg.photos import read_photo, read_truth
-from carseg.predict import at_size, combine, from_sides, probability
+from carseg.predict import at_size, combine, combine_two, from_sides, probability
 from carseg.provenance import provenance, record
 from carseg.recorded import Recorded
 from carseg.report import SHOWN, show, write_report
@@ -134,7 +134,7 @@ def predict_masks(
         """Return what `find_upright` finds in the photo turned so far, computed from `seen`."""
         held = turn(seen[quarters], (quarters, False))
         views = upright_views(held, shape if quarters % 2 == 0 else shape[::-1])
-        return at_size(combine(seen[[(quarters + more) % 4 for more, _ in views]]), shape)
+        return at_size(combine_two(seen[[(quarters + more) % 4 for more, _ in views]]), shape)
 
     def again(found: NDArray[np.float32], views: Sequence[View]) -> NDArray[np.float32]:
         return look_closer(look, photo, found, views, size)

@@ -17,7 +17,9 @@ from carseg.views import CAR, D4, View, turn, turn_back
 
 Look = Callable[[Tensor], Tensor]  # photos (N, 3, S, S) to probabilities (N, 1, S, S), float32
 
-INVERSE_TEMPERATURE = 50.0  # a view surer by 0.02 weighs e times as much
+# How strictly views are weighted: one surer of the car by 0.02, or of the picture by 0.01, weighs e
+# times as much.
+OF_CAR, OF_PICTURE = 50.0, 100.0
 SPECK = 8  # times as large as what one view takes for car is what another one does
 
 
@@ -63,7 +65,20 @@ def combine(views: Tensor) -> Tensor:
     area = car.sum(dim=(1, 2, 3))  # (V,), pixels
     surplus = ((2 * views - 1) * car).sum(dim=(1, 2, 3))
     confidence = surplus / area.clamp(min=max(1, int(area.max()) // SPECK))  # (V,), 0…1
-    weight = torch.softmax(INVERSE_TEMPERATURE * confidence, dim=0)
+    return _weighted(views, OF_CAR * confidence)
+
+
+def combine_two(views: Tensor) -> Tensor:
+    """Average one or two views as `combine` does, but by how sure each is of the whole picture.
+
+    For so few, `combine` is no better, and would choose other epochs (docs/recipe.md).
+    """
+    confidence = (2 * views - 1).abs().mean(dim=(1, 2, 3))  # (V,), 0…1
+    return _weighted(views, OF_PICTURE * confidence)
+
+
+def _weighted(views: Tensor, logits: Tensor) -> Tensor:
+    weight = torch.softmax(logits, dim=0)
     return (weight.view(-1, 1, 1, 1) * views).sum(dim=0)
 
 

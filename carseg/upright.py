@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from carseg.predict import Look, at_size, combine, from_sides
+from carseg.predict import Look, at_size, combine_two, from_sides
 from carseg.tensors import square_tensor
 from carseg.views import AS_HELD, CAR, CLEARLY, View, extent
 
@@ -47,7 +47,7 @@ def stand_up(look: Look, square: Tensor, first: Tensor, shape: tuple[int, int]) 
         shape: the photo's own height and width.
     """
     _, *more = upright_views(first[0], shape)
-    return combine(torch.cat([first, from_sides(look, square, more)])) if more else first[0]
+    return combine_two(torch.cat([first, from_sides(look, square, more)])) if more else first[0]
 
 
 def upright_views(found: Tensor, shape: tuple[int, int]) -> Sequence[View]:

@@ -209,6 +209,9 @@ def looks(net: U2Net, photo: Image.Image, quarters: Sequence[int], flips: int) -
 
 
 def average(found: Sequence[np.ndarray]) -> np.ndarray:
+    if len(found) <= 2:
+        sure = np.array([np.abs(2 * share - 1).mean() for share in found])
+        return np.average(found, axis=0, weights=np.exp(100 * (sure - sure.max())))
     cars = [2 * share[share >= 0.5] - 1 for share in found]
     least = max(1, max(car.size for car in cars) // 8)
     sure = np.array([car.sum() / max(least, car.size) for car in cars])

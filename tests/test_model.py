@@ -25,7 +25,7 @@ from carseg.device import Device
 from carseg.errors import CarsegError
 from carseg.model import IN_TURN, MOST, Model, as_photo
 from carseg.photos import squared_photo
-from carseg.predict import at_size, combine, from_sides, probability
+from carseg.predict import at_size, combine, combine_two, from_sides, probability
 from carseg.tensors import photo_tensor
 from carseg.u2net import U2Net
 from carseg.views import D4, TURNED, View
@@ -74,7 +74,7 @@ def test_a_car_on_its_side_is_looked_at_twice_and_by_look_once(model: Model, net
     once, twice = look(square[None]), from_sides(look, square, (D4[0], D4[3]))
     np.testing.assert_allclose(model.look(tall), at_size(once[0], (100, 50)), atol=1e-4)
     found = model.predict(tall)
-    np.testing.assert_allclose(found, at_size(combine(twice), (100, 50)), atol=1e-4)
+    np.testing.assert_allclose(found, at_size(combine_two(twice), (100, 50)), atol=1e-4)
     assert np.abs(found - model.look(tall)).max() > 0.1
     assert np.array_equal(model.predict(photo()), model.look(photo())), "the car stands"
 

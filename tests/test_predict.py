@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from carseg.device import Device
-from carseg.predict import at_size, combine, find, from_sides, probability
+from carseg.predict import at_size, combine, combine_two, find, from_sides, probability
 from carseg.tensors import photo_tensor
 from carseg.views import D4, View, turn
 
@@ -81,6 +81,15 @@ def test_a_surer_view_weighs_more_as_documented() -> None:
     )
     found = combine(torch.stack([unsure, sure]))
     torch.testing.assert_close(found[0, 0], torch.full((4,), float(expected)), rtol=1e-4, atol=0)
+
+
+def test_of_two_views_the_one_surer_of_the_picture_weighs_more() -> None:
+    sure, unsure = torch.full((1, 4, 4), 0.9), torch.full((1, 4, 4), 0.11)
+    expected = (0.9 * np.exp(100 * 0.8) + 0.11 * np.exp(100 * 0.78)) / (
+        np.exp(100 * 0.8) + np.exp(100 * 0.78)
+    )
+    found = combine_two(torch.stack([unsure, sure]))
+    torch.testing.assert_close(found, torch.full((1, 4, 4), float(expected)), rtol=1e-3, atol=0)
 
 
 def test_of_a_view_that_finds_no_car_hardly_anything_is_kept() -> None:

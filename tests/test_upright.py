@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from carseg.photos import squared_photo
-from carseg.predict import combine
+from carseg.predict import combine_two
 from carseg.tensors import photo_tensor
 from carseg.upright import CLOCKWISE, find_upright, on_its_side
 from carseg.views import CAR, turn
@@ -66,7 +66,7 @@ def test_a_car_on_its_side_is_looked_at_in_the_photo_turned_clockwise() -> None:
     assert np.array_equal(turned.permute(1, 2, 0).numpy(), np.rot90(pixels, -1)), "clockwise"
     assert torch.equal(turned, turn(square, CLOCKWISE))
     laid_back = torch.rot90(second, 1, (2, 3))
-    expected = combine(torch.cat([first, laid_back]))[0].numpy()
+    expected = combine_two(torch.cat([first, laid_back]))[0].numpy()
     np.testing.assert_allclose(found, expected, atol=1e-6)
     # The second look is the surer one.
     np.testing.assert_allclose(found, laid_back[0, 0].numpy(), atol=1e-6)
