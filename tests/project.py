@@ -136,6 +136,9 @@ class Project:
         """Let its small net be `SHALLOW`, where it is not the network that is tested; commit."""
         with (self.folder / "carseg/u2net.py").open("a") as code:
             code.write(f'\n\nVARIANTS["u2netp"] = {SHALLOW!r}\n')
+        self.set(
+            {"keep": "last"}
+        )  # of what it learns in two epochs, nothing is better than its start
         self.commit("a smaller net")
 
     def save_every_epoch(self) -> None:
