@@ -20,7 +20,7 @@ Look = Callable[[Tensor], Tensor]  # photos (N, 3, S, S) to probabilities (N, 1,
 # How strictly views are weighted: one surer of the car by 0.02, or of the picture by 0.01, weighs e
 # times as much.
 OF_CAR, OF_PICTURE = 50.0, 100.0
-SPECK = 8  # times as large as what one view takes for car is what another one does
+SPECK = 8  # so many times smaller than the largest car of all views, one counts as less sure
 
 
 def probability(net: nn.Module, photos: Tensor, device: Device) -> Tensor:
