@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from carseg.errors import CarsegError
+
 if TYPE_CHECKING:
     from carseg.model import Model, load, untrained
 
@@ -16,7 +18,11 @@ if TYPE_CHECKING:
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 __version__ = "0.1.0"
-__all__ = ["Model", "__version__", "load", "untrained"]
+__all__ = ["CarsegError", "Model", "__version__", "load", "untrained"]
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def __getattr__(name: str) -> Any:

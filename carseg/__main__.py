@@ -247,7 +247,7 @@ def _predict(arguments: argparse.Namespace) -> None:
 
     torch.backends.cudnn.allow_tf32 = False  # as when scores were computed
     if arguments.untrained:
-        model = untrained(arguments.image_size or 320, device=arguments.device)
+        model = untrained(arguments.image_size, device=arguments.device)
     else:
         model = load(arguments.weights, arguments.image_size, device=arguments.device)
     threshold = model.threshold if arguments.threshold is None else arguments.threshold

@@ -21,7 +21,7 @@ from carseg.scores import ByView, read_metrics
 from carseg.settings import is_foreign
 from carseg.tensors import MEAN, STD
 
-TASK = {Path(file).stem: task for task, file in TRAINED.items()}
+TASK = {file: task for task, file in TRAINED.items()}
 LOSS = {"bce": "BCEWithLogitsLoss", "dice": "BCEWithLogitsLoss, then Dice loss"}
 NETWORK = {"u2net": "U²-Net, 44.0 M parameters", "u2netp": "U²-Net†, 1.1 M parameters"}
 WEIGHTS_ALONE = (
@@ -81,7 +81,7 @@ class Card(NamedTuple):
             CarsegError: one of them is broken.
         """
         root, ours = source.parent, not is_foreign(source.parent)
-        task = TASK.get(source.stem) if ours else None
+        task = TASK.get(source.name) if ours else None
         file = root / "params.yaml"
         now = load_params(file) if ours and file.is_file() else None
         trained, judged = Trained(None, None, None, {}), Judged(NO_SCORES, {}, False, None)

@@ -79,7 +79,7 @@ def crossval(overrides: Sequence[str], folder: Path) -> None:
         wait_for(subprocess.Popen([*DVC, "queue", "remove", name], stdout=DEVNULL, stderr=DEVNULL))
     for k, name in enumerate(names):
         chosen = [
-            word for change in (*changes, f"split.fold={k}") for word in ("--set-param", change)
+            word for change in (*changes, f"++split.fold={k}") for word in ("--set-param", change)
         ]
         run_dvc("exp", "run", "--queue", "--name", name, *chosen)
     try:

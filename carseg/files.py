@@ -6,40 +6,33 @@ import csv
 import io
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 PREFIX = ".part."  # of what is being written; its own name before that might be too long
-
-# What temporary files and folders are made with keeps other users out; this is what the user says.
-UMASK = os.umask(0)
-os.umask(UMASK)
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write `content` to `path`, so that a reader sees the old file or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    name = ""
+    part = _neighbour(path)
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=PREFIX)
-        with os.fdopen(handle, "wb") as file:
+        with part.open("xb") as file:
             file.write(content)
-        _open_to_others(name, 0o666)
-        os.replace(name, path)
+        os.replace(part, path)
     except OSError as error:  # it tells of the temporary file, or, of a full disk, of none
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        if name:
-            Path(name).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
 
 
-def _open_to_others(path: str | Path, mode: int) -> None:
-    """Give a temporary file or folder the mode that others are made with, where that can be."""
-    with suppress(PermissionError):  # by disks that know no modes, as Windows' are under Linux
-        os.chmod(path, mode & ~UMASK)
+def _neighbour(path: Path) -> Path:
+    """Return a path of nothing in the same folder; what `tempfile` makes keeps other users out."""
+    return path.with_name(PREFIX + secrets.token_hex(8))
 
 
 def check_writable(folder: Path) -> None:
@@ -102,9 +95,9 @@ def new_directory(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with _named_in_place(path):
-        fresh = Path(tempfile.mkdtemp(dir=path.parent, prefix=PREFIX))
+        fresh = _neighbour(path)
         try:
-            _open_to_others(fresh, 0o777)
+            fresh.mkdir()
             yield fresh
             _replace_directory(path, fresh)
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterator, Sequence
+from functools import cache, partial
 from pathlib import Path
 
 from PIL import ExifTags, Image
@@ -40,7 +41,7 @@ def list_photos(
         if not text:  # Path("") is the current folder
             raise CarsegError("a path is empty; name a photo, a folder or a pattern")
         named = Path(text).exists()
-        met = [Path(text)] if named else matches(text, recursive)
+        met = [Path(text)] if named else matches(text)
         if not met:
             raise CarsegError(f"{text}: there is no such file; check the path")
         photos: dict[Path, Path] = {}
@@ -64,12 +65,12 @@ def list_photos(
     return list(found.items())
 
 
-def matches(pattern: str, recursive: bool = False) -> list[Path]:
+def matches(pattern: str) -> list[Path]:
     """List what a pattern matches; of ** not what lies beyond links to folders, or in `SYSTEM`."""
     start = _fixed(pattern)
     rest = pattern[len(start) :]
-    found = map(Path, sorted(glob.glob(glob.escape(start) + rest, recursive=recursive)))
-    return [path for path in found if not (recursive and "**" in rest and _is_aside(path, start))]
+    found = map(Path, sorted(glob.glob(glob.escape(start) + rest, recursive=True)))
+    return [path for path in found if not ("**" in rest and _is_aside(path, start))]
 
 
 def _is_aside(path: Path, start: str) -> bool:
@@ -90,11 +91,11 @@ def _photos_in(folder: Path, recursive: bool, out: Path | None) -> Iterator[Path
     readable = Image.OPEN.keys() - NO_PHOTOS
     known = {end for end, kind in endings.items() if kind in readable}
     known |= RAW | HEIC  # which are told of, not passed over
-    base = folder.resolve()  # once, as asking for each photo would take long
-    results = None if out is None or _lies_in(folder, out) else out.resolve()
+    within = cache(partial(_lies_in, out=out))  # by folder, as by photo it would take long
+    led_there = within(folder)
     for path in sorted(_all_below(folder) if recursive else folder.iterdir()):
         inside = path.relative_to(folder)
-        made = results is not None and (base / inside).is_relative_to(results)
+        made = not led_there and within(path.parent)
         if path.suffix.lower() in known and not made and not hidden(inside) and path.is_file():
             yield path
 
@@ -122,7 +123,10 @@ def _results(pattern: str, met: Sequence[Path], out: Path | None) -> set[Path]:
 
 
 def _lies_in(path: Path, out: Path | None) -> bool:
-    return out is not None and path.resolve().is_relative_to(out.resolve())
+    if out is None or not out.exists():
+        return False
+    place = path.resolve()  # not by name: on some file systems Out and out are one
+    return any(each.exists() and each.samefile(out) for each in (place, *place.parents))
 
 
 def hidden(path: Path) -> bool:

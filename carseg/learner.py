@@ -94,7 +94,6 @@ class Learner:
         net = cast(U2Net, copy.deepcopy(self._average.module))
         if remembered is not None:
             weights.interpolate(net, remembered, UNTRAINED + BEFORE)
-        self._device.place_net(net)
         with self._device.autocast():
             update_bn((self._device.place(photos) for photos in batches), net)
         net.keep_exact()  # as when these weights are loaded again

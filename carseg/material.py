@@ -48,7 +48,7 @@ class Material(NamedTuple):
     sampler: EpochSampler  # of `Parts.learnt`
     shares: Shares
     loader: DataLoader[Batch]  # of this process's part of each batch
-    probes: list[Probe]  # to measure on: training photos, as many as validate, and validation
+    probes: list[Probe]  # to measure on: training photos, as many as validate, and those
     bn_batches: Callable[[], Iterator[Tensor]]  # (N, 3, S, S), that batch norms are measured on
 
 

@@ -199,14 +199,14 @@ def load(
         return Model.of(net, size, place, threshold=settings.threshold, cleanup=settings.cleanup)
 
 
-def untrained(size: int = 320, precision: str = "auto", device: str = "auto") -> Model:
+def untrained(size: int | None = None, precision: str = "auto", device: str = "auto") -> Model:
     """Give the published small network, U²-Net†, before any training of one's own.
 
     It finds what stands out in a photo, be it a car or not. The file is that in `Weights/`, else it
     is fetched once and kept in the user's cache folder.
 
     Args:
-        size: as in `load`, and the others.
+        size: side of the net's square input, 32 to 4096; `None`: 320.
         precision: auto, float32 or bfloat16.
         device: auto, cpu or cuda.
 
@@ -221,6 +221,7 @@ def untrained(size: int = 320, precision: str = "auto", device: str = "auto") ->
         path = Path(folder, "u2netp.onnx")
         path.write_bytes(fetch("u2netp", Path("Weights")))
         net = weights.net_of(weights.read_onnx(path), "u2netp")
+        size = 320 if size is None else int(size)
         return Model.of(net, size, Device(precision, device, repeatable=False))
 
 

@@ -182,7 +182,9 @@ def _from_release(official: Official, temporary: Path) -> bytes:
         RELEASE + official.file,
         known_hash=f"sha256:{official.sha256}",
         path=temporary,
-        downloader=pooch.HTTPDownloader(timeout=20, progressbar=sys.stderr.isatty()),
+        downloader=pooch.HTTPDownloader(
+            timeout=20, progressbar=sys.stderr is not None and sys.stderr.isatty()
+        ),
     )
     return Path(path).read_bytes()
 

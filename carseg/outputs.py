@@ -239,12 +239,14 @@ def refuse_overwriting(listed: Sequence[Job], force: bool, scenery: Path | None 
 
 
 def missing(listed: Sequence[Job]) -> list[Job]:
-    """Return jobs with those of their files alone that do not exist, and none without any."""
+    """Return jobs with those of their files alone that do not exist, and none without any.
+
+    A mask a.PNG counts as a.png: for some file systems, and for the pipeline, both are one.
+    """
+    folders = {path.parent for job in listed for path in job.targets.values()}
+    there = {_folded(each) for folder in folders if folder.is_dir() for each in folder.iterdir()}
     left = [
-        Job(
-            job.source,
-            {kind: path for kind, path in job.targets.items() if not os.path.lexists(path)},
-        )
+        Job(job.source, {k: path for k, path in job.targets.items() if _folded(path) not in there})
         for job in listed
     ]
     return [job for job in left if job.targets]

@@ -116,16 +116,30 @@ def test_the_mask_follows_the_photo_to_a_part_of_a_pixel() -> None:
         assert not moved[~inside].any()
 
 
+def test_cars_are_shifted_scaled_and_rotated() -> None:
+    augment, mask, found = Augment(), np.zeros((SIZE, SIZE), np.uint8), []
+    augment._compose = A.Compose(augment._compose.transforms[1:2])
+    mask[36:60, 24:72] = 255
+    for seed in range(60):
+        y, x = np.nonzero(augment(np.dstack([mask] * 3), mask, seed)[1] > 127)
+        (xx, xy), (_, yy) = np.cov(x, y)
+        angle = np.degrees(np.arctan2(2 * xy, xx - yy)) / 2
+        found.append((x.mean(), y.mean(), xx**0.5, angle))
+    assert (np.ptp(found, axis=0) > (8, 8, 3, 11)).all()
+
+
+def test_shadows_fall_anywhere() -> None:
+    augment, grey = Augment(), np.full((SIZE, SIZE, 3), 150, np.uint8)
+    augment._compose = A.Compose(augment._compose.transforms[3:4])
+    dark = [(augment(grey, grey[..., 0], seed)[0] < 150).any(axis=-1) for seed in range(60)]
+    above, below = np.split(np.mean(dark, axis=(0, 2)), 2)
+    assert above.mean() == pytest.approx(below.mean(), rel=0.4)
+
+
 def test_shapes_and_types_stay(augmented: list[tuple[Array, Array]]) -> None:
     for photo, mask in augmented:
         assert (photo.shape, photo.dtype) == ((SIZE, SIZE, 3), np.uint8)
         assert (mask.shape, mask.dtype) == ((SIZE, SIZE), np.uint8)
-
-
-def test_soft_edges_stay_soft(augmented: list[tuple[Array, Array]]) -> None:
-    for _, mask in augmented:
-        assert np.count_nonzero((mask > 0) & (mask < 255)) > 50
-        assert mask.max() == 255
 
 
 def test_the_sources_stay_as_they_were() -> None:
@@ -203,6 +217,19 @@ def test_of_a_car_put_behind_its_own_pixels_are_taken_flipped_or_not() -> None:
     assert flips == {False, True}
 
 
+def test_a_car_put_behind_keeps_its_shape_and_comes_in_many_sizes() -> None:
+    (photo, other), widths = (np.zeros((64, 64, 3), np.uint8) for _ in range(2)), []
+    mask, other_mask = (np.zeros((64, 64), np.uint8) for _ in range(2))
+    mask[31:33, 31:33], other[20:30, 10:50], other_mask[20:30, 10:50] = 255, 255, 255
+    for seed in range(30):
+        mixed = put_behind(photo, mask, other, other_mask, np.random.default_rng(seed))
+        high, wide = (1 + np.ptp(np.flatnonzero(mixed.any(axis=(axis, 2)))) for axis in (1, 0))
+        assert wide / high == pytest.approx(4, rel=0.3)
+        widths.append(wide)
+    assert 40 * CAR_SCALES[0] - 2 <= min(widths) < 18
+    assert 26 < max(widths) <= 40 * CAR_SCALES[1] + 2
+
+
 def test_a_car_put_behind_depends_on_its_generator_alone() -> None:
     scenes = (*scene(1), *scene(2))
     one, two, three = (put_behind(*scenes, np.random.default_rng(seed)) for seed in (3, 3, 4))
@@ -248,11 +275,19 @@ def test_of_parts_without_any_car_one_is_taken_wherever_it_lies() -> None:
     assert np.mean(middles) == pytest.approx(other.mean(), abs=4)
 
 
+def test_a_photo_full_of_another_car_is_no_background() -> None:
+    (photo, mask), street = scene(1), np.full((64, 64, 3), 90, np.uint8)
+    for level, taken in ((255, False), (40, False), (20, True)):  # 16 % and 8 % of each pixel
+        car = np.full((64, 64), level, np.uint8)
+        mixed = put_elsewhere(photo, mask, street, car, np.random.default_rng(0))
+        assert np.array_equal(mixed, photo) != taken
+
+
 def test_a_cropped_car_fills_the_square_but_for_a_margin() -> None:
     photo, mask = np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64), np.uint8)
     mask[20:40, 10:50] = 255
     photo[mask == 255] = (200, 40, 40)
-    shares = []
+    shares, gaps = [], []
     for seed in range(50):
         cropped, shape = crop_to_car(photo, mask, np.random.default_rng(seed))
         assert (cropped.shape, cropped.dtype) == (photo.shape, np.uint8)
@@ -263,9 +298,12 @@ def test_a_cropped_car_fills_the_square_but_for_a_margin() -> None:
         assert not cropped[shape == 0].any()
         rows, columns = (np.flatnonzero((shape > 127).any(axis=axis)) for axis in (1, 0))
         shares += [len(rows) / 64, len(columns) / 64]
+        gaps.append((rows[0], 63 - rows[-1], columns[0], 63 - columns[-1]))
     assert min(shares) >= 1 / (1 + 2 * MARGINS[1]) - 0.03
     assert max(shares) > 0.9
     assert max(shares) - min(shares) > 0.2
+    assert (np.max(gaps, axis=0) > 6).all(), "on each side"
+    assert (np.min(gaps, axis=0) < 3).all()
 
 
 def test_at_the_edge_a_crop_ends_with_the_photo_and_without_a_car_there_is_none() -> None:
@@ -348,10 +386,11 @@ def test_nothing_is_camouflaged_without_a_car_or_without_surroundings(value: int
     assert np.array_equal(hidden, photo)
 
 
-def test_a_mask_too_small_to_see_puts_nothing_behind() -> None:
+def test_with_a_mask_too_small_to_see_nothing_is_put_behind() -> None:
     photo, mask = scene(1)
-    mixed = put_behind(photo, mask, photo, np.zeros_like(mask), np.random.default_rng(0))
-    assert np.array_equal(mixed, photo)
+    for masks in ((mask, np.zeros_like(mask)), (np.zeros_like(mask), mask)):
+        mixed = put_behind(photo, masks[0], photo, masks[1], np.random.default_rng(0))
+        assert np.array_equal(mixed, photo)
 
 
 def test_shifted_pictures_show_no_second_car() -> None:

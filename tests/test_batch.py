@@ -142,6 +142,11 @@ def test_patterns_are_expanded_where_the_shell_did_not() -> None:
     assert files() == ["a.png", "b.png"]
 
 
+def test_two_asterisks_reach_every_folder_without_being_asked_to() -> None:
+    do("photos/**/*.png")
+    assert files() == ["a.png", "b.png", "c.png"]
+
+
 @pytest.mark.parametrize("again", [False, True])
 def test_results_are_no_photos_of_a_second_run(again: bool) -> None:
     before = list_photos(["."], recursive=True, out=Path("photos/made"))
@@ -234,6 +239,18 @@ def test_drafts_are_masks_that_the_pipeline_takes() -> None:
     predict(["Image"], Path("Mask"), Red(), Kinds([], 0.5, None), skip_existing=True)
     assert [pair.name for pair in snapshot(Path(), Path("dataset"))] == ["a", "b"]
     assert pixels("dataset/Mask/b.png").shape == (30, 44)
+
+
+def test_no_draft_is_made_beside_a_mask_whose_ending_is_written_otherwise() -> None:
+    for folder in ("Image", "Mask"):
+        Path(folder).mkdir()
+    for stem in ("a", "b\N{LATIN SMALL LETTER U WITH DIAERESIS}"):
+        photo().save(f"Image/{stem}.JPG")
+    Path("Mask/a.PNG").touch()
+    Path("Mask/bu\N{COMBINING DIAERESIS}.png").touch()  # as macOS writes it
+    predict(["Image"], Path("Mask"), Red(), Kinds([], 0.5, None), skip_existing=True)
+    assert all(path.stat().st_size == 0 for path in Path("Mask").iterdir())
+    assert len(list(Path("Mask").iterdir())) == 2
 
 
 def test_what_is_transparent_in_a_photo_is_white() -> None:
@@ -1054,7 +1071,7 @@ def test_without_any_training_the_published_net_predicts(
         "carseg.model.untrained", lambda size, device: given.extend((size, device)) or Red()
     )
     for words, expected in (
-        ((), [320, "auto"]),
+        ((), [None, "auto"]),
         (("--image-size", "64", "--device", "cpu", "--force"), [64, "cpu"]),
     ):
         given.clear()

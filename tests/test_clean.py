@@ -7,7 +7,7 @@ from hypothesis.extra import numpy as some
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from carseg.clean import clean
+from carseg.clean import clean, to_mask
 
 MASKS = some.arrays(bool, some.array_shapes(min_dims=2, max_dims=2, max_side=10))
 
@@ -19,6 +19,12 @@ def drawn(*rows: str) -> NDArray[np.bool_]:
 def test_the_largest_piece_stays_and_its_holes_are_filled() -> None:
     mask = drawn("####..#", "#..#..#", "####...", "......#")
     assert (clean(mask) == drawn("####...", "####...", "####...", ".......")).all()
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.25])
+def test_the_threshold_itself_is_car(threshold: float) -> None:
+    row = np.array([[threshold, threshold * 0.999, threshold * 1.001]], np.float32)
+    assert to_mask(row, threshold, cleanup=False).tolist() == [[True, False, True]]
 
 
 @pytest.mark.parametrize(

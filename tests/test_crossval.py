@@ -14,7 +14,7 @@ import yaml
 from conftest import run_carseg, write_pairs
 from project import Project
 
-from carseg.columns import NETS, VIEWS
+from carseg.columns import LAID, NETS, VIEWS
 from carseg.crossval import Row, changed, crossval, git, report, run_dvc, sides, wait_for
 from carseg.errors import CarsegError
 from carseg.files import read_csv, write_csv
@@ -65,6 +65,20 @@ def test_the_report_has_every_photo_and_its_summary(
     assert summary["bce"]["d4"]["iou"]["worst"] == 0.7
     printed = capsys.readouterr().out
     assert all(f"{net} {view} " in printed for net in NETS for view in VIEWS)
+
+
+def test_every_summary_is_of_its_own_net_view_and_score(tmp_path: Path) -> None:
+    table = rows({"a": [0.9] * 4, "b": [0.7] * 4}, [0, 1])
+    for row in table:
+        of_their_own = {name: str(k / 1000) for k, name in enumerate(row)}
+        row |= of_their_own | {name: row[name] for name in ("photo", "lying")}
+    report(table, tmp_path)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    for net in NETS:
+        for view in VIEWS:
+            for score, found in summary[net][view].items():
+                assert found["mean"] == float(table[0][f"{net}_{view}_{score}"])
+        assert summary["iou_by_side"][net] == {view: sides(table, net, view) for view in LAID}
 
 
 @pytest.mark.parametrize(
@@ -220,7 +234,7 @@ def test_folds_of_other_parameters_photos_or_code_are_not_taken_for_ones_own(
 
     def run(*words: str) -> None:
         if words[:3] == ("exp", "run", "--queue"):
-            k = int(words[-1].removeprefix("split.fold="))
+            k = int(words[-1].removeprefix("++split.fold="))
             settings = FULL.format(epochs=epochs if k else 4, keep="last", fold=k)
             Path("params.yaml").write_text(settings)
             inputs = ("dataset", "weights", "renderings", "code", "fold")

@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import albumentations as A
 import numpy as np
 import pytest
 import torch
-from conftest import write_manifests
+from conftest import ellipse, write_manifests
 from numpy.typing import NDArray
 
 from carseg import data
@@ -17,6 +18,7 @@ from carseg.pairs import Pair, read_manifest
 from carseg.processes import Processes
 from carseg.squares import Squares
 from carseg.store import scratch_folder
+from carseg.tensors import MEAN, STD
 
 
 @pytest.fixture(autouse=True)
@@ -103,6 +105,25 @@ def test_a_share_of_samples_is_cropped_to_the_car(monkeypatch: pytest.MonkeyPatc
         samples = samples_of(read_manifest(Path("split/train.csv")), scenes=scenes)
         cropped = [not samples[epoch, 0][1].any() for epoch in range(300)]
         assert np.mean(cropped) == pytest.approx(share, abs=0.08 if share else 0)
+
+
+@pytest.mark.parametrize("scenes", [True, False])
+def test_photo_and_mask_are_cropped_and_moved_together(
+    scenes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MOVED", "CROWDED", "PAINTED", "HIDDEN", "CROPPED"):
+        monkeypatch.setattr(data, name, int(name == "CROPPED"))
+    car = np.where(ellipse(64, 64, seed=1), 255, 0).astype(np.uint8)
+    monkeypatch.setattr(Squares, "arrays", lambda *_: (np.dstack([car] * 3), car))
+    samples = samples_of(read_manifest(Path("split/train.csv")), scenes=scenes)
+    samples._augment._compose = A.Compose(samples._augment._compose.transforms[:2])
+    moved = 0.0
+    for epoch in range(6):
+        photo, mask = samples[epoch, 0]
+        shown, said = photo[2] * STD[2] + MEAN[2] > 0.7, mask[0] > 0.7
+        assert (shown != said).float().mean() < 0.01
+        moved = max(moved, float((shown != torch.from_numpy(car > 0)).float().mean()))
+    assert moved > 0.05
 
 
 def test_a_staged_look_has_the_car_of_its_mask_and_what_others_have_around_it(

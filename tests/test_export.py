@@ -323,9 +323,10 @@ def test_other_weights_than_those_of_the_run_get_neither_its_scores_nor_its_sett
     assert not {"metrics", "data"} & about.metadata().keys()
 
 
-def test_weights_by_another_name_are_not_told_to_be_of_the_run(run: Path) -> None:
-    shutil.copyfile(run / WEIGHTS, run / "fast.pth")
-    about = Card.of(run / "fast.pth", "u2netp", SIZE)
+@pytest.mark.parametrize("name", ["fast.pth", f"{Path(WEIGHTS).stem}.bak"])
+def test_weights_by_another_name_are_not_told_to_be_of_the_run(name: str, run: Path) -> None:
+    shutil.copyfile(run / WEIGHTS, run / name)
+    about = Card.of(run / name, "u2netp", SIZE)
     assert "no file beside the weights tells of their training" in card(about, ["model.onnx"], 1)
     assert not {"metrics", "data"} & about.metadata().keys()
 

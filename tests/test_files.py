@@ -59,12 +59,15 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     ("umask", "file", "folder"), [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700)]
 )
 def test_others_may_read_what_is_written_where_the_user_lets_them(
-    umask: int, file: int, folder: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    umask: int, file: int, folder: int, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("carseg.files.UMASK", umask)
-    write_bytes(tmp_path / "file", b"")
-    with new_directory(tmp_path / "folder"):
-        pass
+    before = os.umask(umask)
+    try:
+        write_bytes(tmp_path / "file", b"")
+        with new_directory(tmp_path / "folder"):
+            pass
+    finally:
+        os.umask(before)
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == file
     assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == folder
 
@@ -133,8 +136,9 @@ def test_a_folder_that_takes_no_files_is_named(
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied", f"{tmp_path}/.part.x")
 
-    monkeypatch.setattr(files.tempfile, "mkstemp", refuse)
     monkeypatch.setattr(files.tempfile, "mkdtemp", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(Path, "mkdir", lambda self, **_: refuse() if ".part" in self.name else None)
     with pytest.raises(PermissionError) as caught:
         write(tmp_path)
     assert caught.value.filename in (str(tmp_path), str(tmp_path / "file"))

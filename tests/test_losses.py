@@ -41,11 +41,6 @@ def test_dice_is_as_by_hand(smooth: float, expected: float) -> None:
     assert DiceLoss(smooth)(logits, mask).item() == pytest.approx(expected, rel=1e-9)
 
 
-def test_dice_has_one_as_its_smoothing() -> None:
-    logits, mask = noise(1, 7, 3, 3), torch.ones(1, 1, 3, 3)
-    assert DiceLoss()(logits, mask) == DiceLoss(1.0)(logits, mask)
-
-
 def test_dice_counts_every_photo_and_output_alike() -> None:
     logits = noise(3, 7, 8, 8)
     # Cars of very different sizes: pooled over photos, the biggest would decide.

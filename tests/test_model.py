@@ -355,9 +355,16 @@ def test_untrained_has_the_options_of_load(official: Path, monkeypatch: pytest.M
     monkeypatch.setattr("carseg.official.pooch.os_cache", lambda _: official)
     model = carseg.untrained(96)
     assert (model.size, model.threshold, model.cleanup) == (96, 0.5, False)
+    assert carseg.untrained(None).size == 320
     for options in ({"size": 31}, {"precision": "half"}, {"device": "tpu"}):
         with pytest.raises(CarsegError, match=next(iter(options))):
             carseg.untrained(**options)
+
+
+def test_the_package_offers_what_its_users_need() -> None:
+    assert {"CarsegError", "load", "untrained", "Model"} <= set(dir(carseg))
+    with pytest.raises(carseg.CarsegError, match="no such file"):
+        carseg.load("none.pth")
 
 
 def test_an_unknown_name_is_no_attribute() -> None:

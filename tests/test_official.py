@@ -133,6 +133,15 @@ def test_a_file_is_fetched_from_the_release(release: Path) -> None:
     assert provided()["big.onnx"] == CONTENT
 
 
+def test_a_program_without_a_terminal_fetches_it_too(
+    release: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (release / "big.onnx").write_bytes(CONTENT)
+    monkeypatch.setattr("sys.stderr", None)
+    provide("u2net", Path("Weights"), Path("pretrained"))
+    assert provided()["big.onnx"] == CONTENT
+
+
 @pytest.mark.parametrize("content", [None, b"<html>blocked</html>"])
 def test_a_release_without_the_right_bytes_is_one_line(
     content: bytes | None, release: Path

@@ -138,12 +138,6 @@ def test_a_mask_has_the_photos_own_size() -> None:
     assert mask.tolist() == [[False] * 4 + [True] * 5] * 5
 
 
-@pytest.mark.parametrize("threshold", [0.5, 0.25])
-def test_the_threshold_itself_is_car(threshold: float) -> None:
-    row = torch.tensor([[[threshold, threshold * 0.999, threshold * 1.001]]])
-    assert (at_size(row, (1, 3)) >= threshold).tolist() == [[True, False, True]]
-
-
 def test_probabilities_are_scaled_before_the_threshold() -> None:
     # Thresholded first, the single sure pixel would become four and its neighbours none.
     probabilities = torch.tensor([[[0.4, 0.4, 1.0, 0.4]]])

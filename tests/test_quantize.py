@@ -19,6 +19,7 @@ import pytest
 import torch
 from conftest import photo, run_carseg
 from numpy.typing import NDArray
+from onnx import numpy_helper
 from PIL import Image
 from torch import nn
 
@@ -119,6 +120,21 @@ def test_masks_are_those_of_the_weights(name: str, made: Made) -> None:
         there, found = expected.look(path) >= 0.5, integers.look(path) >= 0.5
         assert 0.3 < there.mean() < 0.7, "all alike would prove nothing"
         assert iou(count(found, there)) > 0.9
+
+
+def test_weights_have_seven_bits_and_a_scale_for_each_channel(made: Made) -> None:
+    graph = onnx.load(str(made.root / "int8/model.onnx")).graph
+    held = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
+    pairs = [
+        (held[node.input[0]], held[node.input[1]])
+        for node in graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in held
+    ]
+    found = [(weight, scale) for weight, scale in pairs if weight.dtype == np.int8]
+    assert len(found) > 50
+    for weight, scale in found:
+        assert abs(weight.astype(int)).max() <= 64
+        assert scale.shape == weight.shape[:1]
 
 
 def test_files_are_smaller_and_say_what_they_are(made: Made) -> None:

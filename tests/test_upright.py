@@ -85,6 +85,7 @@ def test_what_is_high_and_surer_as_it_was_held_stays_as_it_was() -> None:
         ((300, 400), (0.2, 0.8, 0.2, 0.8), False),
         ((300, 300), HIGH, True),
         ((300, 300), LONG, False),
+        ((300, 300), (0.2, 0.8, 0.22, 0.78), False),  # taller than wide, but not clearly
         ((100, 1000), (0.1, 0.9, 0.45, 0.55), False),  # 80 high, 100 wide
     ],
 )
