@@ -48,7 +48,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="trained [random ones]")
+    parser.add_argument(
+        "--weights", type=Path, metavar="FILE", help="trained weights [random ones]"
+    )
     parser.add_argument("--model", choices=list(VARIANTS), default="u2net", help="of random ones")
     parser.add_argument("--photos", type=int, default=200, metavar="N", help="at least 5 [200]")
     chosen = parser.parse_args()

@@ -3,8 +3,8 @@
     python -m benchmarks.quality                                  the validation photos
     python -m benchmarks.quality --images DIR --masks DIR         any other pairs
 
-The remover is rembg's way with U²-Net†, nothing trained: ONNX Runtime on the published file, the
-photo resized with Lanczos, the map stretched to 0…1, resized back with Lanczos and cut at 0.5.
+The remover is rembg's way with the published weights, nothing trained: ONNX Runtime on their file,
+the photo resized with Lanczos, the map stretched to 0…1, resized back with Lanczos and cut at 0.5.
 Photos that the weights were trained on flatter them; the validation photos did not train.
 """
 
@@ -65,8 +65,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=Path, help="folder of photos, with --masks")
     parser.add_argument("--masks", type=Path, help="folder of masks, with --images")
-    parser.add_argument("--onnx", type=Path, default=Path("pretrained/u2netp.onnx"))
-    parser.add_argument("--weights", type=Path, default=Path("u2net_segmentation_dice_loss.pth"))
+    parser.add_argument("--onnx", type=Path, help="published weights [those in pretrained/]")
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        default=Path("u2net_segmentation_dice_loss.pth"),
+        help="trained weights [%(default)s]",
+    )
     arguments = parser.parse_args()
     if (arguments.images is None) != (arguments.masks is None):
         parser.error("--images and --masks go together")
@@ -87,12 +92,13 @@ def compare(arguments: argparse.Namespace) -> None:
     for pair in pairs:
         if read_photo(pair.photo).size != read_truth(pair.mask).shape[::-1]:
             raise CarsegError(f"{pair.mask}: is not as large as {pair.photo}; give both one size")
-    if not arguments.onnx.is_file():
+    published = arguments.onnx or next(Path("pretrained").glob("*.onnx"), Path("pretrained/*.onnx"))
+    if not published.is_file():
         raise CarsegError(
-            f"{arguments.onnx}: there is no such file; run dvc repro weights, or, where "
-            "the project's init is another, name a u2netp.onnx with --onnx"
+            f"{published}: there is no such file; run dvc repro weights, or, where "
+            "the project's init is another, name a u2net.onnx with --onnx"
         )
-    remover = Remover(arguments.onnx)
+    remover = Remover(published)
     model = load(arguments.weights, precision=settings_of(arguments.weights).precision)
 
     def cut(found: NDArray[np.float32]) -> Mask:
@@ -105,7 +111,7 @@ def compare(arguments: argparse.Namespace) -> None:
         return cut(model.look(photo))
 
     ways: dict[str, Callable[[Image.Image], Mask]] = {
-        "U2-Netp untrained, as rembg": lambda photo: remover(photo, 1),
+        f"{published.stem} untrained, as rembg": lambda photo: remover(photo, 1),
         "  averaged over 4 rotations": lambda photo: remover(photo, 4),
         "trained here, one look": once,
     }

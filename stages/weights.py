@@ -14,7 +14,8 @@ def main() -> None:
     with hold_interrupts():
         from carseg.official import provide
 
-    provide(load_params().init, Path("Weights"), Path("pretrained"))
+    params = load_params()
+    provide(params.init, params.model, Path("Weights"), Path("pretrained"))
     recorded.check()
 
 

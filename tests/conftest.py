@@ -166,7 +166,7 @@ def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for folder in ("Weights", "pretrained"):  # from here it is not fetched
                 if (ROOT / folder / "u2netp.onnx").is_file():
                     shutil.copy(ROOT / folder / "u2netp.onnx", root / "Weights")
-            provide("u2netp", root / "Weights", root / "pretrained")
+            provide("u2netp", "u2netp", root / "Weights", root / "pretrained")
     return root / "pretrained"
 
 

@@ -86,7 +86,7 @@ FIRST, SECOND = "u2net_segmentation.pth", "u2net_segmentation_dice_loss.pth"
     [
         ("dataset", set(), set()),
         ("split", {"dataset"}, {"seed", "split"}),
-        ("weights", {"Weights"}, {"init"}),
+        ("weights", {"Weights"}, {"init", "model"}),
         ("renderings", set(), {"renderings"}),
         ("train_bce", STARTS | {"renderings"}, TRAINED),
         ("train_dice", STARTS | {"renderings", FIRST}, TRAINED),

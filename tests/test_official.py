@@ -43,7 +43,7 @@ def _tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Stand in for the official files with one of a few bytes; keep off the network."""
     wheel = Wheel("package==1", sha256(WHEEL), MEMBER)
     monkeypatch.setitem(OFFICIAL, "u2netp", Official("tiny.onnx", sha256(CONTENT), wheel))
-    monkeypatch.setitem(OFFICIAL, "u2net", Official("big.onnx", sha256(CONTENT)))
+    monkeypatch.setitem(OFFICIAL, "u2net", Official("big.onnx", sha256(CONTENT), wheel))
     monkeypatch.setattr(official.pooch, "retrieve", no_release)
     monkeypatch.setattr(official.subprocess, "run", no_index)
     monkeypatch.setattr(official.pooch, "os_cache", lambda name: tmp_path.parent / "cache" / name)
@@ -108,28 +108,54 @@ def test_the_users_own_file_is_taken_without_a_fetch(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(official.pooch, "retrieve", unwanted)
     monkeypatch.setattr(official.subprocess, "run", unwanted)
     Path("Weights/tiny.onnx").write_bytes(CONTENT)
-    provide("u2netp", Path("Weights"), Path("pretrained"))
+    provide("u2netp", "u2net", Path("Weights"), Path("pretrained"))
     assert provided().keys() == {"tiny.onnx", "origin.txt"}
     assert provided()["tiny.onnx"] == CONTENT
     assert sha256(CONTENT) in origin()
     assert Path("Weights/tiny.onnx").read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize(
+    ("model", "there", "taken"),
+    [
+        ("u2net", {"big.onnx", "tiny.onnx"}, "big.onnx"),
+        ("u2net", {"tiny.onnx"}, "tiny.onnx"),
+        ("u2net", set(), "big.onnx"),
+        ("u2netp", {"big.onnx"}, "tiny.onnx"),
+        ("u2netp", {"big.onnx", "tiny.onnx"}, "tiny.onnx"),
+    ],
+)
+def test_official_weights_are_the_networks_own_unless_the_user_has_the_small_ones_alone(
+    model: str,
+    there: set[str],
+    taken: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(official.subprocess, "run", index_with(WHEEL))
+    for name in there:
+        Path("Weights", name).write_bytes(CONTENT)
+    provide("official", model, Path("Weights"), Path("pretrained"))
+    assert provided().keys() == {taken, "origin.txt"}
+    told = "weights: takes Weights/tiny.onnx, the small network's; put big.onnx there"
+    assert (told in capsys.readouterr().out) == (there == {"tiny.onnx"})
+
+
 def test_wrong_bytes_in_the_users_folder_stop_before_anything_is_changed() -> None:
     Path("Weights/tiny.onnx").write_bytes(CONTENT + b" ")
     with pytest.raises(CarsegError, match=r"^Weights/tiny\.onnx: is not the official file"):
-        provide("u2netp", Path("Weights"), Path("pretrained"))
+        provide("u2netp", "u2net", Path("Weights"), Path("pretrained"))
     assert sorted(Path().iterdir()) == [Path("Weights")]
     Path("pretrained").mkdir()
     Path("pretrained/old").write_text("kept")
     with pytest.raises(CarsegError):
-        provide("u2netp", Path("Weights"), Path("pretrained"))
+        provide("u2netp", "u2net", Path("Weights"), Path("pretrained"))
     assert provided() == {"old": b"kept"}
 
 
 def test_a_file_is_fetched_from_the_release(release: Path) -> None:
     (release / "big.onnx").write_bytes(CONTENT)
-    provide("u2net", Path("Weights"), Path("pretrained"))
+    provide("u2net", "u2net", Path("Weights"), Path("pretrained"))
     assert provided()["big.onnx"] == CONTENT
 
 
@@ -138,7 +164,7 @@ def test_a_program_without_a_terminal_fetches_it_too(
 ) -> None:
     (release / "big.onnx").write_bytes(CONTENT)
     monkeypatch.setattr("sys.stderr", None)
-    provide("u2net", Path("Weights"), Path("pretrained"))
+    provide("u2net", "u2net", Path("Weights"), Path("pretrained"))
     assert provided()["big.onnx"] == CONTENT
 
 
@@ -149,13 +175,13 @@ def test_a_release_without_the_right_bytes_is_one_line(
     if content is not None:
         (release / "big.onnx").write_bytes(content)
     with pytest.raises(CarsegError, match="could not be fetched"):
-        provide("u2net", Path("Weights"), Path("pretrained"))
+        provide("u2net", "u2net", Path("Weights"), Path("pretrained"))
     assert not Path("pretrained").exists()
 
 
 def test_a_package_stands_in_for_the_release(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(official.subprocess, "run", index_with(WHEEL))
-    provide("u2netp", Path("Weights"), Path("pretrained"))
+    provide("u2netp", "u2net", Path("Weights"), Path("pretrained"))
     assert provided()["tiny.onnx"] == CONTENT
 
 
@@ -180,7 +206,7 @@ def test_pip_itself_takes_the_package_whatever_python_it_names(
     monkeypatch.setattr(official.subprocess, "run", RUN)
     for name, value in (("NO_INDEX", "1"), ("FIND_LINKS", str(index)), ("CONFIG_FILE", os.devnull)):
         monkeypatch.setenv(f"PIP_{name}", value)
-    provide("u2netp", Path("Weights"), Path("pretrained"))
+    provide("u2netp", "u2net", Path("Weights"), Path("pretrained"))
     assert provided()["tiny.onnx"] == CONTENT
 
 
@@ -189,7 +215,7 @@ def test_a_package_with_another_hash_is_not_even_opened(monkeypatch: pytest.Monk
     monkeypatch.setattr(official.subprocess, "run", index_with(WHEEL + b"\n"))
     monkeypatch.setattr(official.zipfile, "ZipFile", unwanted)
     with pytest.raises(CarsegError, match="could not be fetched"):
-        provide("u2netp", Path("Weights"), Path("pretrained"))
+        provide("u2netp", "u2net", Path("Weights"), Path("pretrained"))
     assert not Path("pretrained").exists()
 
 
@@ -199,7 +225,7 @@ def test_a_package_with_another_file_is_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(OFFICIAL, "u2netp", Official("tiny.onnx", sha256(CONTENT), wheel))
     monkeypatch.setattr(official.subprocess, "run", index_with(other))
     with pytest.raises(CarsegError, match="could not be fetched"):
-        provide("u2netp", Path("Weights"), Path("pretrained"))
+        provide("u2netp", "u2net", Path("Weights"), Path("pretrained"))
     assert not Path("pretrained").exists()
 
 
@@ -209,16 +235,15 @@ def test_when_nothing_can_be_fetched_one_line_says_what_to_do(
 ) -> None:
     file = OFFICIAL[init].file
     with pytest.raises(CarsegError) as caught:
-        provide(init, Path("Weights"), Path("pretrained"))
+        provide(init, "u2net", Path("Weights"), Path("pretrained"))
     message = str(caught.value)
     assert len(message.splitlines()) == 1
-    instead = {"u2netp": "or set init to scratch", "u2net": "or set init to u2netp"}
-    for part in (f"{official.RELEASE}{file}", "Weights/", instead[init]):
+    for part in (f"{official.RELEASE}{file}", "Weights/", "or set init to scratch"):
         assert part in message
     assert sorted(Path().iterdir()) == [Path("Weights")]
     reasons = capsys.readouterr().err
     assert "no route to the release" in reasons
-    assert ("with exit code 1: No module named pip" in reasons) == (init == "u2netp")
+    assert "with exit code 1: No module named pip" in reasons
 
 
 @pytest.fixture
@@ -240,7 +265,7 @@ def test_to_predict_a_file_is_fetched_once_and_the_users_folder_left(
     monkeypatch.setattr(official.pooch, "retrieve", unwanted)
     monkeypatch.setattr(official.subprocess, "run", unwanted)
     assert fetch("u2netp", Path("Weights")) == CONTENT
-    provide("u2netp", Path("Weights"), Path("pretrained"))
+    provide("u2netp", "u2net", Path("Weights"), Path("pretrained"))
     assert provided()["tiny.onnx"] == CONTENT
     assert not list(Path("Weights").iterdir())
 
@@ -267,7 +292,7 @@ def test_wrong_bytes_in_the_cache_are_fetched_anew(
     monkeypatch.setattr(official.subprocess, "run", index_with(WHEEL))
     cached.parent.mkdir(parents=True)
     cached.write_bytes(CONTENT + b" ")
-    provide("u2netp", Path("Weights"), Path("pretrained"))
+    provide("u2netp", "u2net", Path("Weights"), Path("pretrained"))
     assert provided()["tiny.onnx"] == CONTENT
     assert fetch("u2netp", Path("Weights")) == CONTENT
     assert cached.read_bytes() == CONTENT
@@ -288,14 +313,14 @@ def test_a_failure_without_words_does_not_keep_the_package_from_being_tried(
 
     monkeypatch.setattr(official.pooch, "retrieve", fail)
     monkeypatch.setattr(official.subprocess, "run", index_with(WHEEL))
-    provide("u2netp", Path("Weights"), Path("pretrained"))
+    provide("u2netp", "u2net", Path("Weights"), Path("pretrained"))
     assert provided()["tiny.onnx"] == CONTENT
 
 
 def test_scratch_leaves_no_weights_of_an_earlier_run() -> None:
     Path("Weights/tiny.onnx").write_bytes(CONTENT)
-    provide("u2netp", Path("Weights"), Path("pretrained"))
-    provide("scratch", Path("Weights"), Path("pretrained"))
+    provide("u2netp", "u2net", Path("Weights"), Path("pretrained"))
+    provide("scratch", "u2net", Path("Weights"), Path("pretrained"))
     assert provided().keys() == {"origin.txt"}
 
 
@@ -307,7 +332,7 @@ def test_a_file_of_the_users_choice_is_copied(
 ) -> None:
     Path(init).parent.mkdir(exist_ok=True)
     Path(init).write_bytes(b"mine")
-    provide(init, Path("Weights"), Path("pretrained"))
+    provide(init, "u2net", Path("Weights"), Path("pretrained"))
     assert provided() == {Path(init).name: b"mine", "origin.txt": f"{init}\n".encode()}
     assert Path(init).read_bytes() == b"mine"
     told = "params.yaml: init is outside of Weights/; DVC does not see that file change"
@@ -317,14 +342,14 @@ def test_a_file_of_the_users_choice_is_copied(
 def test_a_link_in_the_users_folder_is_seen(capsys: pytest.CaptureFixture[str]) -> None:
     Path("big.pth").write_bytes(b"big")
     Path("Weights/big.pth").symlink_to(Path("big.pth").absolute())
-    provide("Weights/big.pth", Path("Weights"), Path("pretrained"))
+    provide("Weights/big.pth", "u2net", Path("Weights"), Path("pretrained"))
     assert provided()["big.pth"] == b"big"
     assert capsys.readouterr().err == ""
 
 
 def test_a_missing_file_of_the_users_choice_is_named() -> None:
     with pytest.raises(CarsegError, match=r"params\.yaml: init is 'Weights/gone\.pth'"):
-        provide("Weights/gone.pth", Path("Weights"), Path("pretrained"))
+        provide("Weights/gone.pth", "u2net", Path("Weights"), Path("pretrained"))
     assert not Path("pretrained").exists()
 
 
@@ -337,12 +362,12 @@ def test_in_a_copy_made_by_dvc_files_are_found_at_home(
     folder = elsewhere("Weights")
     (folder / "tiny.onnx").write_bytes(CONTENT)
     (folder / "mine.pth").write_bytes(b"mine")
-    provide("u2netp", Path("Weights"), Path("pretrained"))
+    provide("u2netp", "u2net", Path("Weights"), Path("pretrained"))
     assert provided()["tiny.onnx"] == CONTENT
     (folder / "run/3").mkdir(parents=True)
     (folder / "run/3/best.pth").write_bytes(b"best")
     for path, content in (("Weights/mine.pth", b"mine"), ("Weights/run/3/best.pth", b"best")):
-        provide(path, Path("Weights"), Path("pretrained"))
+        provide(path, "u2net", Path("Weights"), Path("pretrained"))
         assert provided()[Path(path).name] == content
         assert Path(path).read_bytes() == content, "else DVC does not see it"
     assert "outside" not in capsys.readouterr().err
@@ -353,5 +378,5 @@ def test_the_copys_own_file_comes_before_the_one_at_home(
 ) -> None:
     (elsewhere("Weights") / "tiny.onnx").write_bytes(b"not the official one")
     Path("Weights/tiny.onnx").write_bytes(CONTENT)
-    provide("u2netp", Path("Weights"), Path("pretrained"))
+    provide("u2netp", "u2net", Path("Weights"), Path("pretrained"))
     assert provided()["tiny.onnx"] == CONTENT

@@ -87,7 +87,7 @@ def test_a_number_with_an_exponent_is_a_number(text: str, value: float, tmp_path
 
 MODEL = "u2net or u2netp"
 SEED = "a whole number from 0 to 4294967295"
-INIT = "u2netp, u2net, scratch, or the path of a .pth or .onnx file"
+INIT = "official, u2netp, u2net, scratch, or the path of a .pth or .onnx file"
 SIZE = "a multiple of 32 from 64 to 2048"
 RATE = "a number above 0, at most 1"
 PATIENCE = "null or a whole number from 1"

@@ -73,7 +73,7 @@ def test_each_row_is_of_the_looks_that_it_names(
     rows = capsys.readouterr().out.splitlines()[1:]
     found = {row[:30].strip(): float(row[30:].split()[Scores._fields.index("iou")]) for row in rows}
     assert found == {
-        "U2-Netp untrained, as rembg": 0.01,
+        "it untrained, as rembg": 0.01,
         "averaged over 4 rotations": 0.04,
         "trained here, one look": 0.05,
         "upright": 0.1,
