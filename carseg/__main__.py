@@ -172,8 +172,8 @@ def _add_predict(commands: Commands) -> None:
     net.add_argument(
         "--untrained",
         action="store_true",
-        help="take the published U²-Net† as it is, fetched once: masks to begin with, before there "
-        "is anything to train on",
+        help="take the published U²-Net as it is, 176 MB, fetched once: masks to begin with, "
+        "before there is anything to train on",
     )
     _add_image_size(command, "; exported files know theirs")
     for kind, meaning in (

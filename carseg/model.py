@@ -21,11 +21,11 @@ from carseg.device import Device
 from carseg.engine import load_exported
 from carseg.errors import CarsegError, as_memory_error
 from carseg.fuse import fuse_batch_norm
-from carseg.official import fetch
+from carseg.official import fetch, suiting
 from carseg.photos import as_rgb, read_photo, turned_by_tag
 from carseg.predict import Look, find, probability
 from carseg.settings import DEVICES, EXPORTED, SIZES, settings_of
-from carseg.u2net import U2Net
+from carseg.u2net import VARIANTS, U2Net
 from carseg.upright import find_upright
 from carseg.views import AS_HELD, D4, TURNED
 
@@ -199,16 +199,23 @@ def load(
         return Model.of(net, size, place, threshold=settings.threshold, cleanup=settings.cleanup)
 
 
-def untrained(size: int | None = None, precision: str = "auto", device: str = "auto") -> Model:
-    """Give the published small network, U²-Net†, before any training of one's own.
+def untrained(
+    size: int | None = None,
+    precision: str = "auto",
+    device: str = "auto",
+    model: str = "u2net",
+) -> Model:
+    """Give the published network, before any training of one's own.
 
     It finds what stands out in a photo, be it a car or not. The file is that in `Weights/`, else it
-    is fetched once and kept in the user's cache folder.
+    is fetched once and kept in the user's cache folder: 176 MB, or 4.6 MB of the small network. If
+    the small one's is in `Weights/` alone, it is taken for either.
 
     Args:
         size: side of the net's square input, 32 to 4096; `None`: 320.
         precision: auto, float32 or bfloat16.
         device: auto, cpu or cuda.
+        model: u2net, or u2netp, the small one, which is faster.
 
     Raises:
         CarsegError: it cannot be fetched, is not the official one, there is no such device, or an
@@ -217,10 +224,13 @@ def untrained(size: int | None = None, precision: str = "auto", device: str = "a
         OSError: the file may not be read.
     """
     _check_options(size, precision, device)
+    _check_choice("model", model, tuple(VARIANTS))
+    own = Path("Weights")
+    name = suiting(model, own)
     with tempfile.TemporaryDirectory() as folder, as_memory_error():
-        path = Path(folder, "u2netp.onnx")
-        path.write_bytes(fetch("u2netp", Path("Weights")))
-        net = weights.net_of(weights.read_onnx(path), "u2netp")
+        path = Path(folder, "net.onnx")
+        path.write_bytes(fetch(name, own))
+        net = weights.net_of(weights.read_onnx(path), name)
         size = 320 if size is None else int(size)
         return Model.of(net, size, Device(precision, device, repeatable=False))
 

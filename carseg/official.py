@@ -80,7 +80,7 @@ def provide(init: str, model: str, own: Path, folder: Path) -> None:
     """
     _bring(own)
     if init == "official":
-        init = _suiting(model, own)
+        init = suiting(model, own)
     with new_directory(folder) as fresh:
         if init in OFFICIAL:
             official = OFFICIAL[init]
@@ -105,14 +105,18 @@ def provide(init: str, model: str, own: Path, folder: Path) -> None:
         write_bytes(fresh / "origin.txt", f"{origin}\n".encode())
 
 
-def _suiting(model: str, own: Path) -> str:
+def suiting(model: str, own: Path) -> str:
     """Name the official weights for a network: its own, or the small ones, if only those are there.
 
     What is there, not what can be fetched, decides, so that a run can be repeated anywhere.
+
+    Args:
+        model: a key of `OFFICIAL`.
+        own: the user's folder.
     """
     there = {name for name, official in OFFICIAL.items() if (own / official.file).is_file()}
     if model not in there and "u2netp" in there:
-        print(
+        _tell(
             f"weights: takes {own}/{OFFICIAL['u2netp'].file}, the small network's; put "
             f"{OFFICIAL[model].file} there for better masks"
         )

@@ -342,7 +342,7 @@ def test_the_untrained_net_finds_what_the_official_file_does(
     monkeypatch.setattr("carseg.official.pooch.os_cache", lambda _: official)
     write_pairs(tmp_path / "Image", tmp_path / "Mask", 1)
     picture = Image.open(tmp_path / "Image/0.jpg").resize((320, 240))
-    found = carseg.untrained(precision="float32").look(picture)
+    found = carseg.untrained(precision="float32", model="u2netp").look(picture)
     session = onnxruntime.InferenceSession(str(official / "u2netp.onnx"))
     square = photo_tensor(squared_photo(picture, 320))[None].numpy()
     (theirs, *_) = session.run(None, {session.get_inputs()[0].name: square})
@@ -353,12 +353,31 @@ def test_the_untrained_net_finds_what_the_official_file_does(
 
 def test_untrained_has_the_options_of_load(official: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("carseg.official.pooch.os_cache", lambda _: official)
-    model = carseg.untrained(96)
+    model = carseg.untrained(96, model="u2netp")
     assert (model.size, model.threshold, model.cleanup) == (96, 0.5, False)
-    assert carseg.untrained(None).size == 320
-    for options in ({"size": 31}, {"precision": "half"}, {"device": "tpu"}):
+    assert carseg.untrained(None, model="u2netp").size == 320
+    for options in ({"size": 31}, {"precision": "half"}, {"device": "tpu"}, {"model": "isnet"}):
         with pytest.raises(CarsegError, match=next(iter(options))):
             carseg.untrained(**options)
+
+
+def test_untrained_is_the_full_net_unless_the_user_has_the_small_one_alone(
+    official: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fetched: list[str] = []
+
+    def fetch(name: str, own: Path) -> bytes:
+        fetched.append(name)
+        return (official / "u2netp.onnx").read_bytes()
+
+    monkeypatch.setattr("carseg.model.fetch", fetch)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        carseg.untrained()
+    Path("Weights").mkdir()
+    Path("Weights/u2netp.onnx").touch()
+    carseg.untrained()
+    assert fetched == ["u2net", "u2netp"]
 
 
 def test_the_package_offers_what_its_users_need() -> None:

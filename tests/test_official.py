@@ -138,7 +138,7 @@ def test_official_weights_are_the_networks_own_unless_the_user_has_the_small_one
     provide("official", model, Path("Weights"), Path("pretrained"))
     assert provided().keys() == {taken, "origin.txt"}
     told = "weights: takes Weights/tiny.onnx, the small network's; put big.onnx there"
-    assert (told in capsys.readouterr().out) == (there == {"tiny.onnx"})
+    assert (told in capsys.readouterr().err) == (there == {"tiny.onnx"})
 
 
 def test_wrong_bytes_in_the_users_folder_stop_before_anything_is_changed() -> None:
