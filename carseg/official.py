@@ -18,6 +18,7 @@ import pooch
 
 from carseg.errors import CarsegError, warn
 from carseg.files import home_of, new_directory, write_bytes
+from carseg.params import Params
 
 RELEASE = "https://github.com/danielgatis/rembg/releases/download/v0.0.0/"
 
@@ -64,12 +65,11 @@ OFFICIAL = {
 }
 
 
-def provide(init: str, model: str, own: Path, folder: Path) -> None:
+def provide(params: Params, own: Path, folder: Path) -> None:
     """Put the weights that training starts from into `folder`, with a line on where they are from.
 
     Args:
-        init: the parameter: official, u2netp, u2net, scratch or a path.
-        model: the network that is to start from them, a key of `OFFICIAL`.
+        params: of the run: `init`, and the `model` that is to start from it.
         own: the user's folder, looked through before anything is fetched, and so is what `fetch`
             keeps.
         folder: made anew; holds `origin.txt` and, but for scratch, one weights file.
@@ -79,8 +79,7 @@ def provide(init: str, model: str, own: Path, folder: Path) -> None:
         OSError: one that is there may not be read.
     """
     _bring(own)
-    if init == "official":
-        init = suiting(model, own)
+    init = suiting(params.model, own) if params.init == "official" else params.init
     with new_directory(folder) as fresh:
         if init in OFFICIAL:
             official = OFFICIAL[init]

@@ -14,8 +14,7 @@ def main() -> None:
     with hold_interrupts():
         from carseg.official import provide
 
-    params = load_params()
-    provide(params.init, params.model, Path("Weights"), Path("pretrained"))
+    provide(load_params(), Path("Weights"), Path("pretrained"))
     recorded.check()
 
 

@@ -23,6 +23,7 @@ from torch import nn
 from carseg import __main__
 from carseg.files import write_csv
 from carseg.official import provide
+from carseg.params import Params
 from carseg.u2net import VARIANTS, U2Net
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -166,7 +167,7 @@ def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for folder in ("Weights", "pretrained"):  # from here it is not fetched
                 if (ROOT / folder / "u2netp.onnx").is_file():
                     shutil.copy(ROOT / folder / "u2netp.onnx", root / "Weights")
-            provide("u2netp", "u2netp", root / "Weights", root / "pretrained")
+            provide(Params(init="u2netp"), root / "Weights", root / "pretrained")
     return root / "pretrained"
 
 

