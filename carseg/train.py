@@ -109,8 +109,7 @@ def train(
     towards the remembered net where one is given, with batch norm statistics recomputed. Epoch 0 is
     the initial net, so the best is never below the start. The curve goes to `plots/TASK.csv`:
     training and validation scores, both in eval mode on whole photos, not augmented, Dice and IoU
-    in the view `upright`; those of training on as many photos as validate,
-    or on all.
+    in the view `upright`; those of training on as many photos as validate, or on all.
 
     Args:
         task: a member of `TASKS`; what it trains goes to `TRAINED[task]`.
