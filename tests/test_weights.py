@@ -389,22 +389,22 @@ def test_settling_changes_no_prediction_but_brings_training_close_to_it() -> Non
 
 
 @pytest.mark.parametrize("variant", ["u2netp", "u2net"])
-def test_two_published_layers_need_float32_settled_saved_and_loaded_too(
+def test_three_published_layers_need_float32_settled_saved_and_loaded_too(
     variant: str, official: Path, tmp_path: Path
 ) -> None:
     def exact(net: U2Net) -> list[str]:
         return [name for name, module in net.named_modules() if getattr(module, "exact", False)]
 
     # The second reads what the first gives.
-    two = ["stage2d.rebnconv2d", "stage2d.rebnconv1d"]
+    three = ["stage2d.rebnconv2d", "stage2d.rebnconv1d", "stage1d.rebnconv2d"]
     net = weights.start(variant, official, seed=0)
-    assert exact(net) == two
-    assert net.get_submodule(two[0]).large
+    assert exact(net) == three
+    assert [net.get_submodule(name).large for name in three] == [True, False, False]
     weights.calibrate_batch_norm(net, [noise(1, 3, 64, 64)], Device("float32"))
     weights.save(net, tmp_path / "net.pth")
     loaded = weights.load(variant, tmp_path / "net.pth")
-    assert exact(loaded) == two
-    assert loaded.get_submodule(two[0]).large
+    assert exact(loaded) == three
+    assert [loaded.get_submodule(name).large for name in three] == [True, False, False]
 
 
 def test_settled_batch_norms_hold_the_moments_of_their_inputs() -> None:
