@@ -32,6 +32,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
 
 
+# Tests, and what they start, compute on the processor.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 # The same examples in each run, however busy the machine is.
 hypothesis.settings.register_profile("same", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("same")
@@ -221,3 +224,25 @@ def elsewhere(
 def _no_dvc(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run as outside of DVC, even where these tests are started by it."""
     monkeypatch.delenv("DVC_ROOT", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _no_git_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run as outside of git, whose hooks name the repository that they run for."""
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Leave the user's DVC out: its cache, and its settings; and a proxy, of local servers."""
+    with pytest.MonkeyPatch.context() as patch:
+        for level in ("GLOBAL", "SYSTEM"):
+            folder = tmp_path_factory.mktemp(level.lower())
+            patch.setenv(f"DVC_{level}_CONFIG_DIR", str(folder))
+        patch.setenv("DVC_NO_ANALYTICS", "1")
+        for name in ("DVC_STUDIO_TOKEN", "DVC_EXP_AUTO_PUSH"):
+            patch.delenv(name, raising=False)
+        for name in ("NO_PROXY", "no_proxy"):
+            patch.setenv(name, "127.0.0.1,localhost")
+        yield

@@ -18,7 +18,7 @@ from carseg.losses import BCEWithLogitsLoss, DiceLoss
 from carseg.processes import ALONE, Processes, together
 from carseg.u2net import VARIANTS, U2Net
 
-CPU = Device("float32")
+CPU = Device("float32", "cpu")
 VARIANTS["u2netp"] = SHALLOW
 
 

@@ -342,6 +342,20 @@ def test_exif_and_colour_profile_are_carried_over_and_the_camera_heeded() -> Non
             assert made.size == (40, 30)
 
 
+def test_where_a_photo_was_taken_stays_in_cutouts_and_not_in_masks() -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "A camera"
+    exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitudeRef] = "N"
+    photo().save("there.jpg", exif=exif)
+    do("there.jpg", kinds=("mask", "cutout"))
+    with Image.open("out/there_mask.png") as made:
+        assert not made.getexif()
+        assert "exif" not in made.info
+    with Image.open("out/there_cutout.png") as made:
+        place = made.getexif().get_ifd(ExifTags.IFD.GPSInfo)
+        assert place[ExifTags.GPS.GPSLatitudeRef] == "N"
+
+
 @pytest.mark.parametrize("suffix", ["jpg", "webp", "png"])
 def test_exif_data_outlive_every_format(suffix: str) -> None:
     exif = Image.Exif()

@@ -31,7 +31,7 @@ from carseg.recorded import Recorded
 from carseg.train import train
 from carseg.u2net import U2Net
 
-CPU = Device("float32")
+CPU = Device("float32", "cpu")
 OUTPUT, PLOT = Path(TRAINED["bce"]), Path("plots/bce.csv")
 PARAMS = Params(
     model="u2netp", image_size=64, epochs=4, batch_size=2, learning_rate=1e-3, precision="float32"
@@ -86,13 +86,16 @@ def cut(monkeypatch: pytest.MonkeyPatch) -> Cut:
     return interrupted_run
 
 
-@pytest.mark.parametrize(("keep", "epochs"), [("best", (1, 2, 4)), ("last", (3,))])
+@pytest.mark.parametrize(
+    ("keep", "epochs", "precision"),
+    [("best", (1, 2, 4), "float32"), ("last", (3,), "float32"), ("last", (3,), "bfloat16")],
+)
 def test_a_run_cut_off_in_any_epoch_ends_with_the_same_bytes(
-    keep: str, epochs: Sequence[int], cut: Cut, monkeypatch: pytest.MonkeyPatch
+    keep: str, epochs: Sequence[int], precision: str, cut: Cut, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if keep == "best":  # the second epoch, on any processor: a state has to hold its net
         monkeypatch.setattr("carseg.curve.kept_epoch", lambda ious, _: min(2, len(ious) - 1))
-    params = PARAMS.model_copy(update={"keep": keep})
+    params = PARAMS.model_copy(update={"keep": keep, "precision": precision})
     whole = run(params)
     assert states() == []
     for epoch in epochs:

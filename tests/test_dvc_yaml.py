@@ -122,7 +122,12 @@ def committed(*words: str) -> bytes:
 def test_what_is_committed_was_made_by_the_code_beside_it() -> None:
     """Or a fresh clone would begin with results that are not its own."""
     files = committed("ls-tree", "-r", "--name-only", "HEAD").decode().splitlines()
-    for stage, found in yaml.safe_load(committed("show", "HEAD:dvc.lock"))["stages"].items():
+    stages = yaml.safe_load(committed("show", "HEAD:dvc.lock"))["stages"]
+    settings = yaml.safe_load(committed("show", "HEAD:params.yaml"))
+    assert stages.keys() == STAGES.keys()
+    for stage, found in stages.items():
+        told = found.get("params", {}).get("params.yaml", {})
+        assert told == {name: settings[name] for name in STAGES[stage].get("params", [])}, stage
         for path, md5 in ((each["path"], each["md5"]) for each in found["deps"] + found["outs"]):
             if not path.startswith(("carseg/", "stages/", "plots/", "metrics.json")):
                 continue

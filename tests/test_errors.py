@@ -192,18 +192,18 @@ def shell(command: str) -> tuple[int, str, str]:
 
 
 def test_a_reader_that_has_seen_enough_is_no_fault() -> None:
-    _, output, errors = shell("$PYTHON -m carseg --print-completion bash | head -1")
+    _, output, errors = shell('"$PYTHON" -m carseg --print-completion bash | head -1')
     assert output.startswith("#")
     assert errors == ""
     # Short output is written at the end, when nobody may be there.
     print_slowly = "from carseg.errors import run; run(lambda: input() or print('x'))"
-    assert shell(f'(sleep 1; echo) | $PYTHON -c "{print_slowly}" | true') == (1, "", "")
+    assert shell(f'(sleep 1; echo) | "$PYTHON" -c "{print_slowly}" | true') == (1, "", "")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full disk to try")
 def test_output_that_finds_a_full_disk_is_a_line() -> None:
     code = "from carseg.errors import run; run(lambda: print('x'))"
-    returned, _, errors = shell(f'$PYTHON -c "{code}" > /dev/full')
+    returned, _, errors = shell(f'"$PYTHON" -c "{code}" > /dev/full')
     assert errors == "carseg: No space left on device; nothing was left half written\n"
     assert returned == 1
 
@@ -234,7 +234,7 @@ def stage():
 run(stage)
 """
     (tmp_path / "stage.py").write_text(code)
-    returned, output, errors = shell(f'PYTHONPATH=. $PYTHON "{tmp_path}/stage.py" {closed}')
+    returned, output, errors = shell(f'PYTHONPATH=. "$PYTHON" "{tmp_path}/stage.py" {closed}')
     assert (returned, errors) == (0, "" if "2>&-" in closed else "y\n")
     assert output == ("" if ">&- 2" in closed or closed == ">&-" else "x\n")
     assert (tmp_path / "done").exists()

@@ -174,7 +174,6 @@ def test_half_of_a_network_in_two_files_is_told_of(project: Path, tmp_path: Path
         (f"../{WEIGHTS}", "torch finds no GPU here; leave it out, or take cpu"),
     ],
 )
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_device_that_is_not_there_is_refused(name: str, why: str, project: Path) -> None:
     with pytest.raises(CarsegError, match=f"^device cuda: {why}$"):
         load(project / "exported" / name, device="cuda")

@@ -23,6 +23,8 @@ from carseg import weights
 from carseg.closer import look_closer
 from carseg.device import Device
 from carseg.errors import CarsegError
+from carseg.formats import Probability, write_onnx
+from carseg.fuse import fuse_batch_norm
 from carseg.model import IN_TURN, MOST, Model, as_photo
 from carseg.photos import squared_photo
 from carseg.predict import at_size, combine, combine_two, from_sides, probability
@@ -30,7 +32,7 @@ from carseg.tensors import photo_tensor
 from carseg.u2net import U2Net
 from carseg.views import D4, TURNED, View
 
-CPU = Device("float32")
+CPU = Device("float32", "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -378,6 +380,41 @@ def test_untrained_is_the_full_net_unless_the_user_has_the_small_one_alone(
     Path("Weights/u2netp.onnx").touch()
     carseg.untrained()
     assert fetched == ["u2net", "u2netp"]
+
+
+@pytest.mark.slow
+def test_the_full_net_is_read_from_a_file_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The published one is a folded export, too, but takes a fetch of 176 MB."""
+    monkeypatch.chdir(tmp_path)
+    net = uneven(U2Net("u2net"))
+    expected = probability(net, square := photo_tensor(squared_photo(photo(), 64))[None], CPU)
+    write_onnx(Probability(fuse_batch_norm(net)).eval(), tmp_path, 64, None, {})
+    monkeypatch.setattr("carseg.model.fetch", lambda *_: (tmp_path / "model.onnx").read_bytes())
+    found = carseg.untrained(64, precision="float32")
+    np.testing.assert_allclose(found.look(photo()), at_size(expected[0], (60, 90)), atol=1e-4)
+    started = probability(weights.start("u2net", tmp_path, seed=1).eval(), square, CPU)
+    torch.testing.assert_close(started, expected, rtol=0, atol=1e-4)
+    assert expected.std() > 1e-3, "or agreement would prove nothing"
+
+
+@pytest.mark.parametrize(
+    ("ways", "looks"),
+    [({}, 1), ({"closer": True}, 5), ({"d4": True}, 8), ({"d4": True, "closer": True}, 16)],
+)
+def test_looks_at_a_photo_without_a_car_are_as_many_as_documented(
+    ways: dict[str, bool], looks: int
+) -> None:
+    seen: list[Tensor] = []
+
+    def nothing(photos: Tensor) -> Tensor:
+        seen.extend(photos)
+        return torch.full((len(photos), 1, 64, 64), 0.2)
+
+    found = Model(nothing, 64).predict(photo(), **ways)
+    assert found.max() == pytest.approx(0.2)
+    assert len(seen) == looks
 
 
 def test_the_package_offers_what_its_users_need() -> None:

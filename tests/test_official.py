@@ -98,7 +98,6 @@ def release(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     thread.start()
     monkeypatch.setattr(official.pooch, "retrieve", RETRIEVE)
     monkeypatch.setattr(official, "RELEASE", f"http://127.0.0.1:{server.server_port}/")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     yield folder
     server.shutdown()
     thread.join()

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 import time
@@ -88,8 +89,14 @@ def test_what_a_run_trained_predicts_and_is_exported(finished: Project) -> None:
         assert {path.name for path in out.iterdir()} == {f"{name}.png" for name in names}
     finished.carseg("export", "--format", "onnx", "--out", "../exported")
     assert (finished.folder.with_name("exported") / "model.onnx").is_file()
-    assert "untrained" in finished.carseg("scores")
+    finished.carseg("predict", "Image")
+    finished.carseg("export", "--format", "safetensors")
+    for name in ("predicted", "exported"):  # which git is to leave out, as README says
+        assert any((finished.folder / name).iterdir())
     assert finished.git("status", "--porcelain") == ""
+    for name in ("predicted", "exported"):
+        shutil.rmtree(finished.folder / name)
+    assert "untrained" in finished.carseg("scores")
 
 
 def test_a_commit_names_and_shows_validation_photos_alone(ran: Run, tmp_path: Path) -> None:

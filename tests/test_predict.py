@@ -12,7 +12,7 @@ from carseg.predict import at_size, combine, combine_two, find, from_sides, prob
 from carseg.tensors import photo_tensor
 from carseg.views import D4, View, turn
 
-CPU = Device("float32")
+CPU = Device("float32", "cpu")
 
 
 def probability_of_views(net: nn.Module, photo: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ from carseg.train import calibrated_start, train, train_bce, train_dice
 from carseg.u2net import VARIANTS, U2Net
 from carseg.upright import on_its_side, stand_up
 
-CPU = Device("float32")
+CPU = Device("float32", "cpu")
 OUTPUT, PLOT = Path(TRAINED["bce"]), Path("plots/bce.csv")
 TINY = Params(
     model="u2netp", image_size=64, epochs=2, batch_size=2, learning_rate=1e-2, precision="float32"
@@ -136,11 +136,13 @@ def test_the_curve_has_a_row_for_each_epoch_and_the_start() -> None:
     assert len({row["val_loss"] for row in rows}) == 3, "the net must have changed in each epoch"
 
 
-def test_the_same_run_gives_the_same_bytes_whatever_came_before() -> None:
-    first = run()
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_same_run_gives_the_same_bytes_whatever_came_before(precision: str) -> None:
+    params = tiny(precision=precision)
+    first = run(params)
     np.random.default_rng().random()
     torch.rand(3)
-    assert run() == first
+    assert run(params) == first
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

@@ -21,7 +21,7 @@ from carseg.errors import CarsegError
 from carseg.u2net import U2Net
 
 State = dict[str, Tensor]
-CPU = Device("float32")
+CPU = Device("float32", "cpu")
 
 
 @pytest.fixture(scope="module")
