@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -97,6 +97,27 @@ def test_what_a_run_trained_predicts_and_is_exported(finished: Project) -> None:
     for name in ("predicted", "exported"):
         shutil.rmtree(finished.folder / name)
     assert "untrained" in finished.carseg("scores")
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "command", "said"),
+    [
+        ("params.yaml", ("epochs: ", "epochs "), ["repro"], "YAML file structure is corrupted"),
+        ("params.yaml", ("", ""), ["exp", "run", "-S", "epoch=3"], "is not in struct"),
+        ("params.yaml", ("patience: ", "p: "), ["repro"], "are missing from 'params.yaml'"),
+        ("dvc.lock", ("size: ", "size: many"), ["repro"], "'./dvc.lock' validation failed"),
+    ],
+)
+def test_what_dvc_says_of_a_spoilt_file_is_found_in_the_troubleshooting(
+    file: str, change: tuple[str, str], command: Sequence[str], said: str, ran: Run, tmp_path: Path
+) -> None:
+    project = ran.project.copy(tmp_path / "spoilt")
+    path = project.folder / file
+    path.write_text(path.read_text().replace(*change, 1))
+    assert said in " ".join(
+        project.dvc(*command, expect=1 if command == ["exp", "run"] else 255).split()
+    )
+    assert said in (ROOT / "README.md").read_text()
 
 
 def test_a_commit_names_and_shows_validation_photos_alone(ran: Run, tmp_path: Path) -> None:
