@@ -15,7 +15,7 @@ from torch.utils.serialization import config
 
 from carseg.ahead import on_cores
 from carseg.device import Device
-from carseg.errors import CarsegError, is_lack_of_memory
+from carseg.errors import CarsegError, is_lack_of_memory, warn
 from carseg.pairs import Pair
 from carseg.params import Params
 from carseg.processes import ALONE, Processes
@@ -67,9 +67,8 @@ class Checkpoint:
         again = any(count != "0" for count in processes.all_gather([restarts]))
         if processes.first and not again:
             others = [path for path in FOLDER.glob(f"{task}-*") if path != self._path]
-            for path in others:
-                path.unlink(missing_ok=True)
-            if any(path.stem != self._path.stem for path in others):  # not its own, half written
+            removed = [path for path in others if _is_removed(path)]
+            if any(path.stem != self._path.stem for path in removed):  # not its own, half written
                 print(f"{task}: the state of a training of other {DEPENDS_ON} is removed")
         # All go on from a state, or none.
         self._found = processes.all_gather([self._path.is_file()])[0]
@@ -126,10 +125,20 @@ class Checkpoint:
         return True
 
     def remove(self) -> None:
-        """Remove the state of a training that has come to its end."""
-        self._path.unlink(missing_ok=True)
-        if FOLDER.is_dir() and not any(FOLDER.iterdir()):
-            FOLDER.rmdir()
+        """Remove the state of a training that has come to its end; what cannot be removed stays."""
+        with suppress(OSError):  # its results are there, and what stays does no harm
+            self._path.unlink(missing_ok=True)
+            FOLDER.rmdir()  # which fails for a link, a mount, and where another state is in it
+
+
+def _is_removed(path: Path) -> bool:
+    """Remove a file, or say that it stays; return whether it is gone."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        warn(f"{path}: cannot be removed ({error.strerror}); remove it by hand")
+        return False
+    return True
 
 
 def nbytes(state: object) -> int:

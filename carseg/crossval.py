@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -73,10 +74,9 @@ def crossval(overrides: Sequence[str], folder: Path) -> None:
     split_names([pair.name for pair in pairs], with_fold(wanted, 0).split, wanted.seed)
     names = [NAME.format(k) for k in range(fold_count(len(pairs), wanted.split))]
     refs = {name: f"refs/exps/{head[:2]}/{head[2:]}/{name}" for name in names}
-    for name, ref in refs.items():
+    for ref in refs.values():
         git("update-ref", "-d", ref)
-        # Still queued by a call that was interrupted; an error says that it is not.
-        wait_for(subprocess.Popen([*DVC, "queue", "remove", name], stdout=DEVNULL, stderr=DEVNULL))
+    dequeue(names)
     for k, name in enumerate(names):
         chosen = [
             word for change in (*changes, f"++split.fold={k}") for word in ("--set-param", change)
@@ -251,6 +251,18 @@ def run_dvc(*arguments: str) -> None:
     """
     if wait_for(subprocess.Popen([*DVC, *arguments])):
         raise CarsegError(f"dvc {' '.join(arguments)} failed; its message is above")
+
+
+def dequeue(names: Sequence[str]) -> None:
+    """Remove what an interrupted call has left in DVC's queue, maybe of more folds than `names`."""
+    for name in {*names, *re.findall(NAME.format(r"\d+"), queue_status())}:
+        # An error says that it is not queued.
+        wait_for(subprocess.Popen([*DVC, "queue", "remove", name], stdout=DEVNULL, stderr=DEVNULL))
+
+
+def queue_status() -> str:
+    """Return what DVC tells of its queue."""
+    return subprocess.run([*DVC, "queue", "status"], capture_output=True, text=True).stdout
 
 
 def wait_for(process: subprocess.Popen[bytes]) -> int:

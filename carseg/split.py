@@ -9,7 +9,7 @@ from pathlib import Path
 from sklearn.model_selection import KFold, train_test_split
 
 from carseg.errors import CarsegError, named
-from carseg.files import write_csv
+from carseg.files import new_directory, write_csv
 from carseg.pairs import Pair, find_pairs
 from carseg.params import Params, Split
 from carseg.recorded import Recorded
@@ -72,6 +72,7 @@ def write_split(pairs: Sequence[Pair], settings: Split, seed: int, folder: Path)
     """
     pair_of = {pair.name: pair for pair in pairs}
     train, val = split_names(list(pair_of), settings, seed)
-    for part, names in (("train", train), ("val", val)):
-        write_csv(folder / f"{part}.csv", ("photo", "mask"), (pair_of[name] for name in names))
+    with new_directory(folder) as fresh:  # both at once, as no photo may be in both
+        for part, names in (("train", train), ("val", val)):
+            write_csv(fresh / f"{part}.csv", ("photo", "mask"), (pair_of[name] for name in names))
     print(f"split: {len(train)} pairs train, {len(val)} validate: {named(val)}")

@@ -32,16 +32,18 @@ class Store:
         handle, name = tempfile.mkstemp(dir=folder)
         self._path = Path(name)
         self._starts = array("q")  # in bytes
-        with os.fdopen(handle, "wb") as file:
-            for values in arrays:
-                self._starts.append(file.tell())
-                content = io.BytesIO()  # NumPy, writing to a full disk, would not say so
-                np.save(content, values)
-                try:
+        try:
+            with os.fdopen(handle, "wb") as file:
+                for values in arrays:
+                    self._starts.append(file.tell())
+                    content = io.BytesIO()  # NumPy, writing to a full disk, would not say so
+                    np.save(content, values)
                     file.write(content.getbuffer())
                     file.flush()
-                except OSError as error:
-                    raise OSError(error.errno, error.strerror, name) from error
+        except OSError as error:
+            if error.filename or not error.errno:  # of what the arrays are read from
+                raise
+            raise OSError(error.errno, error.strerror, name) from error
 
     def __getitem__(self, i: int) -> NDArray[Any]:
         """Read the i-th array."""

@@ -243,6 +243,30 @@ def test_what_a_killed_writer_left_is_removed(cut: Cut, capsys: pytest.CaptureFi
     assert "is removed" not in capsys.readouterr().out, "it is of no other training"
 
 
+def test_a_state_that_cannot_be_removed_stops_no_training(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (FOLDER / "bce-other.pt").mkdir(parents=True)  # no file, so it cannot be unlinked
+    run()
+    said = capsys.readouterr()
+    assert "bce-other.pt: cannot be removed (" in said.err
+    assert "is removed" not in said.out
+    assert states() == [FOLDER / "bce-other.pt"]
+
+
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_a_training_ends_well_where_the_folder_of_states_cannot_be_removed(kind: str) -> None:
+    whole = run()
+    if kind == "link":
+        Path("disk").mkdir()
+        FOLDER.symlink_to("disk")
+    else:
+        FOLDER.touch()
+    assert run() == whole
+    assert FOLDER.is_symlink() == (kind == "link")
+    assert not any(Path("disk").glob("*"))
+
+
 @pytest.mark.parametrize(
     "error",
     [OSError(28, "No space left on device"), RuntimeError("PytorchStreamWriter failed writing")],

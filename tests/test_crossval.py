@@ -15,7 +15,7 @@ from conftest import run_carseg, write_pairs
 from project import Project
 
 from carseg.columns import LAID, NETS, VIEWS
-from carseg.crossval import Row, changed, crossval, git, report, run_dvc, sides, wait_for
+from carseg.crossval import Row, changed, crossval, dequeue, git, report, run_dvc, sides, wait_for
 from carseg.errors import CarsegError
 from carseg.files import read_csv, write_csv
 from carseg.params import Params
@@ -164,6 +164,20 @@ def project(repository: Path) -> Project:
     project = Project.at(repository)
     project.commit("start")
     return project
+
+
+def test_folds_that_an_interrupted_call_queued_are_removed_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    queue = "Task  Name  Status\na1b2c3d  crossval-fold-7  Queued\nd4e5f6a  mine  Queued\n"
+    removed: list[str] = []
+    monkeypatch.setattr("carseg.crossval.queue_status", lambda: queue)
+    monkeypatch.setattr("carseg.crossval.wait_for", lambda _: 0)
+    monkeypatch.setattr(
+        "carseg.crossval.subprocess.Popen", lambda words, **_: removed.append(words[-1])
+    )
+    dequeue(["crossval-fold-0", "crossval-fold-1"])
+    assert sorted(removed) == ["crossval-fold-0", "crossval-fold-1", "crossval-fold-7"]
 
 
 def test_what_git_lacks_is_told_of_before_anything_is_done(

@@ -4,7 +4,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from conftest import write_pairs
+from conftest import contents, write_pairs
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.model_selection import train_test_split
@@ -106,6 +106,24 @@ def test_manifests_hold_the_split_and_are_read_back(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "val.csv") == [pair(name) for name in val]
     lines = (tmp_path / "val.csv").read_bytes().decode().split("\n")
     assert lines[:2] == ["photo,mask", "dataset/Image/01.jpg,dataset/Mask/01.png"]
+
+
+def test_a_split_that_fails_leaves_both_manifests_of_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = [pair(name) for name in NAMES]
+    write_split(pairs, Split(val_size=5), 42, tmp_path / "split")
+    before = contents(tmp_path)
+
+    def full(path: Path, *_: object) -> None:
+        if path.name == "val.csv":
+            raise OSError(28, "No space left on device", str(path))
+        path.write_text("photo,mask\n")
+
+    monkeypatch.setattr("carseg.split.write_csv", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_split(pairs, Split(val_size=5), 43, tmp_path / "split")
+    assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize(("size", "more"), [(5, ""), (10, ""), (11, ", …")])

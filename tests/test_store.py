@@ -45,13 +45,14 @@ def test_a_store_does_not_hold_what_it_wrote() -> None:
     assert len(pickle.dumps(store)) < 1000
 
 
-def test_a_full_disk_is_told_with_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("size", [10, 10**5])  # in the buffer, and past it
+def test_a_full_disk_is_told_with_the_file(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no full device here")
     full = open("/dev/full", "wb")  # noqa: SIM115 - the store closes it
     monkeypatch.setattr("carseg.store.os.fdopen", lambda *_: full)
     with pytest.raises(OSError, match="No space left on device") as caught:
-        Store(Path(), [np.zeros(10**5, np.uint8)])
+        Store(Path(), [np.zeros(size, np.uint8)])
     assert caught.value.errno == errno.ENOSPC
     assert caught.value.filename
 
