@@ -21,7 +21,7 @@ WARM_UP = 0.2  # share of all steps in which the learning rate climbs to its pea
 MEMORY = 0.2  # share of all steps over which weights are averaged
 # The net that task 2 keeps is a weighted mean: these are the fractions of the untrained weights and
 # of task 1's; the rest is what task 2 has learnt.
-UNTRAINED, BEFORE = 0.3, 0.35
+UNTRAINED, BEFORE = 0.5, 0.25
 FINE = 0.0005  # task 2's learning rate, at most: more undoes what task 1 has learnt
 
 
