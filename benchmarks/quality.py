@@ -95,7 +95,9 @@ def compare(arguments: argparse.Namespace) -> None:
     published = arguments.onnx or next(Path("pretrained").glob("*.onnx"), Path("pretrained/*.onnx"))
     if not published.is_file():
         raise CarsegError(
-            f"{published}: there is no such file; run dvc repro weights, or, where "
+            f"{published}: there is no such file; Weights/README.md says where to get it"
+            if arguments.onnx
+            else f"{published}: there is no such file; run dvc repro weights, or, where "
             "the project's init is another, name a u2net.onnx with --onnx"
         )
     remover = Remover(published)

@@ -133,7 +133,8 @@ def _add_crossval(commands: Commands) -> None:
         type=Path,
         default=Path("crossval"),
         metavar="DIR",
-        help="results, in place of those of an earlier run there [crossval]",
+        help="results, in place of those of an earlier run there; its experiments are replaced in "
+        "any case, where they started from the same commit [crossval]",
     )
     command.set_defaults(start=_crossval)
 
@@ -328,7 +329,8 @@ def _export(arguments: argparse.Namespace) -> None:
         if not is_lack_of_memory(error):
             raise
         raise CarsegError(
-            "memory ran out; lower --batch or --image-size, or export one --format at a time"
+            "memory ran out; lower --batch or --image-size, or export one --format at a time, each "
+            "into an --out of its own"
         ) from error
     print("\n".join(str(path) for path in written))
 

@@ -134,6 +134,8 @@ def as_line(error: Exception, job: Job) -> str:
         name = error.filename or job.source
         if isinstance(error, (FileExistsError, NotADirectoryError)):
             return f"{name}: a file is in the place of a folder; choose another --out"
+        if isinstance(error, FileNotFoundError) and os.path.islink(name):
+            return f"{name}: is a link to a file that is gone; put the file there"
         if isinstance(error, PermissionError):
             return f"{name}: may not be read or written; change its permissions"
         if error.errno in FULL:

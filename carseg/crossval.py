@@ -22,6 +22,7 @@ from carseg.columns import LAID, NETS, QUARTERS, VIEWS, view_name
 from carseg.errors import CarsegError
 from carseg.files import check_writable, parse_csv, write_csv, write_json
 from carseg.lock import parse_lock
+from carseg.official import suiting
 from carseg.pairs import find_pairs
 from carseg.params import Params, load_params
 from carseg.split import fold_count, split_names
@@ -67,6 +68,13 @@ def crossval(overrides: Sequence[str], folder: Path) -> None:
     load_params()  # tells of faults in params.yaml as the stages do
     changes = [*overrides, *ALWAYS]
     wanted = changed(Path("params.yaml").read_text(encoding="utf-8"), changes)
+    if (
+        wanted.init == "official"
+        and (init := suiting(wanted.model, Path("Weights"))) != wanted.model
+    ):
+        # Named, as DVC may hold results of the time before that file was there.
+        changes.append(f"init={init}")
+        wanted = wanted.model_copy(update={"init": init})
     head = _head()
     run_dvc("repro", "dataset")  # renders the sample in a new project without photos
     pairs = find_pairs(Path("dataset/Image"), Path("dataset/Mask"))
@@ -113,9 +121,14 @@ def _check(overrides: Sequence[str]) -> None:
 
 def _has_several_values(change: str) -> bool:
     try:
-        return any(setting.is_sweep_override() for setting in to_hydra_overrides([change]))
+        return any(setting.is_sweep_override() for setting in to_hydra_overrides([bare(change)]))
     except HydraException as error:
         raise CarsegError(f"--set-param {change}: is not NAME=VALUE as DVC reads it") from error
+
+
+def bare(change: str) -> str:
+    """Return NAME=VALUE without the file's name, which DVC takes before a colon."""
+    return change.partition(":")[2] if ":" in change.split("=")[0] else change
 
 
 def changed(settings: str, overrides: Sequence[str]) -> Params:
@@ -127,13 +140,8 @@ def changed(settings: str, overrides: Sequence[str]) -> Params:
     with TemporaryDirectory() as folder, chdir(folder):
         path = Path("params.yaml")
         path.write_text(settings, encoding="utf-8")
-        # Without the file's name, which DVC takes before a colon.
-        bare = [
-            change.partition(":")[2] if ":" in change.split("=")[0] else change
-            for change in overrides
-        ]
         try:
-            apply_overrides(path, bare)
+            apply_overrides(path, [bare(change) for change in overrides])
         except ParseError as error:  # of a name that is there twice, where load_params takes one
             fault = " ".join(str(error.__cause__ or error).split())
             raise CarsegError(f"{path}: not valid YAML: {fault}") from error

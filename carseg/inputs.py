@@ -96,7 +96,9 @@ def _photos_in(folder: Path, recursive: bool, out: Path | None) -> Iterator[Path
     for path in sorted(_all_below(folder) if recursive else folder.iterdir()):
         inside = path.relative_to(folder)
         made = not led_there and within(path.parent)
-        if path.suffix.lower() in known and not made and not hidden(inside) and path.is_file():
+        # A link to what is gone is told of, not passed over.
+        there = path.is_file() or (path.is_symlink() and not path.exists())
+        if path.suffix.lower() in known and not made and not hidden(inside) and there:
             yield path
 
 

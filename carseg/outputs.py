@@ -178,7 +178,8 @@ def plan(
             if not numbered:
                 raise CarsegError(
                     f"{source}: is called as another photo, and --skip-existing could take the "
-                    "other's results for its own; give each folder an --out of its own"
+                    "other's results for its own; give each folder an --out of its own, or rename "
+                    "one of the two"
                 )
             number += 1
             unique = name.with_name(f"{name.name}_{number}")

@@ -23,13 +23,13 @@ from project import heed_interruptions
 from torch import Tensor
 
 from carseg import weights
-from carseg.batch import predict
+from carseg.batch import as_line, predict
 from carseg.dataset import snapshot
 from carseg.errors import CarsegError
 from carseg.files import write_bytes
 from carseg.inputs import list_photos, matches, read
 from carseg.model import Model, Picture, as_photo
-from carseg.outputs import Kinds, plan
+from carseg.outputs import Job, Kinds, plan
 from carseg.u2net import U2Net
 
 
@@ -549,6 +549,18 @@ def test_links_to_folders_are_not_followed() -> None:
     assert len(list_photos(["photos/**/*.png"], recursive=True)) == 3
 
 
+def test_a_photo_that_is_a_link_to_nothing_is_told_of() -> None:
+    link = Path("photos/gone.png")
+    link.symlink_to("unplugged.png")
+    Path("photos/plan.txt").symlink_to("unplugged.txt")
+    found = list_photos(["photos"], recursive=False)
+    assert [path.name for path, _ in found] == ["a.png", "b.png", "gone.png"]
+    with pytest.raises(FileNotFoundError) as raised:
+        link.read_bytes()
+    told = as_line(raised.value, Job(link, {}))
+    assert told == "photos/gone.png: is a link to a file that is gone; put the file there"
+
+
 def test_a_pattern_with_a_slash_at_its_end_is_of_folders() -> None:
     Path("plan.txt").touch()
     assert [path.name for path in matches("p*/")] == ["photos"]
@@ -732,7 +744,9 @@ def test_whose_a_numbered_result_is_is_not_guessed() -> None:
         photo().save(f"{day}/a.png")
     do("1", "2")
     assert files() == ["a_png.png", "a_png_2.png"]
-    with pytest.raises(CarsegError, match=r"^2/a\.png: is called as another photo, .*own$"):
+    with pytest.raises(
+        CarsegError, match=r"^2/a\.png: is called as another photo, .*rename one of the two$"
+    ):
         do("1", "2", skip_existing=True)
     assert files() == ["a_png.png", "a_png_2.png"]
 

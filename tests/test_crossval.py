@@ -99,7 +99,9 @@ def test_what_a_cross_validation_sets_itself_cannot_be_set(change: str, name: st
         crossval([change], Path("crossval"))
 
 
-@pytest.mark.parametrize("change", ["learning_rate=0.0001,0.0003", "epochs=range(1,3)"])
+@pytest.mark.parametrize(
+    "change", ["learning_rate=0.0001,0.0003", "epochs=range(1,3)", "params.yaml:epochs=1,2"]
+)
 def test_several_values_are_refused_before_anything_is_trained(change: str) -> None:
     said = rf"^--set-param {re.escape(change)}: has several values; take one after the other$"
     with pytest.raises(CarsegError, match=said):
@@ -271,6 +273,29 @@ def test_folds_of_other_parameters_photos_or_code_are_not_taken_for_ones_own(
         with pytest.raises(CarsegError, match=f"^{said}"):
             crossval(["epochs=4"], Path("crossval"))
         assert not reported
+
+
+@pytest.mark.parametrize(
+    ("there", "init"), [("u2netp.onnx", "u2netp"), ("u2net.onnx", None), ("mine.pth", None)]
+)
+def test_folds_start_from_the_official_weights_that_are_there_now(
+    there: str, init: str | None, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DVC would take those of a time before, as `Weights` in its copy has none of them."""
+    monkeypatch.chdir(project.folder)
+    Path("params.yaml").write_text(FULL.format(epochs=1, keep="last", fold="null"))
+    write_pairs(Path("dataset/Image"), Path("dataset/Mask"), 2)
+    Path("Weights").mkdir(exist_ok=True)
+    Path("Weights", there).touch()
+    project.commit("photos")
+    queued: list[str] = []
+    monkeypatch.setattr("carseg.crossval.run_dvc", lambda *words: queued.extend(words))
+    with pytest.raises(CarsegError, match=r"^crossval-fold-0: did not run to its end"):
+        crossval(["params.yaml:epochs=2"], Path("crossval"))
+    assert queued.count("params.yaml:epochs=2") == 2
+    assert [word for word in queued if word.startswith("init=")] == (
+        [f"init={init}"] * 2 if init else []
+    )
 
 
 @pytest.mark.parametrize(
