@@ -31,8 +31,10 @@ class Lowered(nn.Module):
         assert conv.bias is not None
         bias = conv.bias.detach()
         constant = torch.where(bias > LIMIT, bias, 0).bfloat16().float()
-        self.conv = copy.deepcopy(conv)
-        self.conv.bias = nn.Parameter(bias - constant)
+        rest = copy.deepcopy(conv)
+        rest.bias = nn.Parameter(bias - constant)
+        # A large negative constant cannot be left out: what it offsets is in the products.
+        self.conv = Tripled(rest) if bool(rest.bias.abs().max() > LIMIT) else rest
         self.register_buffer("constant", constant)
 
     def forward(self, *parts: Tensor) -> Tensor:

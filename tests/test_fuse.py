@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import noise, uneven
@@ -44,6 +45,25 @@ def test_a_tripled_convolution_is_exact_where_bfloat16_is_not(dilation: int) -> 
     limit = 0.01 * float(expected.abs().max())
     assert float((found - expected).abs().max()) < limit
     assert float((rough - expected).abs().max()) > 3 * limit
+
+
+def test_a_lowered_layer_is_exact_where_another_channel_subtracts_a_large_constant() -> None:
+    conv = nn.Conv2d(4, 2, 3, padding=1)
+    x = (noise(1, 4, 12, 10) + 60).bfloat16()
+    with torch.inference_mode():
+        conv.weight.copy_(noise(2, 4, 3, 3, seed=1))
+        conv.weight[1] += 0.7
+        products = nn.functional.conv2d(x.float(), conv.weight)
+        conv.bias.copy_(torch.tensor([2 * LIMIT, 1 - float(products[:, 1].mean())]))
+        assert conv.bias[1] < -LIMIT
+        lowered = Lowered(conv)
+        expected = torch.relu(conv(x.float())) - lowered.constant.view(1, -1, 1, 1)
+        torch.testing.assert_close(lowered(x.float()), expected, rtol=1e-3, atol=1e-3)
+        found = lowered.bfloat16()(x).float()
+    inside = np.s_[:, 1, 1:-1, 1:-1]
+    spread = float(expected[inside].std())
+    assert spread > 0.1
+    assert float((found - expected)[inside].abs().max()) < 0.02 * spread
 
 
 @pytest.mark.parametrize("variant", ["u2netp", "u2net"])
