@@ -17,6 +17,7 @@ TRIES = 20  # crops drawn to find one without car
 MOST_CAR = 0.1  # largest fraction of car in such a crop
 BLOCKS = (0.15, 0.6)  # sides of a camouflaged block, relative to the photo's
 MARGINS = (0.0, 0.3)  # of a crop to the car, on each side, relative to the car's
+LEAST_CAR = 0.1  # height and width of a car that is cropped to, relative to the photo's side
 ALTERED = 0.7  # probability that a sample is turned, shifted, coloured, … at all
 
 
@@ -191,13 +192,13 @@ def crop_to_car(
     """Crop photo and mask to the car's box, with a margin, and stretch them to the square again.
 
     Where cars fill only half of all photos, a net forgets what it knew of those that fill theirs,
-    and prediction looks at such boxes, too (`carseg.closer`). Arguments as in `put_behind`.
+    and prediction looks at such boxes, too (`carseg.closer`). A car too small to show anything
+    when stretched, or none, leaves both as they are. Arguments as in `put_behind`.
     """
-    box = Image.fromarray(mask).getbbox()
-    if box is None:
-        return photo, mask
-    left, top, right, bottom = box
+    left, top, right, bottom = Image.fromarray(mask).getbbox() or (0, 0, 0, 0)
     size, width, height = len(mask), right - left, bottom - top
+    if min(width, height) < LEAST_CAR * size:
+        return photo, mask
     before, above, after, below = random.uniform(*MARGINS, 4)
     crop = (
         max(0.0, left - before * width),

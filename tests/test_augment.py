@@ -306,16 +306,25 @@ def test_a_cropped_car_fills_the_square_but_for_a_margin() -> None:
     assert (np.min(gaps, axis=0) < 3).all()
 
 
-def test_at_the_edge_a_crop_ends_with_the_photo_and_without_a_car_there_is_none() -> None:
+def test_at_the_edge_a_crop_ends_with_the_photo() -> None:
     photo, mask = scene(1)
     mask[:] = 255
     cropped, shape = crop_to_car(photo, mask, np.random.default_rng(0))
     assert np.array_equal(cropped, photo)
     assert (shape == 255).all()
+
+
+@pytest.mark.parametrize(
+    "car", [np.s_[:0, :0], np.s_[9:10, 9:10], np.s_[20:23, 5:50], np.s_[5:50, 20:23]],
+    ids=["none", "a pixel", "flat", "thin"],
+)  # fmt: skip
+def test_a_car_too_small_to_show_anything_is_not_cropped_to(car: tuple[slice, slice]) -> None:
+    photo, mask = scene(1)
     mask[:] = 0
+    mask[car] = 255
     cropped, shape = crop_to_car(photo, mask, np.random.default_rng(0))
     assert np.array_equal(cropped, photo)
-    assert not shape.any()
+    assert np.array_equal(shape, mask)
 
 
 def test_a_recoloured_car_stands_in_the_same_place() -> None:
