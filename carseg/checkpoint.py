@@ -56,7 +56,7 @@ class Checkpoint:
                 machines may differ.
             processes: who trains; each calls this.
         """
-        fingerprint = processes.all_gather([fingerprint])[0]
+        fingerprint = processes.broadcast(fingerprint)
         self._path = FOLDER / f"{task}-{fingerprint}.pt"
         self._full = False
         self._made = time.monotonic()
@@ -71,7 +71,7 @@ class Checkpoint:
             if any(path.stem != self._path.stem for path in removed):  # not its own, half written
                 print(f"{task}: the state of a training of other {DEPENDS_ON} is removed")
         # All go on from a state, or none.
-        self._found = processes.all_gather([self._path.is_file()])[0]
+        self._found = processes.broadcast(self._path.is_file())
 
     def save(self, parts: Mapping[str, Stateful]) -> None:
         """Save the state, if writing takes at most `SHARE` of the time since the last save.

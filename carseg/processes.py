@@ -68,6 +68,10 @@ class Processes:
             whole[rank :: self.world_size] = part
         return whole  # type: ignore[return-value]
 
+    def broadcast(self, value: Item) -> Item:
+        """Return the first process's value."""
+        return self.all_gather([value])[0]
+
     def barrier(self) -> None:
         """Wait until all processes have come here."""
         self.all_gather([None])

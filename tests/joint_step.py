@@ -65,3 +65,4 @@ with together() as processes:
     items = list(range(10 * processes.world_size + 1))
     assert processes.all_gather(items[processes.mine]) == items
     assert processes.all_gather([][processes.mine]) == []
+    assert processes.broadcast(processes.rank) == 0
