@@ -101,7 +101,7 @@ def _add_scores(commands: Commands) -> None:
         "scores",
         help="what the last dvc repro scored, as a table",
         description="Print metrics.json as a table, a row for each net and view; "
-        "dvc metrics show has the same in one long line.",
+        "dvc metrics show has these and the pooled ones in one long line.",
     )
     command.set_defaults(start=_scores)
 
