@@ -15,6 +15,9 @@ from carseg.errors import CarsegError
 
 STARTS = ("official", "u2netp", "u2net", "scratch")
 
+# What a plain word of YAML may be.
+INT, FLOAT, BOOL = (f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "bool"))
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
@@ -69,14 +72,34 @@ class Params(_Section):
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads 1e-4 as a number, as YAML 1.2 (and DVC, which writes it) does."""
+    """SafeLoader that reads plain words as YAML 1.2 does, and DVC, which records what it reads.
+
+    By YAML 1.1, as PyYAML reads it, 010 is eight, 1:30 is ninety, yes is true and 1e-4 is a word.
+    """
+
+    # None of 1.1's numbers and truth values.
+    yaml_implicit_resolvers = {  # noqa: RUF012 - as in the base class
+        first: [(tag, form) for tag, form in found if tag not in (INT, FLOAT, BOOL)]
+        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
+def _whole(loader: _Loader, node: yaml.ScalarNode) -> int:
+    text = node.value.replace("_", "")
+    return int(text, 0 if text.lstrip("-+")[:2] in ("0b", "0o", "0x") else 10)
+
+
+for tag, form, firsts in (  # of two that fit, the first
+    (INT, r"^[-+]?(0b[01_]+|0o[0-7_]+|0x[\da-fA-F_]+|\d[\d_]*)$", "-+0123456789"),
+    (
+        FLOAT,
+        r"^([-+]?((\d[\d_]*(\.[\d_]*)?|\.[\d_]+)([eE][-+]?\d+)?|\.(inf|Inf|INF))|\.(nan|NaN|NAN))$",
+        "-+.0123456789",
+    ),
+    (BOOL, r"^(true|True|TRUE|false|False|FALSE)$", "tTfF"),
+):
+    _Loader.add_implicit_resolver(tag, re.compile(form), list(firsts))
+_Loader.add_constructor(INT, _whole)
 
 
 def read_yaml(text: str) -> Any:

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dvc.utils.serialize import parse_yaml
 from project import ROOT
 
 from carseg.errors import CarsegError
-from carseg.params import Params, Split, load_params
+from carseg.params import Params, Split, load_params, read_yaml
 
 WHOLE = "a whole number from 1"
 
@@ -216,3 +217,21 @@ def test_a_file_in_another_encoding_is_one_line(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(CarsegError, match=r"params\.yaml: No such file or directory; "):
         load_params(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["0", "7", "-3", "+3", "1_000", "0x1F", "0o17", "0b11", "010", "0042", "-010", "08", "0o8",
+     "1.5", "5.", ".5", "-0.5", "1_0.5", "1e3", "1e-4", "1.5E3", ".5e-3", "1e5_0", ".inf", ".nan",
+     "1:30", "1:30.5", "true", "False", "TRUE", "yes", "no", "on", "off", "y", "n", "null", "~",
+     "2020-01-01", "word", "'010'"],
+)  # fmt: skip
+def test_words_mean_what_dvc_records_them_as(word: str) -> None:
+    assert repr(read_yaml(f"a: {word}")) == repr(dict(parse_yaml(f"a: {word}", "")))
+
+
+@pytest.mark.parametrize("word", ["yes", "on", "off"])
+def test_words_that_dvc_takes_for_text_are_no_truth_values(word: str, tmp_path: Path) -> None:
+    assert faults(f"cleanup: {word}", tmp_path) == [
+        f"cleanup is '{word}'; it must be true or false"
+    ]
