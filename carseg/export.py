@@ -10,7 +10,7 @@ from pathlib import Path
 from carseg import weights
 from carseg.card import Card, card
 from carseg.errors import IS_FOLDER, CarsegError, import_optional
-from carseg.files import write_bytes
+from carseg.files import check_writable, write_bytes
 from carseg.formats import FILES, NETWORKS, PACKAGES, WRITERS, Probability
 from carseg.quantize import Calibration, write_int8
 
@@ -57,6 +57,7 @@ def export(
             import_optional(package, format)
     names = [name for format in formats for name in FILES[format]] + ["MODEL_CARD.md"]
     _check_targets([out / name for name in names], force)
+    check_writable(out)  # now, not when photos have been read
     net = weights.net_of(state, variant)
     about = Card.of(source, variant, size)
     calibration = Calibration.of(photos, size, about.threshold) if photos else None

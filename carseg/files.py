@@ -41,7 +41,8 @@ def check_writable(folder: Path) -> None:
     Raises:
         OSError: that is not so.
     """
-    place = next(each for each in (folder, *folder.absolute().parents) if os.path.lexists(each))
+    whole = (folder, *folder.absolute().parents)  # on Windows all of it may be missing
+    place = next((each for each in whole if os.path.lexists(each)), folder)
     try:
         with tempfile.TemporaryDirectory(dir=place, prefix=PREFIX):
             pass

@@ -62,7 +62,11 @@ def list_photos(
             hint = "" if recursive else ", or add --recursive"
             raise CarsegError(f"{text}: holds no photo; name another folder{hint}")
         found |= photos | found  # a photo that is met again keeps its name
-    return list(found.items())
+    resolve = cache(Path.resolve)  # by folder, as by photo it would take long
+    once: dict[Path, tuple[Path, Path]] = {}
+    for photo, name in found.items():  # one photo may be named in several ways
+        once.setdefault(resolve(photo.parent) / photo.name, (photo, name))
+    return list(once.values())
 
 
 def matches(pattern: str) -> list[Path]:

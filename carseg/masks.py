@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Container, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,9 @@ def import_masks(
     for name in classes if known else ():
         if name not in known:
             faults.append(f"--class {name}: there is no such class; there are {', '.join(known)}")
+    ambiguous = _ambiguous(annotated)
+    for stem, names in ambiguous.items():
+        faults.append(f"{', '.join(names)}: share the name {stem}; import each folder by itself")
     masks: dict[Path, bytes] = {}
     several: list[str] = []
     pictures, existing = _by_stem(images, Image.registered_extensions()), _by_stem(out, MASKS)
@@ -54,7 +57,7 @@ def import_masks(
         stem = shared_name(picture.name)
         path, *others = existing.get(stem, [out / f"{stem}.png"])
         wanted = [region for region in picture.regions if region.label in (classes or known)]
-        if not wanted:
+        if not wanted or stem in ambiguous:
             continue
         if path in masks:
             faults.append(f"{picture.name}: is annotated twice; leave one out")
@@ -94,6 +97,16 @@ def _all(files: Sequence[Path], faults: list[str]) -> Iterator[Annotated]:
             faults.append(str(error))
         except OSError as error:
             faults.append(f"{path}: cannot be read ({error.strerror}); check its permissions")
+
+
+def _ambiguous(annotated: Sequence[Annotated]) -> dict[str, list[str]]:
+    """List pictures in different folders that share a name, by it: masks tell no folder."""
+    by_stem: dict[str, set[str]] = {}
+    for picture in annotated:
+        name = PurePosixPath(picture.name.replace("\\", "/"))
+        if len(name.parts) > 1:  # else it may be the same picture, named without its folder
+            by_stem.setdefault(shared_name(name.name), set()).add(str(name))
+    return {stem: sorted(names) for stem, names in by_stem.items() if len(names) > 1}
 
 
 def _by_stem(folder: Path, endings: Container[str]) -> dict[str, list[Path]]:

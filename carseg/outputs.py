@@ -222,8 +222,7 @@ def refuse_overwriting(listed: Sequence[Job], force: bool, scenery: Path | None 
             lines.append(f"{path}: is the background; choose another --out")
         elif _identity(path.parent) in folders:
             lines.append(
-                f"{path}: lies among the photos, where nothing is replaced; choose another --out, "
-                "or remove it"
+                f"{path}: lies among the photos, where nothing is replaced; choose another --out"
             )
     more = "cannot be written"
     if not lines and not force:

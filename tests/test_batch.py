@@ -898,6 +898,12 @@ def test_photos_of_one_name_do_not_collide() -> None:
     assert pixels("out/a_png_2.png").shape == (10, 20)
 
 
+def test_a_photo_named_in_several_ways_is_one() -> None:
+    Path("link").symlink_to("photos")
+    do("photos/a.png", str(Path("photos/a.png").resolve()), "photos/../photos", "link/a.png")
+    assert files() == ["a.png", "b.png"]
+
+
 def test_a_name_made_up_does_not_hit_another() -> None:
     found = [
         (Path("x/a.png"), Path("a")),

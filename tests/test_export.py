@@ -553,6 +553,18 @@ def test_a_file_that_was_made_meanwhile_is_left(
     }
 
 
+def test_a_folder_that_takes_no_files_is_told_of_before_photos_are_read(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export.Calibration, "of", MagicMock(side_effect=AssertionError))
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError) as caught:
+        export.export(
+            project / WEIGHTS, tmp_path / "file", ["onnx"], SIZE, None, False, [Path("a.jpg")]
+        )
+    assert caught.value.filename == str(tmp_path / "file")
+
+
 def test_files_are_replaced_only_when_forced(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -210,6 +210,14 @@ def test_a_folder_that_can_be_made_and_written_to_is_not_made_yet(tmp_path: Path
         check_writable(tmp_path / "file/b")
 
 
+def test_a_folder_on_a_drive_that_is_gone_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows, where not even the root of its path is there."""
+    monkeypatch.setattr(files.os.path, "lexists", lambda path: False)
+    with pytest.raises(FileNotFoundError) as caught:
+        check_writable(Path("gone/masks"))
+    assert caught.value.filename == str(Path("gone/masks"))
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_a_folder_that_fails_to_be_filled_leaves_the_old_one(
     error: type[BaseException], tmp_path: Path

@@ -277,6 +277,15 @@ def test_a_picture_annotated_twice_is_named() -> None:
     assert refused(one, Path("twice.json")) == ["x/a.jpg: is annotated twice; leave one out"]
 
 
+def test_pictures_in_different_folders_that_share_a_name_are_told_apart() -> None:
+    """Also where only one of them shows a car: its mask could be the other's."""
+    told = "cam1/a.jpg, cam2/a.jpg: share the name a; import each folder by itself"
+    for shapes in ([], [("car", OTHER)]):
+        one = labelme("cam1/a.jpg", *shapes).rename("one.json")
+        other = labelme("cam2\\a.jpg", ("car", SQUARE))
+        assert refused(one, other) == [told]
+
+
 def test_no_region_at_all_is_told() -> None:
     assert refused(labelme("a.jpg")) == ["no picture has a region; annotate the cars first"]
 
