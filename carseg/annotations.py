@@ -266,7 +266,7 @@ def _pasted(shape: Mapping[str, Any], size: tuple[int, int]) -> Mask:
         raise CarsegError(
             f"the mask of {shape['label']!r} is broken ({type(error).__name__}); draw it anew"
         ) from error
-    return _placed(part, round(top), round(left), size)
+    return _placed(part, int(top), int(left), size)  # as LabelMe does, not rounded
 
 
 def _polygon(draw: ImageDraw.ImageDraw, points: Corners) -> None:

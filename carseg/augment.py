@@ -44,14 +44,14 @@ class Augment:
                     mask_interpolation=cv2.INTER_LINEAR,
                     # Not mirrored: that would show a second car, and call it one.
                     border_mode=cv2.BORDER_CONSTANT,
-                    fill=(124, 116, 104),
+                    fill=(124, 116, 104),  # the mean of ImageNet
                     p=0.7 / ALTERED,
                 ),
                 A.ColorJitter(
                     brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2),
                     hue=(-0.03, 0.03), p=0.7 / ALTERED,
                 ),
-                # Light that ends across a car is no edge of the car.
+                # The edge of a shadow on a car is no edge of the car.
                 A.RandomShadow(shadow_roi=(0, 0, 1, 1), p=0.3 / ALTERED),
                 A.OneOf(
                     [
@@ -177,8 +177,8 @@ def camouflage(
     around = 1 - share
     if random.random() < 0.5:
         y, x = places[random.integers(len(places))]
-        height, width = (photo.shape[0] * random.uniform(*BLOCKS, 2) / 2).astype(int) + 1
-        block = np.s_[max(0, y - height) : y + height, max(0, x - width) : x + width]
+        up, across = (photo.shape[0] * random.uniform(*BLOCKS, 2) / 2).astype(int) + 1
+        block = np.s_[max(0, y - up) : y + up, max(0, x - across) : x + across]
         around = np.zeros_like(share)
         around[block] = 1 - share[block]
     shift = mean_colour(photo, share) - mean_colour(photo, around)
@@ -191,8 +191,8 @@ def crop_to_car(
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Crop photo and mask to the car's box, with a margin, and stretch them to the square again.
 
-    Where cars fill only half of all photos, a net forgets what it knew of those that fill theirs,
-    and prediction looks at such boxes, too (`carseg.closer`). A car too small to show anything
+    A net that only trains on photos which the car half fills forgets those that it fills, and
+    prediction looks at such boxes, too (`carseg.closer`). A car too small to show anything
     when stretched, or none, leaves both as they are. Arguments as in `put_behind`.
     """
     left, top, right, bottom = Image.fromarray(mask).getbbox() or (0, 0, 0, 0)

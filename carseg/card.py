@@ -14,7 +14,7 @@ from carseg import __version__
 from carseg.columns import TRAINED
 from carseg.errors import CarsegError
 from carseg.files import read_csv
-from carseg.learner import FINE
+from carseg.learner import MAX_DICE_RATE
 from carseg.lock import Lock, Stage, read_lock
 from carseg.params import Params, load_params
 from carseg.scores import ByView, read_metrics
@@ -207,8 +207,8 @@ def _training(about: Card) -> list[str]:
         return ["Not known: no file beside the weights tells of their training."]
     params = about.trained.params
     slower = (
-        f", {FINE:g} for the Dice loss"
-        if about.task == "dice" and params.learning_rate > FINE
+        f", {MAX_DICE_RATE:g} for the Dice loss"
+        if about.task == "dice" and params.learning_rate > MAX_DICE_RATE
         else ""
     )
     told = {

@@ -114,7 +114,7 @@ class Checkpoint:
             state: dict[str, dict[str, Any]] = torch.load(
                 self._path, map_location=device.torch, weights_only=True
             )
-        except OSError:  # of which what is in it is not to blame
+        except OSError:  # the disk's fault, not the content's
             raise
         except Exception as error:  # torch has no common base for what a broken file may raise
             if is_lack_of_memory(error):
@@ -151,7 +151,7 @@ def nbytes(state: object) -> int:
 def fingerprint(
     params: Params,
     device: Device,
-    processes: int,
+    world_size: int,
     parts: Iterable[Sequence[Pair]],
     nets: Iterable[U2Net],
     code: Mapping[str, str],
@@ -163,7 +163,7 @@ def fingerprint(
     threads.
     """
     settings = params.model_dump(exclude=INDIFFERENT)
-    told = (settings, provenance(device, processes), sorted(code.items()))
+    told = (settings, provenance(device, world_size), sorted(code.items()))
     digest = hashlib.sha256(repr(told).encode())
     for part, pairs in enumerate(parts):
         for pair, content in zip(pairs, on_cores(_hashes, pairs), strict=True):

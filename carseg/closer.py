@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from carseg.predict import Look, at_size, combine, from_sides
+from carseg.predict import Look, at_size, combine, predict_views
 from carseg.tensors import square_tensor
 from carseg.views import CAR, View, extent, standing_views
 
@@ -38,7 +38,7 @@ def look_closer(
     car = found >= CAR
     left, top, right, bottom = box = box_around(car)
     square = square_tensor(photo.crop(box), size)  # (3, S, S)
-    again = from_sides(look, square, standing_views(extent(car), views))  # (V, 1, S, S)
+    again = predict_views(look, square, standing_views(extent(car), views))  # (V, 1, S, S)
     inside = torch.from_numpy(found[None, top:bottom, left:right])
     before = torch.from_numpy(at_size(inside, (size, size)))[None, None]
     closer = found.copy()

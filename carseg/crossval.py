@@ -264,8 +264,10 @@ def run_dvc(*arguments: str) -> None:
 def dequeue(names: Sequence[str]) -> None:
     """Remove what an interrupted call has left in DVC's queue, maybe of more folds than `names`."""
     for name in {*names, *re.findall(NAME.format(r"\d+"), queue_status())}:
-        # An error says that it is not queued.
-        wait_for(subprocess.Popen([*DVC, "queue", "remove", name], stdout=DEVNULL, stderr=DEVNULL))
+        # Of several of that name one at a time; an error says that there is none.
+        remove = [*DVC, "queue", "remove", name]
+        while not wait_for(subprocess.Popen(remove, stdout=DEVNULL, stderr=DEVNULL)):
+            pass
 
 
 def queue_status() -> str:

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import BatchSampler, Dataset, Sampler
 
 from carseg.augment import Augment, camouflage, crop_to_car, put_behind, put_elsewhere
 from carseg.processes import Processes
 from carseg.squares import Squares
 from carseg.tensors import mask_tensor, photo_tensor
 
-MOVED = 0.25  # probability of `put_elsewhere`
-CROWDED = 0.5  # probability of `put_behind`
-PAINTED = 0.3  # probability of `Augment.recolour`
-HIDDEN = 0.5  # probability of `camouflage`
-CROPPED = 0.25  # probability of `crop_to_car`
+# Probabilities of what `carseg.augment` calls so.
+P_ELSEWHERE, P_BEHIND, P_RECOLOUR, P_CAMOUFLAGE, P_CROP = 0.25, 0.5, 0.3, 0.5, 0.25
 
 
 class Samples(Dataset[tuple[Tensor, Tensor]]):
@@ -54,7 +50,7 @@ class Samples(Dataset[tuple[Tensor, Tensor]]):
         photo, mask = self._squares.arrays(i)
         if self._scenes:
             photo = self._vary_scene(i, photo, mask, random)
-            if random.random() < CROPPED:
+            if random.random() < P_CROP:
                 photo, mask = crop_to_car(photo, mask, random)
         photo, mask = self._augment(photo, mask, int(random.integers(2**32)))
         return photo_tensor(photo), mask_tensor(mask)
@@ -63,13 +59,13 @@ class Samples(Dataset[tuple[Tensor, Tensor]]):
         self, i: int, photo: NDArray[np.uint8], mask: NDArray[np.uint8], random: np.random.Generator
     ) -> NDArray[np.uint8]:
         """Return the i-th photo with another scene, car or colour, or some of these, or none."""
-        if len(self) > 1 and random.random() < MOVED:
+        if len(self) > 1 and random.random() < P_ELSEWHERE:
             photo = put_elsewhere(photo, mask, *self._other(i, random), random)
-        if len(self) > 1 and random.random() < CROWDED:
+        if len(self) > 1 and random.random() < P_BEHIND:
             photo = put_behind(photo, mask, *self._other(i, random), random)
-        if random.random() < PAINTED:
+        if random.random() < P_RECOLOUR:
             photo = self._augment.recolour(photo, mask, int(random.integers(2**32)))
-        if random.random() < HIDDEN:
+        if random.random() < P_CAMOUFLAGE:
             photo = camouflage(photo, mask, random)
         return photo
 
@@ -106,21 +102,19 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 class Shares(Sampler[list[tuple[int, int]]]):
-    """One process's part of each batch of an epoch; empty where a batch has too few photos."""
+    """One process's part of each batch of an epoch; empty where a batch has too few photos.
+
+    Attributes:
+        whole: the epoch's batches, not only this process's part of each.
+    """
 
     def __init__(self, sampler: EpochSampler, batch_size: int, processes: Processes) -> None:
-        self._sampler = sampler
-        self._batch_size = batch_size
+        # Any, as torch knows no indices but whole numbers.
+        self.whole: Any = BatchSampler(cast(Any, sampler), batch_size, drop_last=False)
         self._processes = processes
 
     def __len__(self) -> int:
-        return math.ceil(len(self._sampler) / self._batch_size)
+        return len(self.whole)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return (batch[self._processes.mine] for batch in self.whole())
-
-    def whole(self) -> Iterator[list[tuple[int, int]]]:
-        """Yield the epoch's batches whole, not only this process's part of each."""
-        left = iter(self._sampler)
-        while batch := list(islice(left, self._batch_size)):
-            yield batch
+        return (batch[self._processes.mine] for batch in self.whole)

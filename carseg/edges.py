@@ -32,7 +32,7 @@ def boundary_iou(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> floa
 
 
 def hd95(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
-    """95th-percentile Hausdorff distance in pixels: 95 % of both outlines lie no farther apart.
+    """95th-percentile Hausdorff distance, pixels: 95 % of an outline lies as near to the other one.
 
     The larger of the two directions (Maier-Hein et al. 2024, arXiv:2206.01653). 0 when no car is in
     either mask, the photo's diagonal when it is in one of them only.

@@ -24,7 +24,7 @@ from carseg.overlay import overlay
 from carseg.pairs import Pair, read_manifest
 from carseg.params import Params
 from carseg.photos import read_photo, read_truth
-from carseg.predict import at_size, combine, combine_two, from_sides, probability
+from carseg.predict import at_size, combine, combine_two, predict_views, probability
 from carseg.provenance import provenance, record
 from carseg.recorded import Recorded
 from carseg.report import SHOWN, show, write_report
@@ -41,9 +41,9 @@ Mask = NDArray[np.bool_]
 class Judged(NamedTuple):
     """What one net does with one photo."""
 
-    counts: Mapping[str, Counts]  # a view each
-    scores: Mapping[str, Scores]  # a view each
-    turned: Mapping[str, float]  # IoU, a turn each
+    counts: Mapping[str, Counts]  # by view
+    scores: Mapping[str, Scores]  # by view
+    turned: Mapping[str, float]  # IoU by turn
 
 
 def evaluate(params: Params, recorded: Recorded | None = None) -> None:
@@ -128,7 +128,7 @@ def predict_masks(
     size = params.image_size
     look = partial(probability, net, device=device)
     shape = (photo.height, photo.width)
-    seen = from_sides(look, square_tensor(photo, size))  # (8, 1, S, S)
+    seen = predict_views(look, square_tensor(photo, size))  # (8, 1, S, S)
 
     def upright(quarters: int) -> NDArray[np.float32]:
         """Return what `find_upright` finds in the photo turned so far, computed from `seen`."""
@@ -145,9 +145,9 @@ def predict_masks(
     masks: dict[str, Mask] = {}
     for quarters in QUARTERS:
         stood = upright(quarters)
-        views = (at_size(seen[quarters], shape), stood, again(stood, TURNED))
-        for name, view in zip(LAID, views, strict=True):
-            masks[view_name(name, quarters)] = cut(view)
+        found = (at_size(seen[quarters], shape), stood, again(stood, TURNED))
+        for name, values in zip(LAID, found, strict=True):
+            masks[view_name(name, quarters)] = cut(values)
     d4 = at_size(combine(seen), shape)
     masks |= {"d4": cut(d4), "d4_closer": cut(again(d4, D4))}
     return {name: masks[name] for name in (*VIEWS, *TURNS)}

@@ -10,7 +10,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from carseg.u2net import LIMIT, RSU, ConvBNReLU, U2Net, join
 
-BLOCK = 32  # channels that processors multiply at once; others than multiples of it are slower
+BLOCK = 32  # channels that processors multiply at once; counts between its multiples are slower
 
 
 class Lowered(nn.Module):
@@ -90,7 +90,7 @@ class Tripled(nn.Module):
 
 
 def terms(values: Tensor) -> list[Tensor]:
-    """Return three tensors of numbers that bfloat16 holds, whose sum is `values`, largest first."""
+    """Split float32 values into three addends that bfloat16 holds exactly, largest first."""
     found = []
     rest = values.detach().float()
     for _ in range(3):
@@ -102,9 +102,9 @@ def terms(values: Tensor) -> list[Tensor]:
 def fuse_batch_norm(net: U2Net) -> U2Net:
     """Return a copy in eval mode, without batch norms, that computes the same.
 
-    Layers that must be exact (`U2Net.keep_exact`) stay so under any number format. Two cases are
-    rounded, which no published weights have: what an encoder's layer hands to one with a large
-    constant, and the second of two decoder layers in a row that have one.
+    Layers that must be exact (`U2Net.keep_exact`) stay so under any number format. In two cases,
+    which no published weights have, a large output is rounded: that of an encoder's layer other
+    than the bottom one, and that of a decoder's layer which reads another one's large output.
     """
     folded = copy.deepcopy(net).eval()
     folded.keep_exact()
@@ -128,7 +128,7 @@ def _lower(block: RSU) -> None:
         giving, reading = block.get_submodule(below), block.get_submodule(f"rebnconv{i}d")
         assert isinstance(giving, ConvBNReLU)
         assert isinstance(reading, ConvBNReLU)
-        if giving.large:
+        if giving.exact_output:
             lowered = Lowered(_conv(giving))
             block.add_module(below, lowered)
             conv = _conv(reading)
@@ -145,4 +145,4 @@ def _compute_with(layer: ConvBNReLU, conv: nn.Module) -> None:
     """Replace a layer's convolution and batch norm with `conv`, which computes both."""
     layer.conv_s1 = conv  # type: ignore[assignment]
     layer.bn_s1 = nn.Identity()  # type: ignore[assignment]
-    layer.exact = layer.large = False
+    layer.exact = layer.exact_output = False

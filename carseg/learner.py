@@ -18,11 +18,11 @@ from carseg.processes import Processes
 from carseg.u2net import U2Net
 
 WARM_UP = 0.2  # share of all steps in which the learning rate climbs to its peak
-MEMORY = 0.2  # share of all steps over which weights are averaged
+EMA_SHARE = 0.2  # share of all steps over which weights are averaged
 # The net that task 2 keeps is a weighted mean: these are the fractions of the untrained weights and
 # of task 1's; the rest is what task 2 has learnt.
 UNTRAINED, BEFORE = 0.5, 0.25
-FINE = 0.0005  # task 2's learning rate, at most: more undoes what task 1 has learnt
+MAX_DICE_RATE = 0.0005  # of learning in task 2: more undoes what task 1 has learnt
 
 
 class Learner:
@@ -58,9 +58,11 @@ class Learner:
         self._joint = processes.wrap_ddp(net)
         self._optimizer = torch.optim.Adam(net.parameters(), lr=rate, fused=True)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(
-            self._optimizer, lambda step: warmup_cosine((step + 0.5) / steps)
+            # At the middle of each step, as at the ends the rate is 0.
+            self._optimizer,
+            lambda step: warmup_cosine((step + 0.5) / steps),
         )
-        self._average = moving_average(net, MEMORY * steps)
+        self._average = moving_average(net, EMA_SHARE * steps)
         self.parts: dict[str, Stateful] = {
             "net": net,
             "optimizer": self._optimizer,
@@ -130,18 +132,19 @@ def train_step(
 def warmup_cosine(progress: float) -> float:
     """Return the learning rate's factor, 0…1: a linear climb, then half a cosine down to 0.
 
+    After SGDR (Loshchilov & Hutter 2017, arXiv:1608.03983), without restarts.
     The climb is long, as Adam's first steps move every weight by the full rate, however little
     it matters; in task 2 they would shake what task 1 has learnt.
 
     Args:
-        progress: share of all steps done, 0…1 (SGDR, Loshchilov & Hutter 2017, without restarts).
+        progress: share of all steps done, 0…1.
     """
     if progress < WARM_UP:
         return progress / WARM_UP
     return 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))
 
 
-def moving_average(net: U2Net, memory: float) -> AveragedModel:
+def moving_average(net: U2Net, window: float) -> AveragedModel:
     """Return an exponential moving average of a net's weights, updated by the step.
 
     With few photos single steps shake a net more than they teach it; the average stays calm
@@ -149,9 +152,9 @@ def moving_average(net: U2Net, memory: float) -> AveragedModel:
 
     Args:
         net: what is averaged, and what the average starts from.
-        memory: how many steps it reaches back; with 1 and less it is the net itself.
+        window: how many steps it reaches back; with 1 and less it is the net itself.
     """
-    decay = max(0.0, 1 - 1 / memory)
+    decay = max(0.0, 1 - 1 / window)
     blend = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
     average = AveragedModel(net, multi_avg_fn=blend)
     # The first update would copy, and forget the start.

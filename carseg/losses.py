@@ -1,6 +1,6 @@
 """Losses on logits, of the fused and the side outputs alike (deep supervision).
 
-Their mean, where the paper sums them (U²-Net, Qin et al. 2020, equation 1).
+The outputs' losses are averaged, where the paper sums them (U²-Net, Qin et al. 2020, equation 1).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class BCEWithLogitsLoss(nn.Module):
-    """`BCEWithLogitsLoss` of every output against the one mask."""
+    """Binary cross-entropy of every output, given as logits, against the one mask."""
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         """Return the mean over all outputs and pixels.

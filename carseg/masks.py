@@ -48,8 +48,6 @@ def import_masks(
         if name not in known:
             faults.append(f"--class {name}: there is no such class; there are {', '.join(known)}")
     ambiguous = _ambiguous(annotated)
-    for stem, names in ambiguous.items():
-        faults.append(f"{', '.join(names)}: share the name {stem}; import each folder by itself")
     masks: dict[Path, bytes] = {}
     several: list[str] = []
     pictures, existing = _by_stem(images, Image.registered_extensions()), _by_stem(out, MASKS)
@@ -57,9 +55,13 @@ def import_masks(
         stem = shared_name(picture.name)
         path, *others = existing.get(stem, [out / f"{stem}.png"])
         wanted = [region for region in picture.regions if region.label in (classes or known)]
-        if not wanted or stem in ambiguous:
+        if not wanted:
             continue
-        if path in masks:
+        if names := ambiguous.get(stem):
+            fault = f"{', '.join(names)}: share the name {stem}; export each folder by itself"
+            if fault not in faults:
+                faults.append(fault)
+        elif path in masks:
             faults.append(f"{picture.name}: is annotated twice; leave one out")
         elif path.is_dir():
             faults.append(f"{path}: {IS_FOLDER}")

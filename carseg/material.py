@@ -22,8 +22,8 @@ from carseg.processes import Processes
 from carseg.squares import Squares
 from carseg.views import D4, turn
 
-BN_PHOTOS = 64  # enough for the statistics of a batch norm, so at most that many
-BN_LEAST, BN_BATCH = 16, 4  # at least that many, of fewer some twice or more; their batch size
+BN_PHOTOS = 64  # at most; enough for the statistics of a batch norm
+BN_LEAST, BN_BATCH = 16, 4  # at least so many, fewer photos repeatedly; their batch size
 QUARTERED = (D4[0], D4[0], D4[1], D4[3])  # turns of those photos: none, or a quarter
 
 Batch = tuple[Tensor, Tensor]  # photos (N, 3, S, S), masks (N, 1, S, S)
@@ -45,10 +45,11 @@ class Parts(NamedTuple):
 class Material(NamedTuple):
     """The photos of a training, prepared for a process's part in it."""
 
-    sampler: EpochSampler  # of `Parts.learnt`
+    learnt: list[Pair]  # that train
+    sampler: EpochSampler  # of their positions
     shares: Shares
     loader: DataLoader[Batch]  # of this process's part of each batch
-    probes: list[Probe]  # to measure on: training photos, as many as validate, and those
+    probes: list[Probe]  # to measure on: training photos, as many as validate; those that validate
     bn_batches: Callable[[], Iterator[Tensor]]  # (N, 3, S, S), that batch norms are measured on
 
 
@@ -86,10 +87,11 @@ def prepare(
         CarsegError: a file cannot be read.
     """
     seed = int(np.random.SeedSequence([params.seed, TASKS.index(task)]).generate_state(1)[0])
-    # A net that knows nothing learns more from photos as they are than from what puzzles one
-    # that knows cars.
+    # From scratch a net learns more from photos as they are: scenes made to puzzle help one that
+    # knows cars.
     scenes = params.init != "scratch"
-    squares = Squares(parts.learnt, params.image_size, folder, processes)
+    learnt = parts.learnt
+    squares = Squares(learnt, params.image_size, folder, processes)
     samples = Samples(squares, seed, scenes)
     sampler = EpochSampler(len(samples), seed)
     shares = Shares(sampler, params.batch_size, processes)
@@ -107,20 +109,20 @@ def prepare(
     ]
 
     def bn_batches() -> Iterator[Tensor]:
-        """Yield this process's part of each, read anew, as memory is for the net."""
+        """Yield this process's part of each batch, read anew each time: memory is for the net."""
         for batch in batch_norm_batches(squares, len(parts.train)):
             yield batch[processes.mine]
 
-    return Material(sampler, shares, loader, probes, bn_batches)
+    return Material(learnt, sampler, shares, loader, probes, bn_batches)
 
 
 def batch_norm_batches(squares: Squares, first: int) -> Iterator[Tensor]:
-    """Yield batches (N, 3, H, W) of some of so many first photos, unaugmented, half of them turned.
+    """Yield batches (4, 3, S, S) of the `first` first photos, unaugmented, half of them turned.
 
     Batch norm statistics do not fit averaged weights and are recomputed (Izmailov et al. 2018,
     section 3.2), on photos as they are at prediction, not as augmentation changes them ("precise
-    BN", Wu & Johnson 2021, arXiv:2105.07576). These are `BN_PHOTOS` at most, evenly picked, in
-    whole batches, so up to three are left out; at least `BN_LEAST`, for which some may repeat.
+    BN", Wu & Johnson 2021, arXiv:2105.07576). `BN_PHOTOS` at most are picked, evenly; what would
+    not fill the last batch is left out. Where they are fewer than `BN_LEAST`, they repeat.
     """
     photos = evenly(range(first), BN_PHOTOS)
     count = max(BN_LEAST, len(photos)) // BN_BATCH * BN_BATCH

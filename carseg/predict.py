@@ -17,10 +17,10 @@ from carseg.views import CAR, D4, View, turn, turn_back
 
 Look = Callable[[Tensor], Tensor]  # photos (N, 3, S, S) to probabilities (N, 1, S, S), float32
 
-# How strictly views are weighted: one surer of the car by 0.02, or of the picture by 0.01, weighs e
-# times as much.
+# Factors of a softmax: a view weighs e times as much if it is surer of its car by 0.02, or of the
+# whole picture by 0.01.
 OF_CAR, OF_PICTURE = 50.0, 100.0
-SPECK = 8  # so many times smaller than the largest car of all views, one counts as less sure
+SPECK = 8  # a car so many times smaller than the largest one of all views makes its view less sure
 
 
 def probability(net: nn.Module, photos: Tensor, device: Device) -> Tensor:
@@ -46,10 +46,10 @@ def find(look: Look, photo: Image.Image, views: Sequence[View], size: int) -> ND
         size: side of the squares, in pixels.
     """
     square = square_tensor(photo, size)  # (3, S, S)
-    return at_size(combine(from_sides(look, square, views)), (photo.height, photo.width))
+    return at_size(combine(predict_views(look, square, views)), (photo.height, photo.width))
 
 
-def from_sides(look: Look, square: Tensor, views: Sequence[View] = D4) -> Tensor:
+def predict_views(look: Look, square: Tensor, views: Sequence[View] = D4) -> Tensor:
     """Predict a square photo (3, S, S) in each of `views`; turn results back: (V, 1, S, S)."""
     return torch.cat([turn_back(look(turn(square[None], view)), view) for view in views])
 
@@ -58,8 +58,8 @@ def combine(views: Tensor) -> Tensor:
     """Average one photo's views, (V, 1, S, S), 0…1, to (1, S, S): test-time augmentation.
 
     The surer a view is of what it takes for car, the higher its weight: the prediction of a car on
-    its roof, say, is blurred, and should not blur the others. One that finds none, or but a speck
-    against another one's car, hardly counts.
+    its roof, say, is blurred, and should not blur the others. A view that finds no car, or only a
+    speck compared with another view's, hardly counts.
     """
     car = views >= CAR
     area = car.sum(dim=(1, 2, 3))  # (V,), pixels
@@ -77,8 +77,8 @@ def combine_two(views: Tensor) -> Tensor:
     return _weighted(views, OF_PICTURE * confidence)
 
 
-def _weighted(views: Tensor, logits: Tensor) -> Tensor:
-    weight = torch.softmax(logits, dim=0)
+def _weighted(views: Tensor, scores: Tensor) -> Tensor:
+    weight = torch.softmax(scores, dim=0)
     return (weight.view(-1, 1, 1, 1) * views).sum(dim=0)
 
 

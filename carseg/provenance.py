@@ -16,12 +16,12 @@ PACKAGES = ("albumentations", "numpy", "onnx", "opencv-python-headless", "pillow
             "scipy", "torch")  # fmt: skip
 
 
-def record(stage: str, device: Device, processes: int = 1) -> None:
+def record(stage: str, device: Device, world_size: int = 1) -> None:
     """Write `provenance/STAGE.json`; the same machine writes the same bytes."""
-    write_json(FOLDER / f"{stage}.json", provenance(device, processes))
+    write_json(FOLDER / f"{stage}.json", provenance(device, world_size))
 
 
-def provenance(device: Device, processes: int = 1) -> dict[str, object]:
+def provenance(device: Device, world_size: int = 1) -> dict[str, object]:
     """Return what the last digits of a result depend on.
 
     The number of threads and the instruction set decide the order of sums, the build of torch the
@@ -32,7 +32,7 @@ def provenance(device: Device, processes: int = 1) -> dict[str, object]:
         "device": device.torch.type,
         "gpu": gpu,
         "precision": str(device.dtype).removeprefix("torch."),
-        "processes": processes,
+        "processes": world_size,
         "threads": torch.get_num_threads(),  # of each process
         "processor": processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),

@@ -230,5 +230,5 @@ def exact_layers(net: U2Net) -> Iterator[str]:
     net = copy.deepcopy(net)
     net.keep_exact()
     for name, layer in net.named_modules():
-        if isinstance(layer, ConvBNReLU) and (layer.exact or layer.large):
+        if isinstance(layer, ConvBNReLU) and (layer.exact or layer.exact_output):
             yield name

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
@@ -17,10 +16,10 @@ from carseg.columns import TRAINED
 from carseg.curve import Curve
 from carseg.device import Device
 from carseg.errors import CarsegError, named, warn
-from carseg.learner import BEFORE, FINE, UNTRAINED, Learner
+from carseg.learner import BEFORE, MAX_DICE_RATE, UNTRAINED, Learner
 from carseg.losses import BCEWithLogitsLoss, DiceLoss
 from carseg.material import BN_PHOTOS, Material, Parts, prepare, read_parts
-from carseg.pairs import Pair, evenly, read_manifest
+from carseg.pairs import evenly, read_manifest
 from carseg.params import Params
 from carseg.photos import read_photo, squared_photo
 from carseg.processes import ALONE, Processes, together
@@ -57,7 +56,7 @@ def train_dice(params: Params, recorded: Recorded | None = None) -> None:
             share = BEFORE / (UNTRAINED + BEFORE)
             remembered = calibrated_start(params)
             weights.interpolate(remembered, net, share)
-        fine = params.model_copy(update={"learning_rate": min(params.learning_rate, FINE)})
+        fine = params.model_copy(update={"learning_rate": min(params.learning_rate, MAX_DICE_RATE)})
         train(
             "dice",
             net,
@@ -109,7 +108,8 @@ def train(
     towards the remembered net where one is given, with batch norm statistics recomputed. Epoch 0 is
     the initial net, so the best is never below the start. The curve goes to `plots/TASK.csv`:
     training and validation scores, both in eval mode on whole photos, not augmented, Dice and IoU
-    in the view `upright`; those of training on as many photos as validate, or on all.
+    in the view `upright`; training scores are of as many photos as validate, or of all if there are
+    fewer.
 
     Args:
         task: a member of `TASKS`; what it trains goes to `TRAINED[task]`.
@@ -154,7 +154,7 @@ def train(
                 measured: nn.Module = net
             else:
                 material.sampler.epoch = epoch
-                learn(learner, material, parts.learnt, f"{task} {epoch}", processes)
+                learn(learner, material, f"{task} {epoch}", processes)
                 measured = learner.averaged(remembered, material.bn_batches())
             scores = [probe.measure(measured, criterion, device) for probe in material.probes]
             if not math.isfinite(loss := sum(score.loss for score in scores)):
@@ -215,28 +215,20 @@ class Diverged(Exception):
     """The loss is no longer finite: says where, and what to do."""
 
 
-def learn(
-    learner: Learner,
-    material: Material,
-    pairs: Sequence[Pair],
-    title: str,
-    processes: Processes,
-) -> None:
+def learn(learner: Learner, material: Material, title: str, processes: Processes) -> None:
     """Train on every batch of an epoch; the loader yields this process's part of each.
-
-    `pairs` are those of the loader, to name some in an error.
 
     Raises:
         Diverged: a loss is not finite.
     """
-    quiet = None if processes.first else True  # None: where nobody looks at a terminal
+    quiet = None if processes.first else True  # None: tqdm is quiet where there is no terminal
     bar = tqdm(material.loader, title, leave=False, disable=quiet)
-    for batch, (photos, masks) in zip(material.shares.whole(), bar, strict=True):
+    for batch, (photos, masks) in zip(material.shares.whole, bar, strict=True):
         # Gradients are averaged over processes, of which each has another part of the batch.
         weight = len(photos) * processes.world_size / len(batch)
         loss = processes.sum(learner.step(photos, masks, weight))
         if not math.isfinite(loss):
-            names = named([pairs[i].photo_file for _, i in batch])
+            names = named([material.learnt[i].photo_file for _, i in batch])
             raise Diverged(
                 f"the loss is {loss} in epoch {batch[0][0]} at {names}; lower learning_rate, or "
                 "look at these photos"

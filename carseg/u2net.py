@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -82,14 +83,14 @@ class ConvBNReLU(nn.Module):
 
     Attributes:
         exact: compute in float32 also where autocast would not; see `U2Net.keep_exact`.
-        large: then also return float32, as the layer that reads it is exact, too.
+        exact_output: then also return float32, as the layer that reads it is exact, too.
     """
 
     def __init__(self, in_channels: int, out_channels: int, dilation: int = 1) -> None:
         super().__init__()
         self.conv_s1 = Convolution(in_channels, out_channels, dilation)
         self.bn_s1 = nn.BatchNorm2d(out_channels)
-        self.exact = self.large = False
+        self.exact = self.exact_output = False
 
     def forward(self, *parts: Tensor) -> Tensor:
         """Return max(0, normalised convolution) of the parts, joined."""
@@ -98,7 +99,7 @@ class ConvBNReLU(nn.Module):
             x = join(*parts)
             with torch.autocast(kind, enabled=False):
                 exact = self._compute(x.float())
-            return exact if self.large else exact.to(torch.get_autocast_dtype(kind))
+            return exact if self.exact_output else exact.to(torch.get_autocast_dtype(kind))
         return self._compute(*parts)
 
     def _compute(self, *parts: Tensor) -> Tensor:
@@ -140,15 +141,11 @@ def keep_apart(joined: Tensor, parts: Sequence[Tensor]) -> AbstractContextManage
 
 def halve(x: Tensor) -> Tensor:
     """Apply 2×2 max pooling: (N, C, H, W) to (N, C, ⌈H/2⌉, ⌈W/2⌉)."""
+    pool = partial(F.max_pool2d, kernel_size=2, ceil_mode=True)
     if x.dtype == torch.float32 and torch.is_grad_enabled():
         # Saving the indices of the maxima takes 0.1 GB; recomputing them is cheaper.
-        again: Tensor = checkpoint(_halve, x, use_reentrant=False, preserve_rng_state=False)
-        return again
-    return _halve(x)
-
-
-def _halve(x: Tensor) -> Tensor:
-    return F.max_pool2d(x, 2, ceil_mode=True)
+        pool = partial(checkpoint, pool, use_reentrant=False, preserve_rng_state=False)
+    return pool(x)
 
 
 def join(*parts: Tensor) -> Tensor:
@@ -158,26 +155,19 @@ def join(*parts: Tensor) -> Tensor:
     return torch.cat([resize(part, parts[-1].shape[-2:]) for part in parts], dim=1)
 
 
-def u_shape(
-    x: Tensor,
-    encoders: Sequence[nn.Module],
-    decoders: Sequence[nn.Module],
-    pooled: Sequence[bool],
-) -> list[Tensor]:
-    """Walk down the encoders, then up the decoders; the U of a block and of the whole net.
+def u_shape(x: Tensor, net: nn.Module, name: str, pooled: Sequence[bool]) -> list[Tensor]:
+    """Walk down the encoders `{name}1`, `{name}2`, …, then up the decoders …, `{name}1d` of `net`.
 
-    `pooled[i]` says whether level i is entered at half the resolution. Gives the features from
-    the bottom to the top, one a level.
+    Both a block and the whole net are such a U. `pooled[i]` says whether level i is entered at half
+    the resolution. Gives the features of each level, the bottom's first.
     """
     skips: list[Tensor] = []
-    for encode, pool in zip(encoders, pooled, strict=True):
-        if pool:
-            x = halve(x)
-        x = encode(x)
+    for i, pool in enumerate(pooled, start=1):
+        x = net.get_submodule(f"{name}{i}")(halve(x) if pool else x)
         skips.append(x)
     features = [skips.pop()]
-    for decode in decoders:
-        features.append(decode(features[-1], skips.pop()))
+    for i in range(len(skips), 0, -1):
+        features.append(net.get_submodule(f"{name}{i}d")(features[-1], skips.pop()))
     return features
 
 
@@ -204,9 +194,7 @@ class RSU(nn.Module):
     def forward(self, *parts: Tensor) -> Tensor:
         """Return the sum of local features and what the inner U makes of them."""
         x: Tensor = self.rebnconvin(*parts)
-        encoders = [self.get_submodule(f"rebnconv{i}") for i in range(1, self.height + 1)]
-        decoders = [self.get_submodule(f"rebnconv{i}d") for i in range(self.height - 1, 0, -1)]
-        return u_shape(x, encoders, decoders, self.pooled)[-1] + x
+        return u_shape(x, self, "rebnconv", self.pooled)[-1] + x
 
 
 class U2Net(nn.Module):
@@ -246,9 +234,9 @@ class U2Net(nn.Module):
 
         Where a layer adds a large constant to its sums of products, all pixels have nearly that
         value, and their differences are small. In the published small weights one layer gives 228 ±
-        1 in one channel, and the next subtracts the 1337 that result; the spacing of bfloat16
-        numbers there is 1 and 8. In the full ones it is 72 and 185, and 123 and 203 in one more
-        place.
+        1 in one channel, where bfloat16 numbers are 1 apart, and the bias of the next one subtracts
+        1337 from sums of products that are as large, where they are 8 apart. In the full weights
+        there are two such pairs of layers: 72 and 185, 123 and 203.
         """
         for block in self.modules():
             if isinstance(block, RSU):
@@ -256,17 +244,15 @@ class U2Net(nn.Module):
                 for layer in layers:
                     layer.exact = bool(layer.constants().abs().max() > LIMIT)
                     layer.conv_s1.may_tile = not layer.exact
-                    layer.large = False
+                    layer.exact_output = False
                 # Each layer of a block is read by the next. A positive constant may offset negative
-                # products; the output is large only if the next layer subtracts it again.
+                # products; the output itself is large only if the next layer subtracts it again.
                 for layer, reader in pairwise(layers):
-                    layer.large = reader.exact and bool(layer.constants().max() > LIMIT)
+                    layer.exact_output = reader.exact and bool(layer.constants().max() > LIMIT)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (N, 7, H, W) of photos (N, 3, H, W)."""
-        encoders = [self.get_submodule(f"stage{i}") for i in range(1, self.depth + 1)]
-        decoders = [self.get_submodule(f"stage{i}d") for i in range(self.depth - 1, 0, -1)]
-        features = u_shape(x, encoders, decoders, self.pooled)
+        features = u_shape(x, self, "stage", self.pooled)
         sides = torch.cat(
             [
                 resize(self.get_submodule(f"side{i}")(feature), x.shape[-2:])

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from carseg.predict import Look, at_size, combine_two, from_sides
+from carseg.predict import Look, at_size, combine_two, predict_views
 from carseg.tensors import square_tensor
 from carseg.views import AS_HELD, CAR, CLEARLY, View, extent
 
-# Photos with an EXIF tag are turned by it before; those that lie have mostly lost theirs, and tags
-# mostly ask for this turn (orientation 6).
+# Photos with an EXIF tag have been turned by it. Those that still lie have mostly lost theirs, and
+# the most frequent one asks for this turn (orientation 6).
 CLOCKWISE: View = (3, False)
 
 
@@ -47,7 +47,7 @@ def stand_up(look: Look, square: Tensor, first: Tensor, shape: tuple[int, int]) 
         shape: the photo's own height and width.
     """
     _, *more = upright_views(first[0], shape)
-    return combine_two(torch.cat([first, from_sides(look, square, more)])) if more else first[0]
+    return combine_two(torch.cat([first, predict_views(look, square, more)])) if more else first[0]
 
 
 def upright_views(found: Tensor, shape: tuple[int, int]) -> Sequence[View]:

@@ -190,12 +190,9 @@ def identity_batch_norm(net: nn.Module) -> State:
     state: State = {}
     for name, layer in net.named_modules():
         if isinstance(layer, nn.BatchNorm2d):
-            width = layer.num_features
-            state[f"{name}.weight"] = torch.full((width,), (1 + layer.eps) ** 0.5)
-            state[f"{name}.bias"] = torch.zeros(width)
-            state[f"{name}.running_mean"] = torch.zeros(width)
-            state[f"{name}.running_var"] = torch.ones(width)
-            state[f"{name}.num_batches_tracked"] = torch.zeros((), dtype=torch.int64)
+            fresh = nn.BatchNorm2d(layer.num_features, layer.eps)
+            nn.init.constant_(fresh.weight, (1 + layer.eps) ** 0.5)
+            state |= fresh.state_dict(prefix=f"{name}.")
     return state
 
 

@@ -6,7 +6,8 @@ are transformed to the output (Lavin & Gray 2016, arXiv:1509.09308, section 4.3)
 are matrix products. In float32 the relative error is some 10⁻⁶, three to ten times that of a plain
 convolution, and a few 10⁻⁵ at most.
 
-Pictures are (N, H, W, C) here, channels last and contiguous; H and W are multiples of `TILE`.
+Inputs, outputs and their gradients are (N, H, W, C) here, contiguous; H and W are multiples of
+`TILE`.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ def _transform_kernels(weight: Tensor) -> Tensor:
 
 
 def _both_ways(matrix: Tensor, like: Tensor) -> Tensor:
-    """Return the matrix that works on a whole tile as `matrix` does on its rows and its columns."""
+    """Return the matrix that does to a tile, flattened, what matrix @ tile @ matrix.T does."""
     return torch.kron(matrix, matrix).to(like.dtype)
 
 

@@ -316,6 +316,11 @@ def test_a_pasted_part_that_leaves_the_picture_is_cut(left: int, top: int, tmp_p
     assert np.array_equal(mask_of(only(tmp_path, pasted(png(part), left, top))), expected)
 
 
+def test_a_mask_at_fractions_of_pixels_lies_where_labelme_puts_it(tmp_path: Path) -> None:
+    expected = mask_of(only(tmp_path, pasted(png(BLOB), 8, 10)))
+    assert np.array_equal(mask_of(only(tmp_path, pasted(png(BLOB), 8.7, 10.5))), expected)
+
+
 def test_a_point_may_be_as_far_away_as_pictures_are_large(tmp_path: Path) -> None:
     shape = {"points": [[-9e5, 10], [9e5, 10], [9e5, 19], [-9e5, 19]]}
     expected = np.zeros(SIZE, np.bool_)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -174,12 +175,18 @@ def test_folds_that_an_interrupted_call_queued_are_removed_and_nothing_else(
     queue = "Task  Name  Status\na1b2c3d  crossval-fold-7  Queued\nd4e5f6a  mine  Queued\n"
     removed: list[str] = []
     monkeypatch.setattr("carseg.crossval.queue_status", lambda: queue)
-    monkeypatch.setattr("carseg.crossval.wait_for", lambda _: 0)
-    monkeypatch.setattr(
-        "carseg.crossval.subprocess.Popen", lambda words, **_: removed.append(words[-1])
-    )
+    left = Counter({"crossval-fold-1": 2, "crossval-fold-7": 1, "mine": 1})  # two of one name
+
+    def remove(words: list[str], **_: object) -> int:
+        removed.append(words[-1])
+        left[words[-1]] -= 1
+        return int(left[words[-1]] < 0)
+
+    monkeypatch.setattr("carseg.crossval.subprocess.Popen", remove)
+    monkeypatch.setattr("carseg.crossval.wait_for", lambda code: code)
     dequeue(["crossval-fold-0", "crossval-fold-1"])
-    assert sorted(removed) == ["crossval-fold-0", "crossval-fold-1", "crossval-fold-7"]
+    assert set(removed) == {"crossval-fold-0", "crossval-fold-1", "crossval-fold-7"}
+    assert left["crossval-fold-1"] == left["crossval-fold-7"] == -1
 
 
 def test_what_git_lacks_is_told_of_before_anything_is_done(

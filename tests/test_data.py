@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 
 from carseg import data
 from carseg.augment import Augment
-from carseg.data import CROPPED, CROWDED, HIDDEN, MOVED, PAINTED, EpochSampler, Samples
+from carseg.data import (
+    P_BEHIND,
+    P_CAMOUFLAGE,
+    P_CROP,
+    P_ELSEWHERE,
+    P_RECOLOUR,
+    EpochSampler,
+    Samples,
+)
 from carseg.pairs import Pair, read_manifest
 from carseg.processes import Processes
 from carseg.squares import Squares
@@ -88,7 +96,7 @@ def test_looks_that_are_not_staged_are_photos_turned_and_shaded_and_no_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Augment, "__call__", lambda _, photo, mask, seed: (photo, mask))
-    monkeypatch.setattr("carseg.data.CROPPED", 0)
+    monkeypatch.setattr("carseg.data.P_CROP", 0)
     pairs = read_manifest(Path("split/train.csv"))
     plain, scenes = samples_of(pairs, scenes=False), samples_of(pairs)
     for i, (photo, mask) in enumerate(Squares(pairs, 64, Path())):
@@ -101,7 +109,7 @@ def test_looks_that_are_not_staged_are_photos_turned_and_shaded_and_no_more(
 def test_a_share_of_samples_is_cropped_to_the_car(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Augment, "__call__", lambda _, photo, mask, seed: (photo, mask))
     monkeypatch.setattr(data, "crop_to_car", lambda photo, mask, _: (photo, 0 * mask))
-    for scenes, share in ((True, CROPPED), (False, 0)):
+    for scenes, share in ((True, P_CROP), (False, 0)):
         samples = samples_of(read_manifest(Path("split/train.csv")), scenes=scenes)
         cropped = [not samples[epoch, 0][1].any() for epoch in range(300)]
         assert np.mean(cropped) == pytest.approx(share, abs=0.08 if share else 0)
@@ -111,8 +119,8 @@ def test_a_share_of_samples_is_cropped_to_the_car(monkeypatch: pytest.MonkeyPatc
 def test_photo_and_mask_are_cropped_and_moved_together(
     scenes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("MOVED", "CROWDED", "PAINTED", "HIDDEN", "CROPPED"):
-        monkeypatch.setattr(data, name, int(name == "CROPPED"))
+    for name in ("P_ELSEWHERE", "P_BEHIND", "P_RECOLOUR", "P_CAMOUFLAGE", "P_CROP"):
+        monkeypatch.setattr(data, name, int(name == "P_CROP"))
     car = np.where(ellipse(64, 64, seed=1), 255, 0).astype(np.uint8)
     monkeypatch.setattr(Squares, "arrays", lambda *_: (np.dstack([car] * 3), car))
     samples = samples_of(read_manifest(Path("split/train.csv")), scenes=scenes)
@@ -130,7 +138,7 @@ def test_a_staged_look_has_the_car_of_its_mask_and_what_others_have_around_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each photo has a colour of its own."""
-    monkeypatch.setattr("carseg.data.PAINTED", 0)
+    monkeypatch.setattr("carseg.data.P_RECOLOUR", 0)
     pairs = read_manifest(Path("split/train.csv"))
     squares = Squares(pairs, 64, Path())
     samples = Samples(squares)
@@ -143,8 +151,8 @@ def test_a_staged_look_has_the_car_of_its_mask_and_what_others_have_around_it(
 
 
 def test_every_way_of_staging_is_drawn_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    shares = {"put_elsewhere": MOVED, "put_behind": CROWDED, "recolour": PAINTED}
-    shares["camouflage"] = HIDDEN
+    shares = {"put_elsewhere": P_ELSEWHERE, "put_behind": P_BEHIND, "recolour": P_RECOLOUR}
+    shares["camouflage"] = P_CAMOUFLAGE
     chosen: list[set[str]] = []
 
     def told(name: str) -> Callable[..., NDArray[np.uint8]]:

@@ -19,10 +19,10 @@ from project import ROOT
 from carseg import weights
 from carseg.__main__ import command_line
 from carseg.augment import ALTERED
-from carseg.data import CROPPED, CROWDED, HIDDEN, MOVED, PAINTED
+from carseg.data import P_BEHIND, P_CAMOUFLAGE, P_CROP, P_ELSEWHERE, P_RECOLOUR
 from carseg.dataset import BYTES, FILES
 from carseg.formats import TOLERANCE
-from carseg.learner import BEFORE, FINE, MEMORY, UNTRAINED, WARM_UP
+from carseg.learner import BEFORE, EMA_SHARE, MAX_DICE_RATE, UNTRAINED, WARM_UP
 from carseg.lock import parse_lock
 from carseg.quantize import AGREEMENT, MOST
 from carseg.report import SHOWN
@@ -91,12 +91,12 @@ def test_dvc_knows_every_option_that_is_told_of(document: str) -> None:
 
 
 def test_numbers_that_documents_tell_are_those_of_the_code() -> None:
-    assert (WARM_UP, MEMORY, ALTERED) == (0.2, 0.2, 0.7)  # which are told in words
+    assert (WARM_UP, EMA_SHARE, ALTERED) == (0.2, 0.2, 0.7)  # which are told in words
     learnt = 1 - UNTRAINED - BEFORE
     for document, phrases in {
         "README.md": [
             f"{learnt:.0%} its own, {BEFORE:.0%} task 1's, {UNTRAINED:.0%} the start's",
-            f"in task 2 at most {FINE}",
+            f"in task 2 at most {MAX_DICE_RATE}",
             f"the validation photos ({SHOWN} at most)",
             f"at a mean IoU of {AGREEMENT} or more",
         ],
@@ -106,8 +106,8 @@ def test_numbers_that_documents_tell_are_those_of_the_code() -> None:
             f"{MOST // 2} at most, calibrate it",
         ],
         "docs/recipe.md": [
-            f"another background {MOVED}, another car behind {CROWDED}, recoloured {PAINTED}, "
-            f"camouflage {HIDDEN}, cropped to the car {CROPPED}",
+            f"another background {P_ELSEWHERE}, another car behind {P_BEHIND}, "
+            f"recoloured {P_RECOLOUR}, camouflage {P_CAMOUFLAGE}, cropped to the car {P_CROP}",
             f"the mean of {UNTRAINED:.0%} untrained weights, {BEFORE:.0%} of task 1's and "
             f"{learnt:.0%} of its own",
         ],

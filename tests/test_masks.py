@@ -279,11 +279,18 @@ def test_a_picture_annotated_twice_is_named() -> None:
 
 def test_pictures_in_different_folders_that_share_a_name_are_told_apart() -> None:
     """Also where only one of them shows a car: its mask could be the other's."""
-    told = "cam1/a.jpg, cam2/a.jpg: share the name a; import each folder by itself"
+    told = "cam1/a.jpg, cam2/a.jpg: share the name a; export each folder by itself"
     for shapes in ([], [("car", OTHER)]):
         one = labelme("cam1/a.jpg", *shapes).rename("one.json")
         other = labelme("cam2\\a.jpg", ("car", SQUARE))
         assert refused(one, other) == [told]
+    assert refused(one, other, classes=("car",)) == [told]
+
+
+def test_pictures_of_one_name_without_a_car_need_not_be_told_apart() -> None:
+    files = [labelme(f"cam{i}/z.jpg").rename(f"{i}.json") for i in range(2)]
+    files.append(labelme("cam1/a.jpg", ("car", SQUARE)))
+    assert import_masks(files, (), IMAGE, MASK, False) == [MASK / "a.png"]
 
 
 def test_no_region_at_all_is_told() -> None:

@@ -27,7 +27,7 @@ from carseg.formats import Probability, write_onnx
 from carseg.fuse import fuse_batch_norm
 from carseg.model import IN_TURN, MOST, Model, as_photo
 from carseg.photos import squared_photo
-from carseg.predict import at_size, combine, combine_two, from_sides, probability
+from carseg.predict import at_size, combine, combine_two, predict_views, probability
 from carseg.tensors import photo_tensor
 from carseg.u2net import U2Net
 from carseg.views import D4, TURNED, View
@@ -54,7 +54,7 @@ def test_predictions_have_the_pictures_size_and_agree_with_the_pipeline(
     square = photo_tensor(squared_photo(photo(), 64))
     expected = at_size(probability(net, square[None], CPU)[0], (60, 90)) >= 0.5
     assert np.array_equal(found >= 0.5, expected)
-    sides = from_sides(lambda photos: probability(net, photos, CPU), square)
+    sides = predict_views(lambda photos: probability(net, photos, CPU), square)
     views = at_size(combine(sides), (60, 90)) >= 0.5
     assert np.array_equal(model.predict(photo(), d4=True) >= 0.5, views)
     assert not np.array_equal(views, expected)
@@ -73,7 +73,7 @@ def test_a_car_on_its_side_is_looked_at_twice_and_by_look_once(model: Model, net
     def look(photos: Tensor) -> Tensor:
         return probability(net, photos, CPU)
 
-    once, twice = look(square[None]), from_sides(look, square, (D4[0], D4[3]))
+    once, twice = look(square[None]), predict_views(look, square, (D4[0], D4[3]))
     np.testing.assert_allclose(model.look(tall), at_size(once[0], (100, 50)), atol=1e-4)
     found = model.predict(tall)
     np.testing.assert_allclose(found, at_size(combine_two(twice), (100, 50)), atol=1e-4)

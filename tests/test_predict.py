@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from carseg.device import Device
-from carseg.predict import at_size, combine, combine_two, find, from_sides, probability
+from carseg.predict import at_size, combine, combine_two, find, predict_views, probability
 from carseg.tensors import photo_tensor
 from carseg.views import D4, View, turn
 
@@ -16,7 +16,7 @@ CPU = Device("float32", "cpu")
 
 
 def probability_of_views(net: nn.Module, photo: Tensor) -> Tensor:
-    return from_sides(lambda photos: probability(net, photos, CPU), photo)
+    return predict_views(lambda photos: probability(net, photos, CPU), photo)
 
 
 class Corner(nn.Module):
@@ -124,7 +124,7 @@ def test_finding_is_squaring_looking_and_scaling_back() -> None:
         return probability(net, photos, CPU)
 
     square = photo_tensor(np.asarray(photo.resize((8, 8), Image.Resampling.LANCZOS)))
-    views = from_sides(look, square)
+    views = predict_views(look, square)
     for chosen, expected in ((D4[:1], views[0]), (D4, combine(views))):
         found = find(look, photo, chosen, 8)
         assert (found.shape, found.dtype) == ((6, 12), np.float32)

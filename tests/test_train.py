@@ -28,7 +28,7 @@ from carseg.evaluate import net_called
 from carseg.files import read_csv, write_csv
 from carseg.learner import (
     BEFORE,
-    FINE,
+    MAX_DICE_RATE,
     UNTRAINED,
     WARM_UP,
     Learner,
@@ -386,7 +386,7 @@ def test_a_photo_weighs_the_same_in_every_process(
         met.append(weight)
         return 0.0
 
-    training.learn(Mock(step=step), Mock(loader=looks, shares=shares), [], "", two)
+    training.learn(Mock(step=step), Mock(loader=looks, shares=shares), "", two)
     assert met == pytest.approx(wanted)
 
 
@@ -404,7 +404,7 @@ def test_the_learning_rate_climbs_then_falls_to_nothing() -> None:
 
 def test_the_average_of_weights_is_exponential() -> None:
     net = fresh_net()
-    average = moving_average(net, memory=4)
+    average = moving_average(net, window=4)
     expected = {key: value.detach().clone() for key, value in net.named_parameters()}
     for seed in (1, 2):
         net.load_state_dict(uneven(fresh_net(), seed).state_dict())
@@ -447,7 +447,7 @@ def test_the_net_measured_computes_exactly_what_it_will_when_it_is_loaded(tmp_pa
 
 def test_a_memory_of_one_step_is_the_net_itself() -> None:
     net = fresh_net()
-    average = moving_average(net, memory=0.4)
+    average = moving_average(net, window=0.4)
     net.load_state_dict(uneven(fresh_net()).state_dict())
     average.update_parameters(net)
     for key, value in net.state_dict().items():
@@ -759,7 +759,7 @@ def test_what_the_second_task_begins_with_meets_on_any_device(
 
 
 @pytest.mark.usefixtures("pretrained")
-@pytest.mark.parametrize(("rate", "second"), [(2e-3, FINE), (1e-4, 1e-4)])
+@pytest.mark.parametrize(("rate", "second"), [(2e-3, MAX_DICE_RATE), (1e-4, 1e-4)])
 def test_the_second_task_learns_at_a_fine_rate_at_most(
     rate: float, second: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:

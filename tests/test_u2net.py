@@ -275,7 +275,7 @@ def test_numbers_beside_large_constants_are_told_apart_under_autocast(folded: bo
         exact = net(photo)
         with torch.autocast("cpu", torch.bfloat16):
             kept = (fuse_batch_norm(net) if folded else net)(photo).float()
-            net.stage2d.rebnconv2d.large = False  # rounds what it gives
+            net.stage2d.rebnconv2d.exact_output = False  # rounds what it gives
             rounded = net(photo).float()
     assert float((kept - exact).norm()) < 0.3 * float((rounded - exact).norm())
 
@@ -287,7 +287,7 @@ def test_only_what_an_exact_layer_reads_is_given_in_float32() -> None:
         for name in ("rebnconv2d", "rebnconv1d", "rebnconv3"):
             block.get_submodule(name).bn_s1.bias[0] = 300
     net.keep_exact()
-    given = [name for name, layer in block.named_modules() if getattr(layer, "large", False)]
+    given = [name for name, layer in block.named_modules() if getattr(layer, "exact_output", False)]
     # What comes after the block's last layer and after its third need not be exact.
     assert given == ["rebnconv2d"]
 
