@@ -399,12 +399,12 @@ def test_three_published_layers_need_float32_settled_saved_and_loaded_too(
     three = ["stage2d.rebnconv2d", "stage2d.rebnconv1d", "stage1d.rebnconv2d"]
     net = weights.start(variant, official, seed=0)
     assert exact(net) == three
-    assert [net.get_submodule(name).large for name in three] == [True, False, False]
+    assert [net.get_submodule(name).exact_output for name in three] == [True, False, False]
     weights.calibrate_batch_norm(net, [noise(1, 3, 64, 64)], Device("float32"))
     weights.save(net, tmp_path / "net.pth")
     loaded = weights.load(variant, tmp_path / "net.pth")
     assert exact(loaded) == three
-    assert [loaded.get_submodule(name).large for name in three] == [True, False, False]
+    assert [loaded.get_submodule(name).exact_output for name in three] == [True, False, False]
 
 
 def test_settled_batch_norms_hold_the_moments_of_their_inputs() -> None:
