@@ -112,6 +112,8 @@ def test_what_dvc_says_of_a_spoilt_file_is_found_in_the_troubleshooting(
     file: str, change: tuple[str, str], command: Sequence[str], said: str, ran: Run, tmp_path: Path
 ) -> None:
     project = ran.project.copy(tmp_path / "spoilt")
+    project.git("config", "user.name", "Tester")  # in a file, as DVC does not read the environment
+    project.git("config", "user.email", "tester@example.com")
     path = project.folder / file
     path.write_text(path.read_text().replace(*change, 1))
     assert said in " ".join(project.dvc(*command, expect=255).split())
