@@ -34,7 +34,6 @@ from carseg.inputs import read
 from carseg.model import Model, load
 from carseg.outputs import Kinds
 from carseg.params import load_params
-from carseg.settings import settings_of
 from carseg.u2net import VARIANTS, U2Net
 
 SIZE = (4000, 3000)  # pixels, of a phone's photo
@@ -56,8 +55,7 @@ def main() -> None:
     chosen = parser.parse_args()
     if chosen.photos < TURNS:
         parser.error(f"--photos {chosen.photos}: {TURNS} are the fewest")
-    # As `carseg predict` takes it.
-    size = (settings_of(chosen.weights) if chosen.weights else load_params()).image_size
+    size = None if chosen.weights else load_params().image_size  # None: that of the weights
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shares = write_photos(folder, chosen.photos)
@@ -97,7 +95,7 @@ def random_weights(model: str, folder: Path) -> Path:
 
 def measure(model: Model, shares: list[Path], folder: Path) -> dict[str, list[float]]:
     """Give seconds a photo of each share, after one photo that does not count."""
-    kinds = Kinds([], 0.5, None)
+    kinds = Kinds([], model.threshold, None, model.cleanup)
     model.predict(next(shares[0].iterdir()))
     seconds: dict[str, list[float]] = {"one at a time": [], "folder": []}
     for share in tqdm(shares, disable=None):
@@ -118,10 +116,10 @@ def measure(model: Model, shares: list[Path], folder: Path) -> dict[str, list[fl
     return seconds
 
 
-def call(source: Path, size: int, photo: Path, folder: Path) -> None:
+def call(source: Path, size: int | None, photo: Path, folder: Path) -> None:
     """Predict one photo with a command of its own."""
-    words = ["predict", photo, "--weights", source, "--image-size", size]
-    words += ["--out", folder / "called", "--force"]
+    words = ["predict", photo, "--weights", source, "--out", folder / "called", "--force"]
+    words += [] if size is None else ["--image-size", size]
     subprocess.run(
         [sys.executable, "-m", "carseg", *map(str, words)], check=True, stderr=subprocess.DEVNULL
     )

@@ -129,7 +129,7 @@ def look(process: psutil.Process) -> tuple[str, float]:
         return "dvc", 0.0
     stage = next((word[7:] for word in words if word.startswith("stages.")), "dvc")
     peak = next((line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")), "0")
-    return stage, int(peak) / 1000
+    return stage, int(peak) * 1024 / 1e6
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from typing import Any
 
 import yaml
 
-from carseg.errors import run
+from carseg.errors import CarsegError, run
 
 STEPS = {
     "carseg.learner": ("train_step", "AveragedModel.update_parameters", "update_bn"),
@@ -36,10 +36,14 @@ STEPS = {
     "carseg.weights": ("calibrate_batch_norm",),
     "carseg.evaluate": ("predict_masks", "probability_at"),
 }
-HEAVY = {  # what stages import
-    "stages.train_bce": "carseg.train",
-    "stages.train_dice": "carseg.train",
-    "stages.evaluate": "carseg.evaluate",
+IMPORTED = {  # by stages, once they have begun
+    "dataset": "carseg.dataset",
+    "split": "carseg.split",
+    "weights": "carseg.official",
+    "renderings": "carseg.renderings",
+    "train_bce": "carseg.train",
+    "train_dice": "carseg.train",
+    "evaluate": "carseg.evaluate",
 }
 TIMES = "CARSEG_TIMES"  # of the environment: the file that stages write to
 
@@ -63,6 +67,8 @@ def main() -> None:
         help="a parameter for this run, as in dvc exp run",
     )
     chosen = parser.parse_args()
+    if os.name == "nt":
+        parser.error("DVC's `python` is replaced by a shell script, which Windows does not start")
     if (chosen.images is None) != (chosen.masks is None):
         parser.error("--images and --masks go together")
     with tempfile.TemporaryDirectory() as name:
@@ -90,7 +96,8 @@ def prepare(folder: Path, images: Path | None, masks: Path | None, changes: Sequ
     """Clone the project, bring its photos, and put a `python` before all others.
 
     Raises:
-        CarsegError: a change of a parameter that there is not, or one out of range.
+        CarsegError: a change of a parameter that there is not, or one out of range, or a launcher,
+            whose processes could not be timed.
     """
     # Not above: stages start this module, too, and DVC's import would count as theirs.
     from carseg.crossval import changed
@@ -102,7 +109,13 @@ def prepare(folder: Path, images: Path | None, masks: Path | None, changes: Sequ
             if path.is_file():  # folders are nothing that stages look into
                 shutil.copy(path, project / name)
     path = project / "params.yaml"
-    path.write_text(yaml.safe_dump(changed(path.read_text(), changes).model_dump()))
+    params = changed(path.read_text(), changes)
+    if params.launcher != "python":
+        raise CarsegError(
+            f"launcher is {params.launcher}, and only what python starts can be timed; add "
+            "-S launcher=python"
+        )
+    path.write_text(yaml.safe_dump(params.model_dump()))
     # Nothing may come out of the cache of runs, nor be taken as done.
     (project / "dvc.lock").unlink(missing_ok=True)
     python = folder / "python"
@@ -114,19 +127,20 @@ def prepare(folder: Path, images: Path | None, masks: Path | None, changes: Sequ
 def run_stage(words: Sequence[str]) -> None:
     """Run `-m stages.NAME` with its steps timed, and write down what took how long."""
     began, steps = time.perf_counter(), [0.0]
-    stage = words[words.index("-m") + 1]
-    if module := HEAVY.get(stage):
-        import_module(module)
+    module = words[words.index("-m") + 1]
+    stage = module.removeprefix("stages.")
+    import_module(IMPORTED[stage])
+    if stage.startswith("train_"):
         import_module("torch._dynamo")  # as torch's optimisers do, late
     for name, functions in STEPS.items():
         if name in sys.modules:
             for function in functions:
                 clock(sys.modules[name], function, steps)
     imported = time.perf_counter()
-    sys.argv = [stage]
-    run(import_module(stage).main)
+    sys.argv = [module]
+    run(import_module(module).main)
     ended = time.perf_counter()
-    line = {"stage": stage.removeprefix("stages."), "imports": imported - began,
+    line = {"stage": stage, "imports": imported - began,
             "steps": steps[0], "rest": ended - imported - steps[0]}  # fmt: skip
     with Path(os.environ[TIMES]).open("a") as file:
         file.write(json.dumps(line) + "\n")

@@ -31,6 +31,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean, median
@@ -51,7 +52,7 @@ from carseg.columns import TRAINED
 from carseg.convolution import Convolution
 from carseg.data import Samples
 from carseg.device import Device
-from carseg.errors import CarsegError, run, warn
+from carseg.errors import CarsegError, import_optional, run, warn
 from carseg.files import write_json
 from carseg.formats import Probability, write_onnx, write_openvino
 from carseg.inputs import list_photos
@@ -60,10 +61,11 @@ from carseg.losses import BCEWithLogitsLoss
 from carseg.metrics import count, iou
 from carseg.model import load
 from carseg.pairs import Pair, read_manifest
+from carseg.photos import read_photo
 from carseg.processes import ALONE
 from carseg.provenance import provenance
 from carseg.quantize import Calibration, write_int8
-from carseg.settings import settings_of
+from carseg.settings import SIZES, settings_of
 from carseg.squares import Squares
 from carseg.tensors import mask_tensor, photo_tensor
 from carseg.u2net import VARIANTS, U2Net
@@ -72,6 +74,8 @@ SIDE = 2048  # of the matrices whose product gives the peak
 PRODUCTS = 20  # in a row
 STEPS = 10**6  # that the learning rate's schedule is for
 PHOTO = (1200, 900)  # pixels of the photos that are timed
+
+ENGINES = ("onnxruntime", "openvino")
 
 # As the table names them.
 OURS, INTEGERS, THEIRS = "carseg", "carseg, 8 bits", "ONNX Runtime"
@@ -110,6 +114,10 @@ def bench(arguments: Sequence[str] | None) -> dict[str, object]:
         parser.error("--trained names the weights and the photos itself")
     if not chosen.trained and not chosen.weights and (chosen.images or chosen.int8):
         parser.error("--images and --int8 want --weights: masks of random ones tell nothing")
+    if min(chosen.batch, chosen.rounds) < 1:
+        parser.error("--batch and --rounds: 1 is the least")
+    if chosen.image_size not in (None, *SIZES):
+        parser.error(f"--image-size {chosen.image_size}: {SIZES[0]} to {SIZES[-1]} are possible")
     with tempfile.TemporaryDirectory() as name:
         folder, device = Path(name), Device(name="cpu")  # as the plain loop and ONNX Runtime
         pairs = write_photos(folder, chosen.batch)
@@ -123,8 +131,15 @@ def bench(arguments: Sequence[str] | None) -> dict[str, object]:
     if photos:
         result["agreement"] = found
     result["machine"] = provenance(device)
-    write_json(chosen.out, result)
+    result["timed"] = {
+        "model": net.variant,
+        "image_size": size,
+        "batch_size": chosen.batch,
+        "rounds": chosen.rounds,
+        "engines": {name: version(name) for name in ENGINES if find_spec(name)},
+    }
     print(table(seconds, result))
+    write_json(chosen.out, result)
     return result
 
 
@@ -156,7 +171,9 @@ def read_inputs(chosen: argparse.Namespace) -> Inputs:
     variant = weights.variant_of(weights.read_checkpoint(chosen.weights), chosen.weights)
     size = chosen.image_size or settings_of(chosen.weights).image_size
     calibration = None
-    if len(calibrating) > 1 and find_spec("openvino"):
+    if chosen.int8:
+        import_optional("openvino", "--int8")
+    if chosen.int8 or (len(calibrating) > 1 and find_spec("openvino")):
         calibration = Calibration.of(calibrating, size)
     return Inputs(weights.load(variant, chosen.weights), size, photos, calibration)
 
@@ -283,6 +300,8 @@ def plain_layers() -> Iterator[None]:
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     """Bilinear resize of (N, C, h, w) to (N, C, *size), with torch's own gradient."""
+    if x.shape[-2:] == tuple(size):  # as the authors' code, which joins such features as they are
+        return x
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
 
 
@@ -330,12 +349,11 @@ def onnx_runtime(model: Path, size: int) -> Find:
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
 
     def find(path: Path) -> Mask:
-        with Image.open(path) as photo:
-            square = photo.convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
-            whole = photo.size
+        photo = read_photo(path)
+        square = photo.resize((size, size), Image.Resampling.LANCZOS)
         found = session.run(None, {"photo": photo_tensor(np.asarray(square))[None].numpy()})[0]
         grey = Image.fromarray((found[0, 0] * 255).astype(np.uint8))
-        return np.asarray(grey.resize(whole, Image.Resampling.LANCZOS)) >= 128
+        return np.asarray(grey.resize(photo.size, Image.Resampling.LANCZOS)) >= 128
 
     return find
 
@@ -348,7 +366,8 @@ def apart(
     # Forked, it would start with our settings of memory and threads.
     spawn = multiprocessing.get_context("spawn")
     once = partial(make, *args, **kwargs)
-    with ProcessPoolExecutor(1, spawn, initializer=_start, initargs=(once,)) as pool:
+    with ProcessPoolExecutor(1, spawn) as pool:
+        pool.submit(_start, once).result()  # no initializer, whose errors would be lost
         yield lambda *words: pool.submit(_call, *words).result()
 
 

@@ -1,12 +1,17 @@
 """The benchmark of a whole folder against one photo at a time."""
 
+import sys
 from pathlib import Path
 
 import pytest
 from conftest import contents
 
 from benchmarks import folder
+from carseg.formats import Probability, write_onnx
 from carseg.model import load
+from carseg.u2net import U2Net
+
+pytestmark = pytest.mark.usefixtures("shallow")
 
 
 def test_all_photos_are_done_both_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,6 +27,20 @@ def test_all_photos_are_done_both_ways(tmp_path: Path, monkeypatch: pytest.Monke
     single, whole = (contents(tmp_path / name) for name in ("single", "whole"))
     assert len(single) == 7
     assert single == whole
+
+
+@pytest.mark.slow
+def test_exported_networks_of_any_size_are_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(folder, "SIZE", (64, 48))
+    monkeypatch.setattr(folder, "CALLS", 1)
+    write_onnx(Probability(U2Net("u2netp").eval()), tmp_path, 64, 1, {"image_size": "64"})
+    words = ["folder", "--weights", str(tmp_path / "model.onnx"), "--photos", "5"]
+    monkeypatch.setattr(sys, "argv", words)
+    folder.main()
+    rows = [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]]
+    assert rows == ["one", "folder", "calls"]
 
 
 def test_the_table_has_the_ratios() -> None:

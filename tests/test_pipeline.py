@@ -117,7 +117,7 @@ def test_what_dvc_says_of_a_spoilt_file_is_found_in_the_troubleshooting(
     path = project.folder / file
     path.write_text(path.read_text().replace(*change, 1))
     assert said in " ".join(project.dvc(*command, expect=255).split())
-    assert said in (ROOT / "README.md").read_text()
+    assert said in (ROOT / "docs/troubleshooting.md").read_text()
 
 
 def test_a_commit_names_and_shows_validation_photos_alone(ran: Run, tmp_path: Path) -> None:

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import noise, uneven, write_manifests, write_pairs
+from conftest import noise, oriented, photo, uneven, write_manifests, write_pairs
 
 from benchmarks import speed
-from carseg import quantize, u2net, weights
+from carseg import metrics, quantize, u2net, weights
 from carseg.convolution import Convolution
 from carseg.device import Device
 from carseg.errors import CarsegError
+from carseg.metrics import iou
 from carseg.pairs import read_manifest
 from carseg.quantize import Calibration
 from carseg.u2net import U2Net
@@ -45,6 +46,12 @@ def test_the_benchmark_times_both_ways(tmp_path: Path, capsys: pytest.CaptureFix
     words = ["--model", "u2netp", "--image-size", "64", "--batch", "2", "--rounds", "2"]
     result = speed.bench([*words, "--out", str(out)])
     assert json.loads(out.read_text()) == result
+    timed = result["timed"]
+    assert isinstance(timed, dict)
+    assert [timed[name] for name in ("model", "image_size", "batch_size", "rounds")] == [
+        "u2netp", 64, 2, 2
+    ]  # fmt: skip
+    assert "onnxruntime" in timed["engines"]
     assert "prediction, ONNX Runtime" in capsys.readouterr().out
     seconds = result["seconds"]
     assert isinstance(seconds, dict)
@@ -68,6 +75,42 @@ def test_plain_layers_compute_the_same_and_are_gone_afterwards() -> None:
         gradients.append(net.stage1.rebnconvin.conv_s1.weight.grad)
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5)
     assert (u2net.halve, u2net.resize, Convolution.forward) == ours
+
+
+def test_plain_layers_resize_only_what_is_of_another_size() -> None:
+    """As the authors' code, which joins features that have the size already as they are."""
+    net, photos = U2Net("u2netp"), noise(1, 3, 64, 64)
+    resized = []
+    plain = torch.nn.functional.interpolate
+
+    def noted(x: torch.Tensor, size: tuple[int, ...], **options: Any) -> torch.Tensor:
+        resized.append((x.shape[-2:], size))
+        return plain(x, size=size, **options)
+
+    with pytest.MonkeyPatch.context() as patch, speed.plain_layers():
+        patch.setattr(torch.nn.functional, "interpolate", noted)
+        net(photos)
+    assert resized
+    assert all(tuple(old) != new for old, new in resized)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_theirs_turns_a_photo_by_its_tag_as_ours_does(orientation: int, tmp_path: Path) -> None:
+    net, path = uneven(U2Net("u2netp"), seed=9), tmp_path / "a.jpg"
+    photo(96, 64).save(path, exif=oriented(orientation))
+    weights.save(net, tmp_path / "net.pth")
+    ours = speed.our_prediction(tmp_path / "net.pth", 64)(path)
+    theirs = speed.onnx_runtime(speed.write_onnx_file(net, 64, tmp_path), 64)(path)
+    assert 0.2 < ours.mean() < 0.8
+    assert iou(metrics.count(ours, theirs)) > 0.9
+
+
+def test_one_photo_to_calibrate_with_is_told_of(tmp_path: Path) -> None:
+    weights.save(U2Net("u2netp"), tmp_path / "net.pth")
+    write_pairs(tmp_path / "Image", tmp_path / "Mask", 1)
+    words = ["--weights", str(tmp_path / "net.pth"), "--int8", str(tmp_path / "Image")]
+    with pytest.raises(CarsegError, match=r"^--int8: one photo is too few"):
+        speed.bench([*words, "--batch", "1", "--rounds", "1"])
 
 
 def nodes(start: Any) -> set[Any]:
@@ -155,6 +198,9 @@ def test_what_the_pipeline_trained_is_timed_in_integers_too(
         (["--images", "photos"], "--images and --int8 want --weights"),
         (["--int8", "photos"], "--images and --int8 want --weights"),
         (["--trained", "--weights", "w.pth"], "--trained names the weights and the photos itself"),
+        (["--rounds", "0"], "--batch and --rounds: 1 is the least"),
+        (["--batch", "0"], "--batch and --rounds: 1 is the least"),
+        (["--image-size", "16"], "--image-size 16: 32 to 4096 are possible"),
     ],
 )
 def test_options_that_do_not_go_together_are_told_of(
@@ -217,6 +263,15 @@ def test_turns_are_taken_and_the_first_does_not_count() -> None:
 def divide_in_turn() -> Callable[[float], tuple[int, int, float]]:
     turns = count()
     return lambda number: (os.getpid(), next(turns), 1 / number)
+
+
+def fail() -> Callable[[], None]:
+    raise CarsegError("cannot be made")
+
+
+def test_what_goes_wrong_there_is_told_here(apart: Callable[..., Any]) -> None:
+    with pytest.raises(CarsegError, match=r"^cannot be made$"), apart(fail):
+        pass
 
 
 def test_theirs_has_a_process_of_its_own(apart: Callable[..., Any]) -> None:
