@@ -31,8 +31,9 @@ def command_line() -> argparse.ArgumentParser:
     """Return what parses all commands; `start` of what it returns is what to call with that."""
     parser = argparse.ArgumentParser(
         prog="carseg",
-        description="Show what dvc repro has scored; find the car in photos with what it has "
-        "trained; judge that on every photo, export it, or import masks.",
+        description="Find the car in photos with what dvc repro has trained, or with the official "
+        "weights. Show its scores, cross-validate, export networks, import masks that annotation "
+        "tools have written.",
     )
     parser.add_argument("--version", action="version", version=f"carseg {__version__}")
     shtab.add_argument_to(parser, ["--print-completion"])
@@ -71,7 +72,8 @@ def check_weights(path: Path) -> None:
     """
     if not path.exists() and path.suffix.lower() not in EXPORTED:
         raise CarsegError(
-            f"{path}: there is no such file; run dvc repro, or name the weights with --weights"
+            f"{path}: there is no such file; run dvc repro in the project's folder, or name the "
+            "weights with --weights (carseg predict --untrained needs none)"
         )
 
 
@@ -116,9 +118,10 @@ def _scores(_: argparse.Namespace) -> None:
 def _add_crossval(commands: Commands) -> None:
     command = commands.add_parser(
         "crossval",
-        help="train once a fold, so that every photo is judged by a net new to it",
-        description="Train once a fold, so that every photo is judged by a net that has not seen "
-        "it, and print the scores of all. Takes as long as that many runs of dvc repro.",
+        help="train once for each fold, so that every photo is judged by a net new to it",
+        description="Train once for each fold, so that every photo is judged by a net that has not "
+        "seen it, and print the scores of all. Takes as long as dvc repro for each fold, of which "
+        "20 photos have four.",
     )
     command.add_argument(
         *("--set-param", "-S"),
@@ -158,7 +161,7 @@ def _add_predict(commands: Commands) -> None:
         "  carseg predict a.jpg b.jpg --cutout --out ../cars    cars on transparent ground\n"
         "  carseg predict '../p/*.jpg' --background white --out ../w\n"
         "                                                       before a white background\n"
-        "  carseg predict - < car.jpg > ../mask.png             from stream to stream\n"
+        "  carseg predict - < car.jpg > ../mask.png             standard input to standard output\n"
         "  carseg predict ../photos --untrained --out ../drafts before anything is trained",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -173,7 +176,7 @@ def _add_predict(commands: Commands) -> None:
     net.add_argument(
         "--untrained",
         action="store_true",
-        help="take the published U²-Net as it is, 176 MB, fetched once: masks to begin with, "
+        help="take the official weights as they are, 176 MB, fetched once: masks to begin with, "
         "before there is anything to train on",
     )
     _add_image_size(command, "; exported files know theirs")
@@ -218,7 +221,7 @@ def _add_predict(commands: Commands) -> None:
         default="auto",
         help="what to compute on [auto: the GPU where there is one]",
     )
-    command.add_argument("--recursive", "-r", action="store_true", help="folders in folders, too")
+    command.add_argument("--recursive", "-r", action="store_true", help="subfolders, too")
     existing = command.add_mutually_exclusive_group()
     existing.add_argument(
         "--force", action="store_true", help="replace files that exist, but none among photos"
@@ -229,7 +232,10 @@ def _add_predict(commands: Commands) -> None:
         help="leave files that exist as they are, and make the others",
     )
     command.add_argument(
-        "--jobs", type=int, metavar="N", help="photos in work at once [as many as suit the machine]"
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="photos processed at once [as many as suit the machine]",
     )
     command.set_defaults(start=_predict)
 

@@ -132,7 +132,9 @@ def _pictures(text: str) -> Iterator[Annotated]:
         return read_labelme(content)
     if {"images", "annotations", "categories"} <= names:
         return read_coco(content)
-    raise CarsegError("is neither COCO nor LabelMe JSON; export it anew")
+    raise CarsegError(
+        "is neither COCO nor LabelMe JSON; export it as one of them, or as CVAT XML for images"
+    )
 
 
 def read_coco(content: Mapping[str, Any]) -> Iterator[Annotated]:

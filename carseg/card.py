@@ -139,7 +139,7 @@ def card(
         agreement: mean IoU of the masks of networks in 8-bit integers with those of the weights;
             None: there are no such networks.
     """
-    count = "any number of" if batch is None else str(batch)
+    count = {None: "any number of photos", 1: "1 photo"}.get(batch, f"{batch} photos")
     listed = ", ".join(f"`{name}`" for name in files)
     integers = [INTEGERS.format(agreement), ""] if agreement is not None else []
     alone = [WEIGHTS_ALONE, ""] if "model.safetensors" in files else []
@@ -151,7 +151,7 @@ def card(
         "",
         "## Use",
         "",
-        f"Files: {listed}. Input `photo`: {count} photos, float32, (N, 3, {about.size}, "
+        f"Files: {listed}. Input `photo`: {count}, float32, (N, 3, {about.size}, "
         f"{about.size}), RGB. Stretch the photo to a square (Lanczos), divide it by its own "
         "brightest value, subtract the mean (0.485, 0.456, 0.406), divide by the deviation "
         f"(0.229, 0.224, 0.225). Output `probability`: float32, (N, 1, {about.size}, {about.size}),"

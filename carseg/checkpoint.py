@@ -44,7 +44,8 @@ class Checkpoint:
     """The file that holds one training's state.
 
     Its name contains the fingerprint, so no other training resumes from it. Files of the task with
-    another fingerprint are removed, except when torchrun restarts a training.
+    another fingerprint are removed, except when torchrun restarts a training, as soon as there is
+    a state of this one: hours of work should not be lost to a mistyped parameter.
     """
 
     def __init__(self, task: str, fingerprint: str, processes: Processes = ALONE) -> None:
@@ -57,19 +58,16 @@ class Checkpoint:
             processes: who trains; each calls this.
         """
         fingerprint = processes.broadcast(fingerprint)
+        self._task = task
         self._path = FOLDER / f"{task}-{fingerprint}.pt"
-        self._full = False
+        self._unwritable = False
         self._made = time.monotonic()
         self._next: float | None = None  # when a state is written again, by the same clock
         # A restart by torchrun, which the user did not ask for, may find other parameters. Only the
         # machine of the process that died counts it.
         restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         again = any(count != "0" for count in processes.all_gather([restarts]))
-        if processes.first and not again:
-            others = [path for path in FOLDER.glob(f"{task}-*") if path != self._path]
-            removed = [path for path in others if _is_removed(path)]
-            if any(path.stem != self._path.stem for path in removed):  # not its own, half written
-                print(f"{task}: the state of a training of other {DEPENDS_ON} is removed")
+        self._leaves_others = again
         # All go on from a state, or none.
         self._found = processes.broadcast(self._path.is_file())
 
@@ -79,7 +77,7 @@ class Checkpoint:
         The first save comes after half the interval that the state's size implies at `RATE`. A disk
         that is full or not writable is reported once; training goes on.
         """
-        if self._full:
+        if self._unwritable:
             return
         began = time.monotonic()
         states = {name: part.state_dict() for name, part in parts.items()}
@@ -94,19 +92,21 @@ class Checkpoint:
             with config.patch("save.compute_crc32", False):  # type: ignore[attr-defined]
                 torch.save(states, fresh)
             os.replace(fresh, self._path)
+            self._remove_others()
             written = time.monotonic()
             self._next = written + (written - began) / SHARE
         except (OSError, RuntimeError) as error:  # torch's own writer raises the latter
-            self._full = True
+            self._unwritable = True
             with suppress(OSError):
                 fresh.unlink(missing_ok=True)
-            print(f"{self._path}: cannot be written, training goes on without ({error})")
+            warn(f"{self._path}: cannot be written, training goes on without ({error})")
 
     def restore(self, parts: Mapping[str, Stateful], device: Device) -> bool:
         """Restore `parts` from the saved state, if there is one; return whether there was.
 
         Raises:
             CarsegError: the file is broken.
+            OSError, MemoryError, RuntimeError: the disk fails, or there is too little memory.
         """
         if not self._found:
             return False
@@ -125,20 +125,29 @@ class Checkpoint:
         return True
 
     def remove(self) -> None:
-        """Remove the state of a training that has come to its end; what cannot be removed stays."""
+        """Remove the states of a training that has ended; what cannot be removed stays."""
+        self._remove_others()
         with suppress(OSError):  # its results are there, and what stays does no harm
             self._path.unlink(missing_ok=True)
             FOLDER.rmdir()  # which fails for a link, a mount, and where another state is in it
 
-
-def _is_removed(path: Path) -> bool:
-    """Remove a file, or say that it stays; return whether it is gone."""
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        warn(f"{path}: cannot be removed ({error.strerror}); remove it by hand")
-        return False
-    return True
+    def _remove_others(self) -> None:
+        """Remove the task's other states, once, and say so."""
+        if self._leaves_others:
+            return
+        self._leaves_others = True
+        removed = False
+        for path in FOLDER.glob(f"{self._task}-*"):
+            if path == self._path:
+                continue
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                warn(f"{path}: cannot be removed ({error.strerror}); remove it by hand")
+            else:
+                removed |= path.stem != self._path.stem  # else it is its own, half written
+        if removed:
+            print(f"{self._task}: the state of a training of other {DEPENDS_ON} is removed")
 
 
 def nbytes(state: object) -> int:
@@ -161,6 +170,9 @@ def fingerprint(
     That is the parameters, the pairs in their parts, the nets that it starts from, the `code` of
     `Recorded`, and what `provenance` has: packages, the machine, the number of processes and of
     threads.
+
+    Raises:
+        OSError: a photo or mask cannot be read.
     """
     settings = params.model_dump(exclude=INDIFFERENT)
     told = (settings, provenance(device, world_size), sorted(code.items()))

@@ -123,7 +123,9 @@ def _has_several_values(change: str) -> bool:
     try:
         return any(setting.is_sweep_override() for setting in to_hydra_overrides([bare(change)]))
     except HydraException as error:
-        raise CarsegError(f"--set-param {change}: is not NAME=VALUE as DVC reads it") from error
+        raise CarsegError(
+            f"--set-param {change}: is not NAME=VALUE as DVC reads it; write it as in -S epochs=30"
+        ) from error
 
 
 def bare(change: str) -> str:
@@ -144,7 +146,7 @@ def changed(settings: str, overrides: Sequence[str]) -> Params:
             apply_overrides(path, [bare(change) for change in overrides])
         except ParseError as error:  # of a name that is there twice, where load_params takes one
             fault = " ".join(str(error.__cause__ or error).split())
-            raise CarsegError(f"{path}: not valid YAML: {fault}") from error
+            raise CarsegError(f"{path}: not valid YAML: {fault}; correct that line") from error
         except InvalidArgumentError as error:
             cause = error.__cause__ or error
             raise CarsegError(f"--set-param: {str(cause).splitlines()[0]}") from error

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import BatchSampler, Dataset, Sampler
+from torch.utils.data import BatchSampler, Dataset, Sampler, default_collate
 
 from carseg.augment import Augment, camouflage, crop_to_car, put_behind, put_elsewhere
 from carseg.processes import Processes
@@ -81,8 +81,9 @@ class Samples(Dataset[tuple[Tensor, Tensor]]):
         side = (self._squares.size, self._squares.size)
         if not samples:
             return torch.empty(0, 3, *side), torch.empty(0, 1, *side)
-        photos, masks = zip(*samples, strict=True)
-        return torch.stack(photos), torch.stack(masks)
+        # In a worker straight into shared memory: if that is full, the training hears of it.
+        photos, masks = default_collate([*samples])
+        return photos, masks
 
 
 class EpochSampler(Sampler[tuple[int, int]]):

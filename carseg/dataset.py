@@ -98,8 +98,9 @@ def _fill_when_empty(root: Path) -> None:
         if _knows_others(root):
             raise CarsegError(
                 "Image, Mask: are empty, but the last run was of other photos than the sample; get "
-                "them back: dvc checkout dataset (in a fresh clone dvc pull dataset), then copy "
-                "dataset/Image and dataset/Mask there; or delete dvc.lock, and have the sample"
+                "them back: dvc checkout dataset (in a fresh clone dvc pull dataset), then "
+                "cp dataset/Image/* Image/ and cp dataset/Mask/* Mask/; or delete dvc.lock, "
+                "and have the sample"
             )
         _render(root)
 
@@ -132,7 +133,7 @@ def _check(pair: Pair) -> Checked:
     if photo.size != (width, height):
         remedy = "give both one size"
         if photo.size == (height, width):
-            remedy = "one of them is turned, by its EXIF tag or by hand, turn both alike"
+            remedy = "one of them is turned, by its EXIF tag or by hand, turn both (docs/photos.md)"
         faults.append(
             f"{pair.mask}: is {width}x{height} but {pair.photo} is "
             f"{photo.width}x{photo.height}; {remedy}"
@@ -141,7 +142,7 @@ def _check(pair: Pair) -> Checked:
         border = " and 255" if levels.max() == 255 else ""
         faults.append(
             f"{pair.mask}: holds the levels 0 to {label}{border} alone, as label maps do; save a "
-            "mask, 255 where the car is and 0 elsewhere"
+            "mask, 255 where the car is and 0 elsewhere (docs/photos.md)"
         )
     elif levels.max() < 128:
         deep = "" if levels.max() else ", 65535 where a mask has 16 bits"  # not 255, as 1 in 257

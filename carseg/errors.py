@@ -20,6 +20,8 @@ OUT_OF_MEMORY = (  # what torch, CUDA's libraries, ONNX Runtime and OpenVINO say
     "Failed to allocate memory",
     "bad_alloc",
 )
+# How torch says that a process that prepares photos was ended, or could not hand over a batch.
+OF_WORKERS = ("DataLoader worker (pid", "unable to allocate shared memory")
 LIGHTER = "lower batch_size or image_size, or take model: u2netp"
 TOLD = 10  # lines of a kind, at most
 NAMED = 10  # names in a line, at most
@@ -63,12 +65,16 @@ def run(stage: Callable[[], None], lighter: str = LIGHTER) -> None:
         except OSError:
             _drop_output()
         where = f"{error.filename}: " if error.filename else ""
-        sys.exit(f"carseg: {where}{error.strerror or error}; nothing was left half written")
+        sys.exit(
+            f"carseg: {where}{error.strerror or error}; put that right and run it again, nothing "
+            "was left half written"
+        )
     except (MemoryError, RuntimeError) as error:
-        if "DataLoader worker (pid" in str(error):  # else it is what went wrong in one
+        if any(words in str(error) for words in OF_WORKERS):  # else it is what went wrong in one
             sys.exit(
-                "carseg: a process that prepares photos was ended by the system, as it does where "
-                "memory is short; lower workers or batch_size, or give a container more of it (shm)"
+                "carseg: a process that prepares photos has no memory left to share, or was ended "
+                "by the system; lower workers or batch_size in params.yaml, or give a "
+                "container more of it (shm)"
             )
         if not is_lack_of_memory(error):
             raise

@@ -55,6 +55,8 @@ def evaluate(params: Params, recorded: Recorded | None = None) -> None:
     Raises:
         CarsegError: a manifest, photo or weights file cannot be read, or parameters or code were
             changed meanwhile.
+        OSError, MemoryError, RuntimeError: a curve cannot be read, a disk is full or fails, or
+            there is too little memory.
     """
     device = Device(params.precision)
     pairs = read_manifest(Path("split/val.csv"))
@@ -82,6 +84,8 @@ def evaluate(params: Params, recorded: Recorded | None = None) -> None:
             )
             for i in by_iou[:SHOWN]
         ]
+        if recorded:  # before anything of an earlier run is replaced
+            recorded.check()
     metrics = {name: {view: _means(found[name], view) for view in VIEWS} for name in NETS}
     table: dict[str, list[object]] = {
         "photo": [pair.name for pair in pairs],
@@ -92,8 +96,6 @@ def evaluate(params: Params, recorded: Recorded | None = None) -> None:
     spread = {
         name: {view: spreads(_by_score(found[name], view)) for view in VIEWS} for name in NETS
     }
-    if recorded:
-        recorded.check()
     write_csv(Path("plots/scores.csv"), list(table), zip(*table.values(), strict=True))
     write_report(
         Path("report.html"),

@@ -10,14 +10,18 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PREFIX = ".part."  # of what is being written; its own name before that might be too long
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """Write `content` to `path`, so that a reader sees the old file or the new, never a part."""
+    """Write `content` to `path`, so that a reader sees the old file or the new, never a part.
+
+    Raises:
+        OSError: that is not possible.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = _neighbour(path)
     try:
@@ -27,7 +31,8 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
     except OSError as error:  # it tells of the temporary file, or, of a full disk, of none
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # of a disk that is lost, say, which the first error tells
+            part.unlink(missing_ok=True)
 
 
 def _neighbour(path: Path) -> Path:
@@ -51,12 +56,20 @@ def check_writable(folder: Path) -> None:
 
 
 def write_json(path: Path, value: Mapping[str, object]) -> None:
-    """Write `value` as indented JSON, keys in the order given."""
+    """Write `value` as indented JSON, keys in the order given.
+
+    Raises:
+        OSError: as `write_bytes`.
+    """
     write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a table as CSV, with the same bytes on every platform."""
+    """Write a table as CSV, with the same bytes on every platform.
+
+    Raises:
+        OSError: as `write_bytes`.
+    """
     table: list[Sequence[object]] = [header, *rows]
     # Before Python 3.13 a lone carriage return is left unquoted, which no reader understands.
     odd = any("\r" in str(cell) for row in table for cell in row)

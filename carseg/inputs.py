@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import ExifTags, Image
 
 from carseg.errors import CarsegError, warn
-from carseg.photos import HEIC, RAW, as_rgb, blaming, upright
+from carseg.photos import HEIC, RAW, as_rgb, blaming, decode
 
 # What Pillow opens without being able to give its pixels, or by another program alone.
 NO_PHOTOS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
@@ -150,7 +150,7 @@ def read(content: bytes, source: Path) -> Image.Image:
         MemoryError: there is too little memory for it.
     """
     with blaming(source, content):
-        stands = upright(content)
+        stands = decode(content)
         photo = as_rgb(stands)
     kept = ("exif", "icc_profile") if stands.mode in ("RGB", "RGBA") else ("exif",)
     photo.info = {key: stands.info[key] for key in kept if key in stands.info}

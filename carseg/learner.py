@@ -137,7 +137,7 @@ def warmup_cosine(progress: float) -> float:
     it matters; in task 2 they would shake what task 1 has learnt.
 
     Args:
-        progress: share of all steps done, 0…1.
+        progress: share of all steps done, 0…1, and half a step more after the last one.
     """
     if progress < WARM_UP:
         return progress / WARM_UP

@@ -40,7 +40,8 @@ def import_masks(
         OSError: a mask cannot be written.
     """
     faults: list[str] = []
-    annotated = list(_all(files, faults))
+    from_file = list(_all(files, faults))
+    annotated = [picture for _, picture in from_file]
     known = sorted({region.label for picture in annotated for region in picture.regions})
     if not classes and len(known) > 1:
         faults.append(f"there are several classes, {', '.join(known)}; choose with --class")
@@ -49,20 +50,25 @@ def import_masks(
             faults.append(f"--class {name}: there is no such class; there are {', '.join(known)}")
     ambiguous = _ambiguous(annotated)
     masks: dict[Path, bytes] = {}
+    source: dict[Path, Path] = {}  # the annotation file that a mask is of
     several: list[str] = []
     pictures, existing = _by_stem(images, Image.registered_extensions()), _by_stem(out, MASKS)
-    for picture in annotated:
+    for file, picture in from_file:
         stem = shared_name(picture.name)
         path, *others = existing.get(stem, [out / f"{stem}.png"])
         wanted = [region for region in picture.regions if region.label in (classes or known)]
         if not wanted:
             continue
         if names := ambiguous.get(stem):
-            fault = f"{', '.join(names)}: share the name {stem}; export each folder by itself"
+            fault = (
+                f"{', '.join(names)}: share the name {stem}, but masks tell no folder; rename one"
+            )
             if fault not in faults:
                 faults.append(fault)
         elif path in masks:
-            faults.append(f"{picture.name}: is annotated twice; leave one out")
+            faults.append(
+                f"{file}: annotates {picture.name}, as {source[path]} does; leave one out"
+            )
         elif path.is_dir():
             faults.append(f"{path}: {IS_FOLDER}")
         elif others:
@@ -71,7 +77,7 @@ def import_masks(
             faults.append(wrong)  # and nothing is drawn, which may be too large for that
         else:
             try:
-                masks[path] = _png(_union(wanted))
+                masks[path], source[path] = _png(_union(wanted)), file
                 # On some disks in other case, too.
                 if not force and os.path.lexists(path) and not _holds(path, masks[path]):
                     faults.append(f"{path}: exists already; add --force to replace it")
@@ -91,10 +97,10 @@ def import_masks(
     return list(masks)
 
 
-def _all(files: Sequence[Path], faults: list[str]) -> Iterator[Annotated]:
+def _all(files: Sequence[Path], faults: list[str]) -> Iterator[tuple[Path, Annotated]]:
     for path in files:
         try:
-            yield from read(path)
+            yield from ((path, picture) for picture in read(path))
         except CarsegError as error:
             faults.append(str(error))
         except OSError as error:
@@ -105,7 +111,7 @@ def _ambiguous(annotated: Sequence[Annotated]) -> dict[str, list[str]]:
     """List pictures in different folders that share a name, by it: masks tell no folder."""
     by_stem: dict[str, set[str]] = {}
     for picture in annotated:
-        name = PurePosixPath(picture.name.replace("\\", "/"))
+        name = PurePosixPath(picture.name)
         if len(name.parts) > 1:  # else it may be the same picture, named without its folder
             by_stem.setdefault(shared_name(name.name), set()).add(str(name))
     return {stem: sorted(names) for stem, names in by_stem.items() if len(names) > 1}
@@ -146,7 +152,8 @@ def _wrong(picture: Annotated, found: Sequence[Path], images: Path) -> str | Non
     if (width, height) != (picture.width, picture.height):
         return (
             f"{photos[0]}: is {width}x{height} but was annotated as "
-            f"{picture.width}x{picture.height}; annotate the photo as it is seen"
+            f"{picture.width}x{picture.height}; put the photo that was annotated there, or "
+            "annotate this one, in a tool that heeds its EXIF tag"
         )
     return None
 

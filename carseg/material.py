@@ -64,8 +64,7 @@ def read_parts(renderings: int) -> Parts:
     rendered = read_manifest(manifest) if renderings else []
     if len(rendered) != renderings:
         raise CarsegError(
-            f"{manifest}: has {len(rendered)} pairs, but renderings is {renderings}; rerun "
-            "renderings"
+            f"{manifest}: has {len(rendered)} pairs, but renderings is {renderings}; run dvc repro"
         )
     return Parts(train, val, rendered)
 
@@ -85,6 +84,7 @@ def prepare(
 
     Raises:
         CarsegError: a file cannot be read.
+        OSError: the disk is full or fails.
     """
     seed = int(np.random.SeedSequence([params.seed, TASKS.index(task)]).generate_state(1)[0])
     # From scratch a net learns more from photos as they are: scenes made to puzzle help one that

@@ -205,7 +205,7 @@ def untrained(
     device: str = "auto",
     model: str = "u2net",
 ) -> Model:
-    """Give the published network, before any training of one's own.
+    """Give the network with its official weights, before any training of one's own.
 
     It finds what stands out in a photo, be it a car or not. The file is that in `Weights/`, else it
     is fetched once and kept in the user's cache folder: 176 MB, or 4.6 MB of the small network. If

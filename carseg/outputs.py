@@ -169,7 +169,7 @@ def plan(
     unreadable = RAW | (HEIC - Image.registered_extensions().keys())
     hopeless = {source for source, _ in found if source.suffix.lower() in unreadable}
     shared = Counter(_folded(name) for source, name in found if source not in hopeless)
-    taken: set[str] = set()
+    taken: dict[str, Path] = {}
     for source, name in found:
         if source in hopeless or shared[_folded(name)] > 1:
             name = name.with_name(f"{name.name}_{source.suffix.lstrip('.')}")
@@ -177,13 +177,13 @@ def plan(
         while _folded(unique) in taken:
             if not numbered:
                 raise CarsegError(
-                    f"{source}: is called as another photo, and --skip-existing could take the "
-                    "other's results for its own; give each folder an --out of its own, or rename "
-                    "one of the two"
+                    f"{source}: its results would be called as those of {taken[_folded(unique)]}, "
+                    "and --skip-existing could take one's for the other's; give each folder an "
+                    "--out of its own, or rename one of the two"
                 )
             number += 1
             unique = name.with_name(f"{name.name}_{number}")
-        taken.add(_folded(unique))
+        taken[_folded(unique)] = source
         targets = {}
         for kind in kinds.names:
             tail = ENDINGS[kind] if len(kinds.names) == 1 else f"_{kind}{ENDINGS[kind]}"

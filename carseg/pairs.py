@@ -66,7 +66,7 @@ def read_manifest(path: Path) -> list[Pair]:
             raise ValueError
     except (OSError, ValueError, csv.Error) as error:  # no file, not UTF-8, not CSV, not ours
         raise CarsegError(
-            f"{path}: expected the columns photo,mask and a row a pair; rerun {path.parent.name}"
+            f"{path}: expected the columns photo,mask and a row for each pair; run dvc repro"
         ) from error
     return pairs
 
@@ -190,5 +190,5 @@ def _fault(path: Path, endings: tuple[str, ...]) -> str | None:
     if path.suffix.lower() in ANNOTATIONS and path.is_file():
         return f"{path}: is no photo or mask; move it away (carseg masks import takes annotations)"
     if path.suffix.lower() not in endings or not path.is_file():
-        return f"{path}: is not a {endings[0]} file; convert it or move it away"
+        return f"{path}: is not a {endings[0]} file; convert it (docs/photos.md) or move it away"
     return None

@@ -115,14 +115,16 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     """Read and check the parameters.
 
     Raises:
-        CarsegError: one line for each unknown key, wrong type or value out of range.
+        CarsegError: the file cannot be read or is no YAML; else one line for each unknown key,
+            wrong type or value out of range.
     """
     try:
         content = read_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise CarsegError(f"{path}: {error.strerror}; it holds the settings, restore it") from error
+        raise CarsegError(f"{path}: {error.strerror}; get it back: git checkout {path}") from error
     except (yaml.YAMLError, ValueError) as error:
-        raise CarsegError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+        why = " ".join(str(error).split())
+        raise CarsegError(f"{path}: not valid YAML: {why}; correct that line") from error
     if content is None:
         content = {}
     if not isinstance(content, dict):

@@ -61,7 +61,7 @@ def read_levels(path: Path) -> Image.Image:
         CarsegError: the file is missing, broken or not an image.
     """
     with _opened(path) as image:
-        return before(eight_bits(image), "black").convert("L")
+        return on_ground(eight_bits(image), "black").convert("L")
 
 
 def read_truth(path: Path) -> NDArray[np.bool_]:
@@ -84,8 +84,8 @@ def eight_bits(image: Image.Image) -> Image.Image:
     return reduced
 
 
-def before(image: Image.Image, colour: str) -> Image.Image:
-    """Show an image before a colour, as RGBA, if it may be transparent; else return it itself."""
+def on_ground(image: Image.Image, colour: str) -> Image.Image:
+    """Lay an image on a colour, as RGBA, if it may be transparent; else return it itself."""
     key = image.info.get("transparency")  # what else is called so is none
     if image.mode not in WITH_ALPHA and not isinstance(key, KEYS.get(image.mode, ())):
         return image
@@ -128,7 +128,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         content = path.read_bytes()
         with blaming(path, content):
-            yield upright(content)
+            yield decode(content)
     except FileNotFoundError as error:
         raise CarsegError(f"{path}: there is no such file; put it back") from error
     except PermissionError as error:
@@ -139,8 +139,12 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise CarsegError(f"{path}: takes more memory than there is; scale it down") from error
 
 
-def upright(content: bytes) -> Image.Image:
-    """Decode an image file, turned upright by its EXIF tag; raises whatever Pillow does."""
+def decode(content: bytes) -> Image.Image:
+    """Decode an image file, turned upright by its EXIF tag.
+
+    Raises:
+        Exception: whatever Pillow raises, which has no common base; see `blaming`.
+    """
     with Image.open(io.BytesIO(content)) as image:
         image.load()
         drop_text(image)
@@ -152,7 +156,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
     One already so is not copied.
     """
-    image = before(eight_bits(image), "white")
+    image = on_ground(eight_bits(image), "white")
     return image if image.mode == "RGB" else image.convert("RGB")
 
 

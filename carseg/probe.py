@@ -45,6 +45,7 @@ class Probe:
 
         Raises:
             CarsegError: a file cannot be read.
+            OSError: the disk is full or fails.
         """
         self._processes = processes
         pairs = pairs[processes.mine]

@@ -22,6 +22,7 @@ Item = TypeVar("Item")
 # Processes wait for each other while photos are read, hours with a million of them; torchrun itself
 # notices those that die.
 TIMEOUT = timedelta(days=1)
+GONE = ("closed by peer", "reset by peer")  # what gloo says of one that has ended
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,8 @@ def together() -> Iterator[Processes]:
     The processor's cores are divided among the processes of a machine: each would take all.
 
     Raises:
-        CarsegError: the machine has GPUs, but fewer than processes.
+        CarsegError: the machine has GPUs, but fewer than processes; or another process has ended
+            with an error of its own.
     """
     if not distributed.is_torchelastic_launched():
         yield ALONE
@@ -142,7 +144,14 @@ def together() -> Iterator[Processes]:
     backend = "cpu:gloo,cuda:nccl" if nccl else "gloo"
     distributed.init_process_group(backend, timeout=TIMEOUT)
     rank, world_size = distributed.get_rank(), distributed.get_world_size()
-    yield Processes(rank, world_size, local_rank, local_world_size)
+    try:
+        yield Processes(rank, world_size, local_rank, local_world_size)
+    except RuntimeError as error:
+        if any(words in str(error) for words in GONE):
+            raise CarsegError(
+                f"process {rank}: another process of this training has ended; its own lines say why"
+            ) from error
+        raise
     # Not after an error: with NCCL it waits for the others, which wait for this one, and torchrun,
     # which would end all of them, sees them all alive.
     distributed.destroy_process_group()

@@ -209,6 +209,7 @@ def describe(pairs: Sequence[Pair]) -> Data:
 
     Raises:
         CarsegError: a mask cannot be read.
+        OSError: a photo cannot be read.
     """
     digest = hashlib.sha256()
     for pair in sorted(pairs):  # the same data have the same digest, however they are split

@@ -37,6 +37,7 @@ def read_metrics(path: Path) -> dict[str, ByView]:
 
     Raises:
         CarsegError: there is none, or it holds something else.
+        OSError: it may not be read.
     """
     try:
         return METRICS.validate_json(path.read_bytes())

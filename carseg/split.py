@@ -12,20 +12,16 @@ from carseg.errors import CarsegError, named
 from carseg.files import new_directory, write_csv
 from carseg.pairs import Pair, find_pairs
 from carseg.params import Params, Split
-from carseg.recorded import Recorded
 
 
-def split(params: Params, recorded: Recorded | None = None) -> None:
+def split(params: Params) -> None:
     """Write the manifests of the pairs in `dataset/` into `split/`.
 
     Raises:
-        CarsegError: a photo or mask without the other, as `split_names`, or parameters or code were
-            changed meanwhile.
+        CarsegError: a photo or mask without the other, or as `split_names`.
     """
     pairs = find_pairs(Path("dataset/Image"), Path("dataset/Mask"))
     write_split(pairs, params.split, params.seed, Path("split"))
-    if recorded:
-        recorded.check()
 
 
 def split_names(names: Sequence[str], settings: Split, seed: int) -> tuple[list[str], list[str]]:

@@ -59,7 +59,9 @@ def spread(values: Sequence[float], worst: Callable[[Sequence[float]], float]) -
     if len(set(values)) > 1:
         std = float(np.std(values, ddof=1))
         low, high = _interval(values, mean, std)
-        low, high = max(0.0, low), min(1.0, high) if worst is min else high
+        low = max(0.0, low)
+        if worst is min:  # a score whose best is 1
+            high = min(1.0, high)
     return Spread(*(round(x, 6) for x in (mean, std, low, high, worst(values))))
 
 

@@ -38,6 +38,7 @@ class Squares:
 
         Raises:
             CarsegError: a file cannot be read.
+            OSError: the disk is full or fails.
         """
         share = pairs[processes.local_rank :: processes.local_world_size]
         rows = on_cores(partial(squared, size=size), share)

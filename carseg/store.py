@@ -28,7 +28,11 @@ class Store:
     """
 
     def __init__(self, folder: Path, arrays: Iterable[NDArray[Any]]) -> None:
-        """Write the arrays, which are taken one by one, to a new file in `folder`."""
+        """Write the arrays, which are taken one by one, to a new file in `folder`.
+
+        Raises:
+            OSError: the disk is full or fails.
+        """
         handle, name = tempfile.mkstemp(dir=folder)
         self._path = Path(name)
         self._starts = array("q")  # in bytes

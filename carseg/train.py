@@ -36,6 +36,7 @@ def train_bce(params: Params, recorded: Recorded | None = None) -> None:
     Raises:
         CarsegError: as `train`, the start weights do not fit, or there are more processes than
             GPUs.
+        OSError, MemoryError, RuntimeError: as `train`.
     """
     with together() as processes, scratch_folder(processes) as folder:
         net = calibrated_start(params)
@@ -48,6 +49,7 @@ def train_dice(params: Params, recorded: Recorded | None = None) -> None:
 
     Raises:
         CarsegError: as `train_bce`, or the weights of task 1 do not fit.
+        OSError, MemoryError, RuntimeError: as `train`.
     """
     with together() as processes, scratch_folder(processes) as folder:
         net = weights.load(params.model, Path(TRAINED["bce"]))
@@ -75,6 +77,7 @@ def calibrated_start(params: Params) -> U2Net:
     Raises:
         CarsegError: the weights in `pretrained/`, the manifest or the training photos cannot be
             read, or the weights are of another network.
+        OSError, MemoryError, RuntimeError: as `weights.start`.
     """
     net = weights.start(params.model, Path("pretrained"), params.seed)
     if params.init != "scratch":
@@ -123,8 +126,10 @@ def train(
 
     Raises:
         CarsegError: a manifest, a photo or the checkpoint cannot be read, there are not as many
-            rendered pairs as `params.renderings`, processes have other number formats, the loss is
-            no longer finite, or parameters or code were changed meanwhile.
+            rendered pairs as `params.renderings`, processes have other number formats or
+            parameters, the loss is no longer finite (the epoch kept until then is saved), or
+            parameters or code were changed meanwhile.
+        OSError, MemoryError, RuntimeError: a disk is full or fails, or there is too little memory.
     """
     device = Device(params.precision)
     parts = read_parts(params.renderings)
@@ -175,7 +180,8 @@ def train(
         if processes.first and curve:
             weights.save(kept, output)  # what has been learnt until then
         processes.barrier()  # who ended before that is done would end the others
-        raise CarsegError(f"{task}: {error}") from error
+        saved = f"; {output} has the epoch kept until then" if curve else ""
+        raise CarsegError(f"{task}: {error}{saved}") from error
     if processes.first:
         if recorded:  # before the state goes, which the next run can go on from
             recorded.check()
@@ -192,7 +198,8 @@ def _check_alike(
     """Say what begins; check that all processes can do it alike.
 
     Raises:
-        CarsegError: they compute on different devices or in different precisions.
+        CarsegError: they compute on different devices, in different precisions, or have read
+            different parameters.
     """
     along = f" and {len(parts.rendered)} renderings" if parts.rendered else ""
     many = f", {processes.world_size} processes" if processes.world_size > 1 else ""
@@ -204,6 +211,8 @@ def _check_alike(
             f"precision: processes compute on {', '.join(sorted(kinds))}; set it, and give all of "
             "them GPUs or none"
         )
+    if len(set(processes.all_gather([repr(params)]))) > 1:
+        raise CarsegError("params.yaml: was changed while processes began; run again")
     if params.batch_size < processes.world_size and processes.first:
         warn(
             f"batch_size: {params.batch_size} is less than {processes.world_size} processes, of "

@@ -126,7 +126,10 @@ def read_checkpoint(path: Path) -> State:
     except Exception as error:  # torch has no common base for what a broken file may raise
         if _is_of_the_machine(error):
             raise
-        raise CarsegError(f"{path}: is not a whole PyTorch checkpoint of tensors alone") from error
+        raise CarsegError(
+            f"{path}: is not a whole PyTorch checkpoint of tensors alone; copy it anew, or save "
+            "net.state_dict()"
+        ) from error
     if not isinstance(state, dict) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
     ):
@@ -164,7 +167,9 @@ def read_onnx(path: Path) -> State:
     except Exception as error:  # onnx has no common base for what a broken file may raise
         if _is_of_the_machine(error):
             raise
-        raise CarsegError(f"{path}: is not a whole ONNX file with its weights inside") from error
+        raise CarsegError(
+            f"{path}: is not a whole ONNX file with its weights inside; copy or export it anew"
+        ) from error
     if any(node.op_type == "BatchNormalization" for node in graph.node):
         raise CarsegError(
             f"{path}: has batch norms beside its convolutions; fold them in, as torch does when it "

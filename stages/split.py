@@ -13,7 +13,8 @@ def main() -> None:
     with hold_interrupts():
         from carseg.split import split
 
-    split(params, recorded)
+    split(params)
+    recorded.check()
 
 
 if __name__ == "__main__":

@@ -193,6 +193,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder, took = root / "ran with a space", root / "ran.json"
     with FileLock(root / "ran.lock"):
         if not took.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a worker where it failed
             project = Project(folder)
             project.make_shallow()
             write_pairs(folder / "Image", folder / "Mask", PAIRS)
@@ -235,11 +236,16 @@ def _no_git_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_settings_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Leave the user's DVC out: its cache, and its settings; and a proxy, of local servers."""
+    """Leave the user's DVC out: its caches, and its settings; and a proxy, of local servers.
+
+    What torchrun and torch's compiler leave behind goes where pytest cleans up.
+    """
     with pytest.MonkeyPatch.context() as patch:
         for level in ("GLOBAL", "SYSTEM"):
             folder = tmp_path_factory.mktemp(level.lower())
             patch.setenv(f"DVC_{level}_CONFIG_DIR", str(folder))
+        for name in ("DVC_SITE_CACHE_DIR", "PET_LOG_DIR", "TORCHINDUCTOR_CACHE_DIR"):
+            patch.setenv(name, str(tmp_path_factory.mktemp(name.lower())))
         patch.setenv("DVC_NO_ANALYTICS", "1")
         for name in ("DVC_STUDIO_TOKEN", "DVC_EXP_AUTO_PUSH"):
             patch.delenv(name, raising=False)

@@ -18,8 +18,9 @@ from carseg.u2net import Level, Variant
 ROOT = Path(__file__).parent.parent
 # Python takes no pattern for them.
 MODULES = [
-    ".".join(path.relative_to(ROOT).with_suffix("").parts)
-    for path in sorted((ROOT / "carseg").rglob("*.py"))
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for folder in ("carseg", "stages")
+    for path in sorted((ROOT / folder).rglob("*.py"))
 ]
 TINY = {
     "model": "u2netp",
@@ -64,6 +65,9 @@ class Project:
         for name in ("dvc.lock", "metrics.json"):
             (folder / name).unlink(missing_ok=True)
         self.git("init", "--quiet", "--initial-branch=main")
+        # In a file, too, as DVC does not read git's environment.
+        self.git("config", "user.name", "Tester")
+        self.git("config", "user.email", "tester@example.com")
         # Whatever the settings of the project at hand are: they are the user's to change.
         (folder / "params.yaml").write_text(yaml.safe_dump(Params().model_dump()))
         self.set(TINY)
@@ -82,7 +86,7 @@ class Project:
             **{"GIT_CONFIG_KEY_0": "user.name", "GIT_CONFIG_VALUE_0": "Tester"},
             **{"GIT_CONFIG_KEY_1": "user.email", "GIT_CONFIG_VALUE_1": "tester@example.com"},
             "COLUMNS": "400",
-            "PYTHONWARNINGS": ",".join(f"error:::{name}" for name in MODULES),
+            "PYTHONWARNINGS": ",".join(f"error:::{name}" for name in ["__main__", *MODULES]),
             # As for most users: Python writes its bytecode beside the code.
             "PYTHONDONTWRITEBYTECODE": "",
             **self.extra,
@@ -133,12 +137,13 @@ class Project:
         path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **values}))
 
     def make_shallow(self) -> None:
-        """Let its small net be `SHALLOW`, where it is not the network that is tested; commit."""
+        """Let its small net be `SHALLOW`, where it is not the network that is tested; commit.
+
+        Its last epoch is kept: of what it learns in two, nothing is better than its start.
+        """
         with (self.folder / "carseg/u2net.py").open("a") as code:
             code.write(f'\n\nVARIANTS["u2netp"] = {SHALLOW!r}\n')
-        self.set(
-            {"keep": "last"}
-        )  # of what it learns in two epochs, nothing is better than its start
+        self.set({"keep": "last"})
         self.commit("a smaller net")
 
     def save_every_epoch(self) -> None:

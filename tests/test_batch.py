@@ -745,7 +745,8 @@ def test_whose_a_numbered_result_is_is_not_guessed() -> None:
     do("1", "2")
     assert files() == ["a_png.png", "a_png_2.png"]
     with pytest.raises(
-        CarsegError, match=r"^2/a\.png: is called as another photo, .*rename one of the two$"
+        CarsegError,
+        match=r"^2/a\.png: its results would be called as those of 1/a\.png, .* rename one of the ",
     ):
         do("1", "2", skip_existing=True)
     assert files() == ["a_png.png", "a_png_2.png"]
@@ -1201,7 +1202,8 @@ def test_settings_are_those_beside_the_weights(monkeypatch: pytest.MonkeyPatch) 
         (("--image-size", "8"), "--image-size 8: give a number from 32 to 4096"),
         (
             (),
-            r"_dice_loss\.pth: there is no such file; run dvc repro, or name the weights with --w",
+            r"_dice_loss\.pth: there is no such file; run dvc repro in the project's folder, or "
+            r"name the weights with --weights \(carseg predict --untrained needs none\)$",
         ),
         (("--weights", "none/model.onnx"), "model.onnx: there is no such file; run carseg export"),
     ],

@@ -220,10 +220,22 @@ class OthersRestarted(Processes):
 def test_a_restart_that_another_machine_counts_removes_no_state(cut: Cut) -> None:
     cut(2)
     before = states()
-    Checkpoint("bce", "0" * 32, OthersRestarted(0, 2, 0, 1))
+    Checkpoint("bce", "0" * 32, OthersRestarted(0, 2, 0, 1)).remove()
     assert states() == before
-    Checkpoint("bce", "0" * 32)
+    Checkpoint("bce", "0" * 32).remove()
     assert states() == []
+
+
+def test_a_state_is_left_until_there_is_one_of_the_next_training(cut: Cut) -> None:
+    """Hours of work are not to be lost to a parameter that was mistyped."""
+    cut(3)
+    before = states()
+    other = PARAMS.model_copy(update={"learning_rate": 0.01})
+    cut(1, other)  # before it had one of its own
+    assert states() == before
+    cut(3, other)
+    assert len(states()) == 1
+    assert states() != before
 
 
 def test_the_tasks_leave_each_others_states_alone(cut: Cut) -> None:
@@ -288,7 +300,7 @@ def test_a_disk_without_room_for_states_stops_no_training(
     capsys.readouterr()
     assert run() == whole
     assert len(tried) == 1
-    assert capsys.readouterr().out.count("cannot be written, training goes on without") == 1
+    assert capsys.readouterr().err.count("cannot be written, training goes on without") == 1
     assert states() == []
 
 
@@ -299,7 +311,7 @@ def test_where_no_folder_can_be_made_for_states_training_goes_on(
     state = Checkpoint("bce", "0" * 32)
     state.save({})
     state.save({})
-    assert capsys.readouterr().out.count("cannot be written, training goes on without") == 1
+    assert capsys.readouterr().err.count("cannot be written, training goes on without") == 1
 
 
 def test_states_take_a_small_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -361,10 +373,10 @@ def test_what_torchrun_starts_again_leaves_states_that_it_cannot_take_up(
     FOLDER.mkdir()
     (FOLDER / "bce-it.pt").touch()
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    Checkpoint("bce", "other")
+    Checkpoint("bce", "other").remove()
     assert [path.name for path in states()] == ["bce-it.pt"]
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
-    Checkpoint("bce", "other")
+    Checkpoint("bce", "other").remove()
     assert states() == []
 
 

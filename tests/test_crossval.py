@@ -111,7 +111,7 @@ def test_several_values_are_refused_before_anything_is_trained(change: str) -> N
 
 @pytest.mark.parametrize("change", ["epochs", "epochs=[1"])
 def test_what_is_no_setting_is_refused(change: str) -> None:
-    said = rf"^--set-param {re.escape(change)}: is not NAME=VALUE as DVC reads it$"
+    said = rf"^--set-param {re.escape(change)}: is not NAME=VALUE as DVC reads it; write it as in "
     with pytest.raises(CarsegError, match=said):
         crossval([change], Path("crossval"))
 
@@ -384,6 +384,8 @@ def test_a_run_judges_every_photo_once_and_goes_on_where_it_was(tmp_path: Path) 
     write_pairs(project.folder / "Image", project.folder / "Mask", 5)
     project.set({"split": {"val_size": 2, "fold": None}, "patience": 1})
     project.make_shallow()
+    project.set({"keep": "best"})
+    project.commit("best")
     files = project.user_files()
     command = (*(sys.executable, "-m", "carseg", "crossval"), *("-S", "epochs=1"))
     first = project.run(*command)

@@ -104,7 +104,7 @@ def test_a_mask_of_another_size_is_named_with_both_sizes(own: Tree) -> None:
         mask.transpose(Image.Transpose.ROTATE_90).save(MASK / "0.png")
     assert faults() == [
         f"Mask/0.png: is {SHORT}x{LONG} but Image/0.jpg is {LONG}x{SHORT}; one of them is turned, "
-        "by its EXIF tag or by hand, turn both alike"
+        "by its EXIF tag or by hand, turn both (docs/photos.md)"
     ]
 
 
@@ -171,7 +171,7 @@ def test_a_label_map_is_told_from_a_mask(level: int, border: int, own: Tree) -> 
     levels = f"0 to {level} and 255" if border else f"0 to {level}"
     assert faults() == [
         f"Mask/0.png: holds the levels {levels} alone, as label maps do; save a mask, 255 "
-        "where the car is and 0 elsewhere"
+        "where the car is and 0 elsewhere (docs/photos.md)"
     ]
 
 

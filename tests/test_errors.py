@@ -118,8 +118,11 @@ def test_who_ignores_interruptions_goes_on_doing_so() -> None:
     ("error", "line"),
     [
         (OSError(28, "No space left on device", "plots/bce.csv"), "plots/bce.csv: No space left"),
-        (OSError(30, "Read-only file system", "split"), "split: Read-only file system; nothing"),
-        (PermissionError(13, "Permission denied"), "carseg: Permission denied; nothing was left"),
+        (
+            OSError(30, "Read-only file system", "split"),
+            "split: Read-only file system; put that right",
+        ),
+        (PermissionError(13, "Permission denied"), "carseg: Permission denied; put that right"),
     ],
 )
 def test_a_disk_that_cannot_be_written_is_a_line(error: OSError, line: str) -> None:
@@ -165,9 +168,17 @@ def test_commands_without_parameters_name_none_where_memory_is_short(
         run_carseg("masks", "import", "a.json")
 
 
-def test_a_process_that_the_system_ended_is_a_line_with_a_remedy() -> None:
+@pytest.mark.parametrize(
+    "told",
+    [
+        "DataLoader worker (pid 7) is killed by signal: Bus error. It is ...",
+        "Caught RuntimeError in DataLoader worker process 0.\nTraceback\nRuntimeError: unable to "
+        "allocate shared memory(shm) for file </torch_1>: No space left on device (28)",
+    ],
+)
+def test_a_process_that_the_system_ended_is_a_line_with_a_remedy(told: str) -> None:
     def stage() -> None:
-        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is ...")
+        raise RuntimeError(told)
 
     with pytest.raises(SystemExit, match=r"^carseg: a process that prepares .* lower workers"):
         run(stage)
@@ -204,7 +215,10 @@ def test_a_reader_that_has_seen_enough_is_no_fault() -> None:
 def test_output_that_finds_a_full_disk_is_a_line() -> None:
     code = "from carseg.errors import run; run(lambda: print('x'))"
     returned, _, errors = shell(f'"$PYTHON" -c "{code}" > /dev/full')
-    assert errors == "carseg: No space left on device; nothing was left half written\n"
+    assert errors == (
+        "carseg: No space left on device; put that right and run it again, nothing was left half "
+        "written\n"
+    )
     assert returned == 1
 
 

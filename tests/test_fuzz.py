@@ -77,6 +77,7 @@ def checked() -> str:
     return ""
 
 
+@pytest.mark.filterwarnings(r"ignore:::PIL\.")  # as for users: see `carseg.errors.run`
 def test_damaged_files_are_refused_in_a_line_or_can_be_trained_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

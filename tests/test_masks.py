@@ -212,7 +212,8 @@ def test_a_photo_may_end_in_any_way_that_pairs_do(ending: str) -> None:
 def test_a_photo_of_another_height_is_named() -> None:
     Image.new("RGB", (64, 41)).save(IMAGE / "a.jpg")
     assert refused(labelme("a.jpg", ("car", SQUARE))) == [
-        "Image/a.jpg: is 64x41 but was annotated as 64x40; annotate the photo as it is seen"
+        "Image/a.jpg: is 64x41 but was annotated as 64x40; put the photo that was annotated there, "
+        "or annotate this one, in a tool that heeds its EXIF tag"
     ]
 
 
@@ -245,7 +246,8 @@ def test_all_faults_are_told_at_once_and_nothing_is_written() -> None:
     assert len(lines) == 3
     assert lines[0].startswith("c.json: is broken")
     assert lines[1:] == [
-        "Image/a.jpg: is 64x40 but was annotated as 65x40; annotate the photo as it is seen",
+        "Image/a.jpg: is 64x40 but was annotated as 65x40; put the photo that was annotated there, "
+        "or annotate this one, in a tool that heeds its EXIF tag",
         "gone.jpg: is not in Image; put the photo there, or name its folder",
     ]
 
@@ -274,12 +276,14 @@ def test_a_picture_annotated_twice_is_named() -> None:
     one, other = labelme("a.jpg", ("car", SQUARE)), labelme("x/a.jpg", ("car", OTHER))
     other.rename("twice.json")
     labelme("a.jpg", ("car", SQUARE))
-    assert refused(one, Path("twice.json")) == ["x/a.jpg: is annotated twice; leave one out"]
+    assert refused(one, Path("twice.json")) == [
+        f"twice.json: annotates x/a.jpg, as {one} does; leave one out"
+    ]
 
 
 def test_pictures_in_different_folders_that_share_a_name_are_told_apart() -> None:
     """Also where only one of them shows a car: its mask could be the other's."""
-    told = "cam1/a.jpg, cam2/a.jpg: share the name a; export each folder by itself"
+    told = "cam1/a.jpg, cam2/a.jpg: share the name a, but masks tell no folder; rename one"
     for shapes in ([], [("car", OTHER)]):
         one = labelme("cam1/a.jpg", *shapes).rename("one.json")
         other = labelme("cam2\\a.jpg", ("car", SQUARE))

@@ -276,6 +276,7 @@ def test_to_predict_the_users_own_file_is_taken(
     monkeypatch.setattr(official.pooch, "retrieve", unwanted)
     Path("Weights/tiny.onnx").write_bytes(CONTENT)
     assert fetch("u2netp", Path("Weights")) == CONTENT
+    assert not cached.exists(), "it is at hand, and need not be kept once more"
 
 
 def test_a_home_that_is_not_to_be_written_to_costs_no_prediction(

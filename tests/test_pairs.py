@@ -143,7 +143,7 @@ def test_a_file_of_another_kind_is_named(folder: Path, name: str, ending: str) -
     make(MASK, "a.png")
     make(folder, name)
     assert faults(IMAGE, MASK) == [
-        f"{folder / name}: is not a {ending} file; convert it or move it away"
+        f"{folder / name}: is not a {ending} file; convert it (docs/photos.md) or move it away"
     ]
 
 

@@ -37,6 +37,8 @@ def committed(ran: Run, tmp_path_factory: pytest.TempPathFactory) -> Project:
 def finished(committed: Project) -> Iterator[Project]:
     """A project that has been run once and committed, left as it was by each test."""
     yield committed
+    for name in ("Image/new.jpg", "Mask/new.png"):  # which git ignores
+        (committed.folder / name).unlink(missing_ok=True)
     if committed.git("status", "--porcelain"):
         committed.git("checkout", "--quiet", "--", ".")
         committed.git("clean", "-fdq", "plots")
@@ -112,8 +114,6 @@ def test_what_dvc_says_of_a_spoilt_file_is_found_in_the_troubleshooting(
     file: str, change: tuple[str, str], command: Sequence[str], said: str, ran: Run, tmp_path: Path
 ) -> None:
     project = ran.project.copy(tmp_path / "spoilt")
-    project.git("config", "user.name", "Tester")  # in a file, as DVC does not read the environment
-    project.git("config", "user.email", "tester@example.com")
     path = project.folder / file
     path.write_text(path.read_text().replace(*change, 1))
     assert said in " ".join(project.dvc(*command, expect=255).split())
@@ -247,11 +247,13 @@ def test_a_second_run_is_refused_and_the_first_one_killed_goes_on_and_ends_with_
         assert first.poll() is None, "it ended too early"
         time.sleep(0.01)
     os.killpg(first.pid, signal.SIGSTOP)  # that it does not end meanwhile
-    message = project.dvc("repro", "train_bce", expect=255)
+    try:
+        message = project.dvc("repro", "train_bce", expect=255)
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
     assert re.search(r"is busy|Unable to acquire lock", message), message
     assert "Traceback" not in message
-    os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
     assert project.user_files() == files
     assert re.search(r"bce: goes on after epoch \d", project.dvc("repro", "train_bce"))
     names = ("dvc.lock", "plots/bce.csv", "u2net_segmentation.pth")

@@ -85,6 +85,12 @@ def test_each_process_has_its_own_gpu_before_they_speak_to_each_other(
     with pytest.raises(ZeroDivisionError), together():
         _ = 1 / 0
     assert said[4:] == joined
+    gone = r"^process 5: another process of this training has ended; its own lines say why$"
+    for told in ("Connection closed by peer [127.0.0.1]:7", "Read error: Connection reset by peer"):
+        with pytest.raises(CarsegError, match=gone), together():
+            raise RuntimeError(told)
+    with pytest.raises(RuntimeError, match=r"^a fault of ours$"), together():
+        raise RuntimeError("a fault of ours")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     line = (
         r"^launcher: starts 4 processes on this machine, which has 3 GPUs; lower --nproc-per-node"
@@ -97,7 +103,9 @@ def test_a_step_of_several_processes_is_that_of_one(tmp_path: Path) -> None:
     """Of one photo, which leaves a process without, and of three, which are not shared equally."""
     command = (*TORCHRUN, "--nproc-per-node=2", str(ROOT / "tests/joint_step.py"), "1", "3")
     found = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    done = subprocess.run(command, cwd=tmp_path, env=found, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=found, capture_output=True, text=True, timeout=300
+    )
     assert done.stdout.count("agrees") == 2, done.stdout + done.stderr
     assert done.returncode == 0
 

@@ -27,7 +27,7 @@ def free_port() -> int:
 
 @contextmanager
 def served(*command: str, port: int) -> Iterator[None]:
-    """Run a server until it has answered and the block has ended."""
+    """Run a server that has answered until the block has ended."""
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         for _ in range(300):
@@ -36,6 +36,8 @@ def served(*command: str, port: int) -> Iterator[None]:
                     break
             assert server.poll() is None, f"{command[0]} has ended with {server.returncode}"
             time.sleep(0.1)
+        else:
+            pytest.fail(f"{command[0]} does not answer")
         yield
     finally:
         server.terminate()

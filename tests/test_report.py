@@ -165,7 +165,8 @@ def browse(page: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [
         *(str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"),
         *("--disable-background-networking", "--disable-component-update"),
-        *("--enable-logging=stderr", *options, page.absolute().as_uri()),
+        *("--enable-logging=stderr", f"--user-data-dir={page.absolute().parent / 'chromium'}"),
+        *(*options, page.absolute().as_uri()),
     ]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 

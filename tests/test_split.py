@@ -11,9 +11,9 @@ from sklearn.model_selection import train_test_split
 
 from carseg.errors import CarsegError
 from carseg.pairs import Pair, read_manifest
-from carseg.params import Params, Split
-from carseg.recorded import Recorded
-from carseg.split import fold_count, split, split_names, write_split
+from carseg.params import Split
+from carseg.split import fold_count, split_names, write_split
+from stages import split as stage
 
 NAMES = [f"{i:02d}" for i in range(1, 21)]
 LISTS = st.lists(st.text(min_size=1, max_size=4), min_size=2, max_size=30, unique=True)
@@ -167,10 +167,13 @@ def test_a_split_that_other_settings_would_be_recorded_with_ends_in_an_error(
     monkeypatch.chdir(tmp_path)
     write_pairs(Path("dataset/Image"), Path("dataset/Mask"), 3)
     Path("dvc.yaml").write_text("stages: {split: {params: [seed]}}\n")
-    Path("params.yaml").write_text("seed: 1\n")
-    params, recorded = Params(split=Split(val_size=1)), Recorded("split")
-    split(params, recorded)
+    Path("params.yaml").write_text("split: {val_size: 1, fold: null}\nseed: 1\n")
+    stage.main()
     assert len(read_manifest(Path("split/train.csv"))) == 2
-    Path("params.yaml").write_text("seed: 2\n")
+
+    def edit(*_: object) -> None:
+        Path("params.yaml").write_text("seed: 2\n")
+
+    monkeypatch.setattr("carseg.split.split", edit)
     with pytest.raises(CarsegError, match=r"^params\.yaml: seed was changed while this ran; set"):
-        split(params, recorded)
+        stage.main()

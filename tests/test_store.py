@@ -1,6 +1,7 @@
 """Arrays in files: what is written is what is read, by any process, and nothing is left behind."""
 
 import errno
+import os
 import pickle
 from pathlib import Path
 
@@ -50,14 +51,14 @@ def test_a_full_disk_is_told_with_the_file(size: int, monkeypatch: pytest.Monkey
     if not Path("/dev/full").exists():
         pytest.skip("no full device here")
     full = open("/dev/full", "wb")  # noqa: SIM115 - the store closes it
-    monkeypatch.setattr("carseg.store.os.fdopen", lambda *_: full)
+    monkeypatch.setattr("carseg.store.os.fdopen", lambda handle, _: os.close(handle) or full)
     with pytest.raises(OSError, match="No space left on device") as caught:
         Store(Path(), [np.zeros(size, np.uint8)])
     assert caught.value.errno == errno.ENOSPC
     assert caught.value.filename
 
 
-def test_a_room_is_removed_and_so_is_what_killed_runs_left() -> None:
+def test_a_scratch_folder_is_removed_and_so_is_what_killed_runs_left() -> None:
     left = Path(f"{PREFIX}left")
     left.mkdir()
     (left / "squares").write_bytes(b"half")
@@ -68,7 +69,7 @@ def test_a_room_is_removed_and_so_is_what_killed_runs_left() -> None:
     assert list(Path().iterdir()) == []
 
 
-def test_a_room_is_removed_after_a_failure() -> None:
+def test_a_scratch_folder_is_removed_after_a_failure() -> None:
     with pytest.raises(ZeroDivisionError), scratch_folder(ALONE):
         raise ZeroDivisionError
     assert list(Path().iterdir()) == []
