@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -219,6 +220,17 @@ def elsewhere(
         return home / name
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def _nothing_goes_on_in_the_background() -> Iterator[None]:
+    """End what a test that failed has left running, or stopped."""
+    yield
+    while Project.started:
+        process = Project.started.pop()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 @pytest.fixture(autouse=True)

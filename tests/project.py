@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from subprocess import Popen
-from typing import IO
+from typing import IO, ClassVar
 
 import yaml
 
@@ -46,7 +46,13 @@ def heed_interruptions() -> None:
 
 
 class Project:
-    """A repository of its own with the project's files and one commit."""
+    """A repository of its own with the project's files and one commit.
+
+    Attributes:
+        started: processes in the background, of all projects, which a test's end ends.
+    """
+
+    started: ClassVar[list[Popen[str]]] = []
 
     def __init__(self, folder: Path, **environment: str) -> None:
         self.folder = folder
@@ -106,10 +112,12 @@ class Project:
 
     def start(self, *command: str, output: int | IO[str] = subprocess.DEVNULL) -> Popen[str]:
         """Run in the background, in a process group of its own that can be killed whole."""
-        return Popen(
+        process = Popen(
             command, cwd=self.folder, env=self.environment, text=True, stdout=output,
             stderr=output, start_new_session=True, preexec_fn=heed_interruptions,
         )  # fmt: skip
+        self.started.append(process)
+        return process
 
     def run(self, *command: str, expect: int = 0) -> str:
         done = subprocess.run(
