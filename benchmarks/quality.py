@@ -3,7 +3,7 @@
     python -m benchmarks.quality                                  the validation photos
     python -m benchmarks.quality --images DIR --masks DIR         any other pairs
 
-The remover is rembg's way with the published weights, nothing trained: ONNX Runtime on their file,
+The remover is rembg's way with the official weights, nothing trained: ONNX Runtime on their file,
 the photo resized with Lanczos, the map stretched to 0…1, resized back with Lanczos and cut at 0.5.
 Photos that the weights were trained on flatter them. The validation photos did not train, but with
 `keep: best` they chose the epoch that is kept, which flatters a little.
@@ -39,7 +39,7 @@ Mask = NDArray[np.bool_]
 
 
 class Remover:
-    """The published ONNX file as rembg runs it."""
+    """The official ONNX file as rembg runs it."""
 
     def __init__(self, path: Path) -> None:
         self._session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -68,7 +68,7 @@ def main() -> None:
     )
     parser.add_argument("--images", type=Path, help="folder of photos, with --masks")
     parser.add_argument("--masks", type=Path, help="folder of masks, with --images")
-    parser.add_argument("--onnx", type=Path, help="published weights [those in pretrained/]")
+    parser.add_argument("--onnx", type=Path, help="official weights [those in pretrained/]")
     parser.add_argument(
         "--weights",
         type=Path,
@@ -95,15 +95,15 @@ def compare(arguments: argparse.Namespace) -> None:
     for pair in pairs:
         if read_photo(pair.photo).size != read_truth(pair.mask).shape[::-1]:
             raise CarsegError(f"{pair.mask}: is not as large as {pair.photo}; give both one size")
-    published = arguments.onnx or next(Path("pretrained").glob("*.onnx"), Path("pretrained/*.onnx"))
-    if not published.is_file():
+    official = arguments.onnx or next(Path("pretrained").glob("*.onnx"), Path("pretrained/*.onnx"))
+    if not official.is_file():
         raise CarsegError(
-            f"{published}: there is no such file; Weights/README.md says where to get it"
+            f"{official}: there is no such file; Weights/README.md says where to get it"
             if arguments.onnx
-            else f"{published}: there is no such file; run dvc repro weights, or, where "
+            else f"{official}: there is no such file; run dvc repro weights, or, where "
             "the project's init is another, name a u2net.onnx with --onnx"
         )
-    remover = Remover(published)
+    remover = Remover(official)
     model = load(arguments.weights, precision=settings_of(arguments.weights).precision)
 
     def cut(found: NDArray[np.float32]) -> Mask:
@@ -116,7 +116,7 @@ def compare(arguments: argparse.Namespace) -> None:
         return cut(model.look(photo))
 
     ways: dict[str, Callable[[Image.Image], Mask]] = {
-        f"{published.stem} untrained, as rembg": lambda photo: remover(photo, 1),
+        f"{official.stem} untrained, as rembg": lambda photo: remover(photo, 1),
         "  averaged over 4 rotations": lambda photo: remover(photo, 4),
         "trained here, one look": once,
     }

@@ -32,8 +32,8 @@ def command_line() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="carseg",
         description="Find the car in photos with what dvc repro has trained, or with the official "
-        "weights. Show its scores, cross-validate, export networks, import masks that annotation "
-        "tools have written.",
+        "weights; show the scores of dvc repro, cross-validate, export networks, import masks that "
+        "annotation tools have written.",
     )
     parser.add_argument("--version", action="version", version=f"carseg {__version__}")
     shtab.add_argument_to(parser, ["--print-completion"])

@@ -83,7 +83,9 @@ class Quick(torch.autograd.Function):
             return F.conv2d(x, weight, bias, padding=dilation, dilation=dilation)
         shape = (len(x), len(weight), *x.shape[2:])
         # Not a view of what was computed, as those who read it may change it in place.
-        found = torch.empty(shape, memory_format=torch.channels_last)
+        found = torch.empty(
+            shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last
+        )
         winograd.convolve(_nhwc(x), _nhwc(weight).contiguous(), _nhwc(found))
         return found.add_(bias.view(-1, 1, 1))
 

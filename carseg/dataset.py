@@ -133,7 +133,10 @@ def _check(pair: Pair) -> Checked:
     if photo.size != (width, height):
         remedy = "give both one size"
         if photo.size == (height, width):
-            remedy = "one of them is turned, by its EXIF tag or by hand, turn both (docs/photos.md)"
+            remedy = (
+                "one of them is turned, by its EXIF tag or by hand; turn that one back, or give "
+                "both one tag (docs/photos.md)"
+            )
         faults.append(
             f"{pair.mask}: is {width}x{height} but {pair.photo} is "
             f"{photo.width}x{photo.height}; {remedy}"

@@ -39,7 +39,7 @@ def same_pictures(thumbnails: Iterable[NDArray[np.uint8]]) -> Iterator[tuple[int
         return iter(())
     kinds = np.frombuffer(b"".join(number_of), np.uint8).reshape(len(number_of), -1)  # (K, 192)
     limit = NEAR * kinds.shape[1] ** 0.5
-    tree = KDTree(kinds.astype(np.float32))
+    tree = KDTree(kinds)
     links = coo_array((len(kinds), len(kinds)))
     for quarters in range(4):
         turned = np.rot90(kinds.reshape(-1, SIDE, SIDE, 3), quarters, axes=(1, 2))

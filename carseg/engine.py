@@ -76,11 +76,7 @@ def _open_onnx(path: Path, device: str) -> Exported:
         # It warns, then computes on the processor.
         raise CarsegError("device cuda: ONNX Runtime cannot start on it; fix CUDA, or take cpu")
     known = session.get_modelmeta().custom_metadata_map
-    if "image_size" not in known:
-        raise CarsegError(
-            f"{path}: is a network, but not of carseg export; for what the official weights find, "
-            "take carseg predict --untrained"
-        )
+    _check_ours(path, known)
     _take_one(path, session.get_inputs()[0].shape[0])
 
     def look(photos: Tensor) -> Tensor:
@@ -101,6 +97,7 @@ def _open_openvino(path: Path, device: str, precision: str) -> Exported:
         for name in ("image_size", *DEFAULTS, "precision")
         if model.has_rt_info(["carseg", name])
     }
+    _check_ours(path, known)
     size = int(known["image_size"])
     batch = model.input(0).partial_shape[0]
     _take_one(path, batch.get_length() if batch.is_static else None)
@@ -115,6 +112,15 @@ def _open_openvino(path: Path, device: str, precision: str) -> Exported:
             return torch.from_numpy(np.array(compiled(photos.numpy())[0]))
 
     return _exported(look, known)
+
+
+def _check_ours(path: Path, known: Mapping[str, str]) -> None:
+    """Check that a network is one of `carseg export`, by what it tells of itself."""
+    if "image_size" not in known:
+        raise CarsegError(
+            f"{path}: is a network, but not of carseg export; for what the official weights find, "
+            "take carseg predict --untrained"
+        )
 
 
 def _exported(look: Look, known: Mapping[str, str]) -> Exported:

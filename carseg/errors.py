@@ -72,9 +72,9 @@ def run(stage: Callable[[], None], lighter: str = LIGHTER) -> None:
     except (MemoryError, RuntimeError) as error:
         if any(words in str(error) for words in OF_WORKERS):  # else it is what went wrong in one
             sys.exit(
-                "carseg: a process that prepares photos has no memory left to share, or was ended "
-                "by the system; lower workers or batch_size in params.yaml, or give a "
-                "container more of it (shm)"
+                "carseg: a process that prepares photos ran out of shared memory, or was ended by "
+                "the system for want of memory; lower workers or batch_size in params.yaml, or "
+                "give a container more shared memory (--shm-size)"
             )
         if not is_lack_of_memory(error):
             raise

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from carseg import weights
 from carseg.card import Card, card
-from carseg.errors import IS_FOLDER, CarsegError, import_optional
+from carseg.errors import IS_FOLDER, CarsegError, as_memory_error, import_optional
 from carseg.files import check_writable, write_bytes
 from carseg.formats import FILES, NETWORKS, PACKAGES, WRITERS, Probability
 from carseg.quantize import Calibration, write_int8
@@ -62,7 +62,7 @@ def export(
     about = Card.of(source, variant, size)
     calibration = Calibration.of(photos, size, about.threshold) if photos else None
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out, prefix=".export.") as folder:
+    with tempfile.TemporaryDirectory(dir=out, prefix=".export.") as folder, as_memory_error():
         fresh = Path(folder)
         agreement = None
         if calibration:

@@ -46,10 +46,10 @@ class Lowered(nn.Module):
 class Tripled(nn.Module):
     """A convolution that keeps its precision where bfloat16 is all that an engine computes in.
 
-    Each weight is split into three bfloat16 terms, applied to three copies of the input. The bias
-    and what `constant` contributes are weights, too, applied to channels of ones; more such
-    channels pad to a multiple of `BLOCK`. Engines accumulate in float32, so only the result is
-    rounded.
+    Each weight is split into three bfloat16 terms (Henry et al. 2019, arXiv:1904.06376), applied to
+    three copies of the input. The bias and what `constant` contributes are weights, too, applied to
+    channels of ones; more such channels pad to a multiple of `BLOCK`. Engines accumulate in
+    float32, so only the result is rounded.
     """
 
     def __init__(self, conv: nn.Conv2d, constant: Tensor | None = None) -> None:

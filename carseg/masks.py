@@ -61,14 +61,13 @@ def import_masks(
             continue
         if names := ambiguous.get(stem):
             fault = (
-                f"{', '.join(names)}: share the name {stem}, but masks tell no folder; rename one"
+                f"{', '.join(names)}: would share a mask, {stem}.png; rename one, and export anew"
             )
             if fault not in faults:
                 faults.append(fault)
         elif path in masks:
-            faults.append(
-                f"{file}: annotates {picture.name}, as {source[path]} does; leave one out"
-            )
+            other = "twice" if source[path] == file else f"as {source[path]} does"
+            faults.append(f"{file}: annotates {picture.name} {other}; leave one out")
         elif path.is_dir():
             faults.append(f"{path}: {IS_FOLDER}")
         elif others:

@@ -32,7 +32,7 @@ class Wheel(NamedTuple):
 
 
 class Official(NamedTuple):
-    """A published weights file."""
+    """An official weights file."""
 
     file: str
     sha256: str

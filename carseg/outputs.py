@@ -176,8 +176,9 @@ def plan(
         unique, number = name, 1
         while _folded(unique) in taken:
             if not numbered:
+                other = taken[_folded(unique)]
                 raise CarsegError(
-                    f"{source}: its results would be called as those of {taken[_folded(unique)]}, "
+                    f"{source}: its results would have the names of those of {other}, "
                     "and --skip-existing could take one's for the other's; give each folder an "
                     "--out of its own, or rename one of the two"
                 )

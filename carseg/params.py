@@ -120,8 +120,10 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     """
     try:
         content = read_yaml(path.read_text(encoding="utf-8"))
-    except OSError as error:
+    except FileNotFoundError as error:
         raise CarsegError(f"{path}: {error.strerror}; get it back: git checkout {path}") from error
+    except OSError as error:
+        raise CarsegError(f"{path}: {error.strerror}; check its permissions") from error
     except (yaml.YAMLError, ValueError) as error:
         why = " ".join(str(error).split())
         raise CarsegError(f"{path}: not valid YAML: {why}; correct that line") from error

@@ -149,7 +149,8 @@ def together() -> Iterator[Processes]:
     except RuntimeError as error:
         if any(words in str(error) for words in GONE):
             raise CarsegError(
-                f"process {rank}: another process of this training has ended; its own lines say why"
+                f"process {rank}: another process of this training has ended; its own lines, or "
+                "torchrun's, say why"
             ) from error
         raise
     # Not after an error: with NCCL it waits for the others, which wait for this one, and torchrun,

@@ -148,6 +148,18 @@ def agreement(
     return mean(found)
 
 
+class Reader:
+    """Gives photos in the way that ONNX Runtime asks for them, as its `CalibrationDataReader`."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        self._rest = iter(inputs)
+
+    def get_next(self) -> Mapping[str, NDArray[np.float32]] | None:
+        """Return the next photo, (1, 3, S, S), by the name of the network's input."""
+        photo = next(self._rest, None)
+        return None if photo is None else {"photo": photo}
+
+
 def quantize(path: Path, net: U2Net, inputs: Inputs) -> None:
     """Quantize an ONNX file, which holds a network in float32, in place.
 
@@ -166,7 +178,7 @@ def quantize(path: Path, net: U2Net, inputs: Inputs) -> None:
     quantization.quantize_static(
         model,
         path,
-        _reader(quantization, inputs),
+        Reader(inputs),
         activation_type=quantization.QuantType.QUInt8,
         weight_type=quantization.QuantType.QInt8,
         per_channel=True,
@@ -179,20 +191,6 @@ def quantize(path: Path, net: U2Net, inputs: Inputs) -> None:
     del model.metadata_props[:]
     model.metadata_props.extend(told)
     onnx.save(model, str(path))
-
-
-def _reader(quantization: Any, inputs: Inputs) -> Any:
-    """Return photos in the way that ONNX Runtime asks for them."""
-
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.rest = iter(inputs)
-
-        def get_next(self) -> Mapping[str, NDArray[np.float32]] | None:
-            look = next(self.rest, None)
-            return None if look is None else {"photo": look}
-
-    return Reader()
 
 
 def _fix_batch(path: Path, batch: int) -> None:

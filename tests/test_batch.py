@@ -746,7 +746,7 @@ def test_whose_a_numbered_result_is_is_not_guessed() -> None:
     assert files() == ["a_png.png", "a_png_2.png"]
     with pytest.raises(
         CarsegError,
-        match=r"^2/a\.png: its results would be called as those of 1/a\.png, .* rename one of the ",
+        match=r"^2/a\.png: its results would have the names of those of 1/a\.png, .* rename one ",
     ):
         do("1", "2", skip_existing=True)
     assert files() == ["a_png.png", "a_png_2.png"]

@@ -225,6 +225,20 @@ def test_a_frozen_layer_with_few_channels_needs_no_way_of_its_own() -> None:
     assert "Quick" not in type(layer(x).grad_fn).__name__
 
 
+def test_another_default_dtype_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As programs have it that use carseg as a library."""
+    layer, x = layer_of(64, 128), noise(1, 64, 20, 20).contiguous(memory_format=LAST)
+    before = layer(x)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with counting(monkeypatch) as met:
+            found = layer(x)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert met
+    assert torch.equal(found, before)
+
+
 def test_photos_need_no_gradient() -> None:
     layer = layer_of(3, 16)
     layer(noise(1, 3, 8, 8).contiguous(memory_format=LAST)).sum().backward()

@@ -262,7 +262,7 @@ def test_masks_are_converted_to_white_and_black(empty: Path) -> None:
 def test_other_masks_are_converted_by_what_the_table_tells(
     empty: Path, written: str, instead: str, levels: Any, name: str
 ) -> None:
-    assert f"`{instead}` |" in (ROOT / "docs/photos.md").read_text()
+    assert f"`{written}` | `{instead}` |" in (ROOT / "docs/photos.md").read_text()
     python, option, code, *_ = OF_MASKS
     assert code.count(written) == 1
     file = empty / f"{name}.png"

@@ -10,9 +10,12 @@ import pytest
 import yaml
 from project import ROOT
 
+from carseg.params import Params
+
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 # They word messages and check settings; the settings themselves DVC tracks one by one.
 WITHOUT_EFFECT = {"carseg/errors.py", "carseg/params.py", "carseg/__init__.py"}
+WITHOUT_RESULT = {"workers", "launcher"}  # parameters that change none
 
 
 def imported(path: Path) -> set[Path]:
@@ -22,6 +25,8 @@ def imported(path: Path) -> set[Path]:
     # What the package itself imports inside a function is for those who ask for it by name, in
     # Python; a stage's own functions are run.
     for node in tree.body if path.name == "__init__.py" else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            assert not any(alias.name.startswith("carseg") for alias in node.names), path
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("carseg"):
             parts = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
             for part in parts:
@@ -66,10 +71,7 @@ def test_a_stage_is_a_thin_script(stage: str) -> None:
 def test_every_parameter_is_tracked_but_the_one_that_changes_no_result() -> None:
     # The launcher is part of commands, which DVC compares as they are.
     tracked = {name for stage in STAGES.values() for name in stage.get("params", [])}
-    assert set(yaml.safe_load((ROOT / "params.yaml").read_text())) - tracked == {
-        "workers",
-        "launcher",
-    }
+    assert Params.model_fields.keys() - tracked == WITHOUT_RESULT
 
 
 TRAINED = {
@@ -98,6 +100,20 @@ def test_a_stage_depends_on_the_data_and_parameters_that_it_reads(
 ) -> None:
     deps = {dep for dep in STAGES[stage]["deps"] if not dep.startswith(("carseg/", "stages/"))}
     assert (deps, set(STAGES[stage].get("params", []))) == (data, params)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_tracks_every_parameter_that_its_code_reads(stage: str) -> None:
+    modules = [ROOT / name for name in used(stage) if name.endswith(".py")]
+    read = {
+        node.attr
+        for path in modules
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+        if node.value.id == "params"
+    }
+    assert read & Params.model_fields.keys() - WITHOUT_RESULT <= {*STAGES[stage].get("params", [])}
+    assert stage not in ("train_bce", "evaluate") or "image_size" in read, "nothing was found"
 
 
 def test_the_users_folders_are_never_cached() -> None:

@@ -117,7 +117,10 @@ def perfect(nets: dict[str, U2Net], monkeypatch: pytest.MonkeyPatch, tmp_path: P
 @pytest.mark.parametrize(
     ("meanwhile", "left_out"),
     [
-        ("probability_at", ("metrics.json", "report.html", "plots/overlays", "provenance")),
+        (
+            "probability_at",
+            ("metrics.json", "report.html", "plots/overlays", "plots/scores.csv", "provenance"),
+        ),
         ("write_report", ("metrics.json", "provenance")),  # when the rest is there
     ],
 )

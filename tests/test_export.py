@@ -466,6 +466,16 @@ def test_an_engines_lack_of_memory_is_known_as_that(
     monkeypatch.setattr(onnxruntime, "InferenceSession", MagicMock(side_effect=error))
     with pytest.raises(seen if seen is MemoryError else CarsegError):
         load(project / "exported/model.onnx")
+    # Here, too, where a file is compared with torch before it is kept.
+    with pytest.raises(seen, match=re.escape(str(error))):
+        export.export(project / WEIGHTS, project / "again", ["onnx"], SIZE, None, False)
+
+
+def test_another_programs_openvino_network_is_told_from_ours(project: Path) -> None:
+    network = openvino.Core().read_model(project / "exported/model.onnx")
+    openvino.save_model(network, project / "other.xml")
+    with pytest.raises(CarsegError, match=r"other\.xml: is a network, but not of carseg export; "):
+        load(project / "other.xml")
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ class Undisturbed:
         assert not ended or isinstance(after, float), f"it ended too early: {said}"
         assert project.user_files() == self.files
         if by == signal.SIGKILL and is_half_written(project.folder / "dvc.lock"):
-            (project.folder / "dvc.lock").unlink()  # as README's troubleshooting says
+            (project.folder / "dvc.lock").unlink()  # as docs/troubleshooting.md says
         project.run(*REPRO)
         assert project.bytes_of(*RESULTS) == self.results, f"cut off after {after}: {said}"
         assert project.user_files() == self.files

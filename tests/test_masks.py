@@ -277,13 +277,14 @@ def test_a_picture_annotated_twice_is_named() -> None:
     other.rename("twice.json")
     labelme("a.jpg", ("car", SQUARE))
     assert refused(one, Path("twice.json")) == [
-        f"twice.json: annotates x/a.jpg, as {one} does; leave one out"
+        f"twice.json: annotates x/a.jpg as {one} does; leave one out"
     ]
+    assert refused(one, one) == [f"{one}: annotates a.jpg twice; leave one out"]
 
 
 def test_pictures_in_different_folders_that_share_a_name_are_told_apart() -> None:
     """Also where only one of them shows a car: its mask could be the other's."""
-    told = "cam1/a.jpg, cam2/a.jpg: share the name a, but masks tell no folder; rename one"
+    told = "cam1/a.jpg, cam2/a.jpg: would share a mask, a.png; rename one, and export anew"
     for shapes in ([], [("car", OTHER)]):
         one = labelme("cam1/a.jpg", *shapes).rename("one.json")
         other = labelme("cam2\\a.jpg", ("car", SQUARE))

@@ -74,6 +74,6 @@ def test_a_renderer_that_is_killed_is_an_error_with_a_remedy(
         raise CarsegError("the sample: a process was killed")
 
     monkeypatch.setattr(renderings, "render_sample", killed)
-    with pytest.raises(CarsegError, match=r"^renderings: a process .*; free some, or lower render"):
+    with pytest.raises(CarsegError, match=r"^renderings: a process .*; free some, or set render"):
         provide(2, FOLDER)
     assert not FOLDER.exists()

@@ -84,7 +84,9 @@ def test_the_sample_is_as_large_as_the_one_that_is_known(tmp_path: Path) -> None
     """By the bytes of all its files `carseg/dataset.py` tells it from a user's photos."""
     first = contents(render(tmp_path, count=2))
     assert sum(map(len, first.values())) == pytest.approx(279_650, rel=0.01), "BYTES has changed"
-    assert (FILES, BYTES) == (2 * COUNT, 2_602_533)
+    assert FILES == 2 * COUNT
+    # Roughly; tests/test_docs.py compares it with the last commit's.
+    assert pytest.approx(279_650 * COUNT / 2, rel=0.1) == BYTES
     assert inspect.signature(render_sample).parameters["count"].default == COUNT
 
 
@@ -97,7 +99,7 @@ def test_a_renderer_that_is_killed_is_an_error_of_a_line(
 ) -> None:
     """As Linux does where memory runs out."""
     monkeypatch.setattr("carseg.sample._render", killed)
-    with pytest.raises(CarsegError, match=r"^the sample: a process that rendered it was killed"):
+    with pytest.raises(CarsegError, match=r"^the sample: a process that rendered it ended, for"):
         render(tmp_path, count=1, long_side=SIDE)
 
 

@@ -792,6 +792,21 @@ def test_processes_that_compute_otherwise_are_told_of_by_each(rank: int) -> None
         train("bce", fresh_net(), DiceLoss(), TINY, Path(), processes=Beside(rank, 3))
 
 
+class Later(Processes):
+    """One of two processes, whose last one has read another params.yaml."""
+
+    def all_gather(self, share: Sequence[Any]) -> list[Any]:
+        other = [item.replace("seed=42", "seed=43") if isinstance(item, str) else item
+                 for item in share]  # fmt: skip
+        return [*share, *other]
+
+
+def test_processes_that_read_other_parameters_are_told_of() -> None:
+    line = r"^params\.yaml: was changed while processes began; run again$"
+    with pytest.raises(CarsegError, match=line):
+        train("bce", fresh_net(), DiceLoss(), tiny(seed=42), Path(), processes=Later(0, 2))
+
+
 def test_processes_without_work_are_told_of(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -50,10 +50,10 @@ def render_sample(
         try:
             for _ in done:
                 pass
-        except BrokenProcessPool as error:
+        except (BrokenProcessPool, MemoryError) as error:
             raise CarsegError(
-                "the sample: a process that rendered it was killed, for want of memory most "
-                "likely; free some, or put photos of your own into Image and Mask"
+                "the sample: a process that rendered it ended, for want of memory most likely; "
+                "free some, or put photos of your own into Image and Mask"
             ) from error
 
 
