@@ -1,4 +1,4 @@
-"""Names for the array types of this package."""
+"""Array types of this package, and what turns arrays of points."""
 
 from typing import Any
 
@@ -9,3 +9,9 @@ Floats = NDArray[np.floating[Any]]  # float32 for what is shaded per point, else
 Ints = NDArray[np.signedinteger[Any]]
 Bools = NDArray[np.bool_]
 Bytes = NDArray[np.uint8]
+
+
+def rotation(angle: float) -> Floats:
+    """Return the matrix (3, 3) that turns points about z, x towards y, by an angle in radians."""
+    cos, sin = np.cos(angle), np.sin(angle)
+    return np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])

@@ -173,7 +173,6 @@ def _houses(scene: Scene, rng: np.random.Generator, wall: float) -> None:
     while x < 46:
         width = float(rng.uniform(8, 15))
         kind = rng.choice(["house", "house", "garden", "hedge", "fence"])
-        # Drawn whatever the kind is, so that what follows does not depend on it.
         green, tone, roof = (_pick(rng, palette) for palette in (_GREENS, _WALLS, _ROOFS))
         seed = float(np.floor(rng.uniform(0, 200)) + rng.random())
         setback = wall + float(rng.choice([0.0, 0.0, 0.6, 1.5]))

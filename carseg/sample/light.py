@@ -119,6 +119,12 @@ class GroundMap:
         return values
 
 
+def along_sun(point: Floats, to_sun: Floats) -> tuple[Floats, Floats]:
+    """Return x and y, (n,) each, where the sun's rays through points (n, 3) meet the ground."""
+    slide = point[:, 2] / to_sun[2]
+    return point[:, 0] - to_sun[0] * slide, point[:, 1] - to_sun[1] * slide
+
+
 @dataclass(frozen=True)
 class CarShadow:
     """What the car takes away from the light around it; values 0 (nothing) to 1 (all)."""
@@ -129,8 +135,5 @@ class CarShadow:
 
     def sunlit(self, point: Floats) -> Floats:
         """Share of the sun, (n,), that reaches points (n, 3) beyond the car."""
-        slide = point[:, 2] / self.to_sun[2]
-        x = point[:, 0] - self.to_sun[0] * slide
-        y = point[:, 1] - self.to_sun[1] * slide
-        lit: Floats = 1 - self.cast.at(x, y)
+        lit: Floats = 1 - self.cast.at(*along_sun(point, self.to_sun))
         return lit

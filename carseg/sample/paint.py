@@ -285,7 +285,7 @@ def _light(
     seen = scene.reflection(point, mirrored)
     blurred = light.ambient(mirrored)
     seen = blurred + (seen - blurred) * s.gloss[:, None]
-    # Schlick's approximation of Fresnel reflection.
+    # Schlick's approximation of Fresnel reflection (1994), and Blinn's highlight (1977).
     fresnel = s.mirror + (1 - s.mirror) * (1 - facing) ** 5 * (0.25 + 0.75 * s.gloss)
     fresnel = np.where(part == WELL, 0, fresnel) * (0.4 + 0.6 * cavity)
     half = light.to_sun - ray

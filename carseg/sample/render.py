@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from carseg.sample.arrays import Bools, Bytes, Floats, Ints
+from carseg.sample.arrays import Bools, Bytes, Floats, Ints, rotation
 from carseg.sample.car import BODY, WELL, Mesh, build_car
 from carseg.sample.layout import Plan, draw_plan, furnish
 from carseg.sample.light import CarShadow, Daylight, GroundMap, draw_daylight
@@ -59,9 +59,7 @@ def render_picture(seed: int, index: int, long_side: int) -> tuple[Bytes, Bytes]
     rng = np.random.default_rng([seed, index])
     plan = draw_plan(rng, seed, index)
     mesh = build_car(plan.shape, plan.steer)
-    cos, sin = np.cos(plan.heading), np.sin(plan.heading)
-    turn = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
-    world = np.einsum("ij,kj->ki", turn, mesh.position)
+    world = np.einsum("ij,kj->ki", rotation(plan.heading), mesh.position)
     middle = 0.5 * (world.min(axis=0) + world.max(axis=0))
     middle[2] = 0
     world -= middle
@@ -259,8 +257,7 @@ def _render_car(
     row, column = np.nonzero(hit >= 0)
     number = hit[row, column]
     tone = np.zeros((len(number), 3), np.float32)
-    cos, sin = np.cos(plan.heading), np.sin(plan.heading)
-    back = np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]])
+    back = rotation(-plan.heading)
     for start in range(0, len(number), _BLOCK):
         part = slice(start, start + _BLOCK)
         corner = mesh.triangle[number[part]]

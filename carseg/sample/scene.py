@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from carseg.sample.arrays import Floats, Ints
-from carseg.sample.light import CarShadow, Daylight, colour, mix, smoothstep
+from carseg.sample.light import CarShadow, Daylight, along_sun, colour, mix, smoothstep
 from carseg.sample.noise import Noise
 from carseg.sample.texture import bricks, cover, leaves, stone
 
@@ -32,6 +32,11 @@ class Solid:
     pitch: float = 0.0  # roof slope, metres per metre; 0: flat
     seed: float = 0.0
     spacing: float = 2.6  # windows
+
+    @property
+    def ridge(self) -> float:
+        """Height of the roof's ridge above the walls."""
+        return 0.5 * (self.high[1] - self.low[1]) * self.pitch
 
 
 @dataclass(frozen=True)
@@ -68,12 +73,10 @@ class Scene:
         """Share of the sun, (n,), that passes the leaves of trees out of sight."""
         if self.patches <= 0:
             return np.ones(len(point), np.float32)
-        slide = point[:, 2] / self.light.to_sun[2]
-        x = point[:, 0] - self.light.to_sun[0] * slide
-        y = point[:, 1] - self.light.to_sun[1] * slide
-        leaves = self.noise.fractal(0.45 * x + 7, 0.45 * y + 3, 4)
+        x, y = along_sun(point, self.light.to_sun)
+        crown = self.noise.fractal(0.45 * x + 7, 0.45 * y + 3, 4)
         edge = 0.22 - 0.25 * self.patches
-        shade: Floats = 1 - 0.85 * smoothstep(edge, edge + 0.10, leaves)
+        shade: Floats = 1 - 0.85 * smoothstep(edge, edge + 0.10, crown)
         return shade
 
     def reflection(self, point: Floats, direction: Floats) -> Floats:
@@ -193,11 +196,11 @@ class Scene:
         t = 120.0 / np.maximum(direction[:, 1], 0.05)
         x, z = direction[:, 0] * t, direction[:, 2] * t
         ridge = self.skyline + 16 * self.noise.fractal(x * 0.02, 0 * x + 5, 6)
-        cover = 1 - smoothstep(ridge - 0.5, ridge + 0.5, z)
+        hidden = 1 - smoothstep(ridge - 0.5, ridge + 0.5, z)
         wood = colour(0.30, 0.36, 0.28) * (0.6 * self.light.horizon + 0.2 * self.light.sun)
-        leaves = 1 + 1.2 * self.noise.fractal(x * 0.3, z * 0.3, 4)
-        far = mix(wood * leaves[:, None], 0.8 * self.light.horizon, np.full_like(x, 0.4))
-        return mix(tone, far, cover)
+        crowns = 1 + 1.2 * self.noise.fractal(x * 0.3, z * 0.3, 4)
+        far = mix(wood * crowns[:, None], 0.8 * self.light.horizon, np.full_like(x, 0.4))
+        return mix(tone, far, hidden)
 
     def _light(
         self,
@@ -421,10 +424,9 @@ def _toward_solid(solid: Solid, eye: Floats, aside: Floats, rise: Floats) -> Int
 
     All solids lie on the far side of the camera, so that slopes bound their outline.
     """
-    ridge = 0.5 * (solid.high[1] - solid.low[1]) * solid.pitch
     reach = np.array([solid.low[1], solid.high[1]]) - eye[1]
     x = (np.array([[solid.low[0]], [solid.high[0]]]) - eye[0]) / reach
-    z = (np.array([[solid.low[2]], [solid.high[2] + ridge]]) - eye[2]) / reach
+    z = (np.array([[solid.low[2]], [solid.high[2] + solid.ridge]]) - eye[2]) / reach
     if x.max() < aside.min() or x.min() > aside.max():
         return np.empty(0, np.intp)
     if z.max() < rise.min() or z.min() > rise.max():
@@ -440,9 +442,8 @@ def _meet_solid(
     near = np.full(len(direction), -np.inf, np.float32)
     far = distance.copy()
     face = np.zeros(len(direction), np.int32)
-    ridge = 0.5 * (solid.high[1] - solid.low[1]) * solid.pitch
     for axis in range(3):
-        high = solid.high[axis] + (ridge if axis == 2 else 0.0)
+        high = solid.high[axis] + (solid.ridge if axis == 2 else 0.0)
         step = direction[:, axis]
         a, b = (solid.low[axis] - eye[axis]) / step, (high - eye[axis]) / step
         entry, leave = np.minimum(a, b), np.maximum(a, b)
@@ -452,7 +453,7 @@ def _meet_solid(
         far = np.minimum(far, leave)
     if solid.pitch > 0:
         middle = 0.5 * (solid.low[1] + solid.high[1])
-        top = solid.high[2] + ridge
+        top = solid.high[2] + solid.ridge
         for sign, name in ((-1, 6), (1, 7)):
             speed = direction[:, 2] + sign * solid.pitch * direction[:, 1]
             t = (top - eye[2] - sign * solid.pitch * (eye[1] - middle)) / speed
