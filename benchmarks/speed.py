@@ -49,7 +49,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from carseg import u2net, weights
 from carseg.columns import TRAINED
-from carseg.convolution import Convolution
+from carseg.convolution import Conv3x3
 from carseg.data import Samples
 from carseg.device import Device
 from carseg.errors import CarsegError, import_optional, run, warn
@@ -293,7 +293,7 @@ def plain_layers() -> Iterator[None]:
     pool = partial(F.max_pool2d, kernel_size=2, ceil_mode=True)
     with (
         patch.multiple(u2net, halve=pool, keep_apart=lambda *_: nullcontext(), resize=resize),
-        patch.object(Convolution, "forward", nn.Conv2d.forward),
+        patch.object(Conv3x3, "forward", nn.Conv2d.forward),
     ):
         yield
 

@@ -17,11 +17,11 @@ SMALLEST, PAIRS, AREA = 64, 64 * 128, 400  # channels; pairs of channels; pixels
 NARROW = 16  # with fewer channels matrix products are slow
 
 
-class Convolution(nn.Conv2d):
+class Conv3x3(nn.Conv2d):
     """3×3 convolution with zeros around: (N, in, H, W) to (N, out, H, W).
 
-    In float32 on CPUs without AVX-512, with channels last, it may use `Quick` instead of torch's
-    convolution; results differ by rounding.
+    In float32 on CPUs without AVX-512, with channels last, it may use `Conv3x3Function` instead of
+    torch's convolution; results differ by rounding.
 
     Attributes:
         may_tile: allow Winograd tiles where they are faster; their rounding errors are larger.
@@ -33,21 +33,21 @@ class Convolution(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (N, in, H, W)."""
-        if not _is_for_quick(x):
+        if not _is_supported(x):
             return super().forward(x)
         learns = self.weight.requires_grad and torch.is_grad_enabled()
         dilation = self.dilation[0]
-        by_tiles = self.may_tile and _is_for_tiles(x, self.weight, dilation)
+        by_tiles = self.may_tile and _tiles_pay(x, self.weight, dilation)
         if not (learns or by_tiles):
             return super().forward(x)
-        found: Tensor = Quick.apply(  # type: ignore[no-untyped-call]
+        out: Tensor = Conv3x3Function.apply(  # type: ignore[no-untyped-call]
             x, self.weight, self.bias, dilation, by_tiles
         )
-        return found
+        return out
 
 
-def _is_for_quick(x: Tensor) -> bool:
-    """Return whether `Quick` supports x; exported graphs must hold torch's operators alone."""
+def _is_supported(x: Tensor) -> bool:
+    """Return whether `Conv3x3Function` takes x; exported graphs hold torch's operators alone."""
     traced: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     return (
         not (traced or torch.compiler.is_compiling())
@@ -65,10 +65,10 @@ def _has_avx512() -> bool:
     return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
-class Quick(torch.autograd.Function):
+class Conv3x3Function(torch.autograd.Function):
     """Convolve by Winograd tiles where there are many channels, elsewhere with torch.
 
-    Without tiles the weight gradient is `gradient_of_weight`, from `NARROW` channels on: torch is
+    Without tiles the weight gradient is `weight_gradient`, from `NARROW` channels on: torch is
     slow at it with channels last.
     """
 
@@ -83,37 +83,42 @@ class Quick(torch.autograd.Function):
             return F.conv2d(x, weight, bias, padding=dilation, dilation=dilation)
         shape = (len(x), len(weight), *x.shape[2:])
         # Not a view of what was computed, as those who read it may change it in place.
-        found = torch.empty(
-            shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last
-        )
-        winograd.convolve(_nhwc(x), _nhwc(weight).contiguous(), _nhwc(found))
-        return found.add_(bias.view(-1, 1, 1))
+        out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+        winograd.convolve(_nhwc(x), _nhwc(weight).contiguous(), _nhwc(out))
+        return out.add_(bias.view(-1, 1, 1))
 
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: FunctionCtx, gradient: Tensor
+        ctx: FunctionCtx, grad_output: Tensor
     ) -> tuple[Tensor | None, Tensor, Tensor, None, None]:
         """Return the gradients of the input, the weights and the bias."""
         x, weight = ctx.saved_tensors  # type: ignore[attr-defined]
-        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        grad_output = grad_output.contiguous(memory_format=torch.channels_last)
         dilation, by_tiles = ctx.way  # type: ignore[attr-defined]
-        needed: bool = ctx.needs_input_grad[0]  # type: ignore[attr-defined]
+        needs_grad_input: bool = ctx.needs_input_grad[0]  # type: ignore[attr-defined]
         with torch.autocast("cpu", enabled=False):  # as it was on the way here
-            of_x, of_weight = _gradients(x, weight, gradient, dilation, by_tiles, needed)
-        return of_x, of_weight, gradient.sum((0, 2, 3)), None, None
+            grad_input, grad_weight = _gradients(
+                x, weight, grad_output, dilation, by_tiles, needs_grad_input
+            )
+        return grad_input, grad_weight, grad_output.sum((0, 2, 3)), None, None
 
 
 def _gradients(
-    x: Tensor, weight: Tensor, gradient: Tensor, dilation: int, by_tiles: bool, of_x_needed: bool
+    x: Tensor,
+    weight: Tensor,
+    grad_output: Tensor,
+    dilation: int,
+    by_tiles: bool,
+    needs_grad_input: bool,
 ) -> tuple[Tensor | None, Tensor]:
     """Return the gradients of the input, where it is needed, and of the weights."""
     if by_tiles:
-        found = winograd.gradients(_nhwc(x), _nhwc(weight).contiguous(), _nhwc(gradient))
-        return _nchw(found[0]), _nchw(found[1])
+        out = winograd.gradients(_nhwc(x), _nhwc(weight).contiguous(), _nhwc(grad_output))
+        return _nchw(out[0]), _nchw(out[1])
     wide = x.shape[1] >= NARROW
-    of_x, of_weight, _ = torch.ops.aten.convolution_backward(
-        gradient,
+    grad_input, grad_weight, _ = torch.ops.aten.convolution_backward(
+        grad_output,
         x,
         weight,
         bias_sizes=None,
@@ -123,14 +128,14 @@ def _gradients(
         transposed=False,
         output_padding=[0, 0],
         groups=1,
-        output_mask=[of_x_needed, not wide, False],
+        output_mask=[needs_grad_input, not wide, False],
     )
     if wide:
-        of_weight = _nchw(gradient_of_weight(_nhwc(x), _nhwc(gradient), dilation))
-    return of_x, of_weight
+        grad_weight = _nchw(weight_gradient(_nhwc(x), _nhwc(grad_output), dilation))
+    return grad_input, grad_weight
 
 
-def _is_for_tiles(x: Tensor, weight: Tensor, dilation: int) -> bool:
+def _tiles_pay(x: Tensor, weight: Tensor, dilation: int) -> bool:
     """Return whether Winograd tiles are faster, in both the forward and the backward pass."""
     outs, ins, _, _ = weight.shape
     height, width = x.shape[-2:]
@@ -154,20 +159,20 @@ def _multiplies_slowly() -> bool:
     return has_mkl and torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
-def gradient_of_weight(x: Tensor, gradient: Tensor, dilation: int) -> Tensor:
+def weight_gradient(x: Tensor, grad_output: Tensor, dilation: int) -> Tensor:
     """Compute the weight gradient of a 3×3 convolution, a matrix product per kernel position.
 
     Args:
         x: the input, (N, H, W, in).
-        gradient: of the output, (N, H, W, out).
+        grad_output: of the output, (N, H, W, out).
         dilation: distance between kernel positions, in pixels.
 
     Returns:
-        The gradient, (out, 3, 3, in).
+        The gradient of the weights, (out, 3, 3, in).
     """
-    ins, outs, ends = x.shape[-1], gradient.shape[-1], 2 * dilation
-    found = x.new_zeros(outs, 3, 3, ins)
-    for photo, given in zip(x, gradient, strict=True):
+    ins, outs, ends = x.shape[-1], grad_output.shape[-1], 2 * dilation
+    grad_weight = x.new_zeros(outs, 3, 3, ins)
+    for photo, given in zip(x, grad_output, strict=True):
         # Padded to the same width, both are matrices of pixels; a kernel position is a row offset.
         padded = F.pad(photo, (0, 0, dilation, dilation, dilation, dilation))
         width = padded.shape[1]
@@ -175,8 +180,8 @@ def gradient_of_weight(x: Tensor, gradient: Tensor, dilation: int) -> Tensor:
         results = F.pad(given, (0, 0, 0, ends, 0, ends)).view(-1, outs)
         for row, column in product(range(3), range(3)):
             start = dilation * (row * width + column)
-            found[:, row, column].addmm_(results[: len(pixels) - start].T, pixels[start:])
-    return found
+            grad_weight[:, row, column].addmm_(results[: len(pixels) - start].T, pixels[start:])
+    return grad_weight
 
 
 def _nhwc(x: Tensor) -> Tensor:

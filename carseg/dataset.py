@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from carseg.ahead import on_cores
-from carseg.duplicates import same_pictures, thumbnail
+from carseg.duplicates import near_duplicates, thumbnail
 from carseg.errors import CarsegError, warn, warn_of
 from carseg.files import home_of, new_directory, write_bytes
 from carseg.lock import read_lock
@@ -58,7 +58,7 @@ def snapshot(root: Path, dataset: Path) -> list[Pair]:
             if checked.thumbnail is not None:
                 yield checked.thumbnail
 
-    same = same_pictures(thumbnails())  # which reads every pair
+    same = near_duplicates(thumbnails())  # which reads every pair
     if faults:
         raise CarsegError("\n".join(faults))
     same_lines = (

@@ -22,7 +22,7 @@ def thumbnail(photo: Image.Image) -> NDArray[np.uint8]:
     return np.asarray(photo.resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
-def same_pictures(thumbnails: Iterable[NDArray[np.uint8]]) -> Iterator[tuple[int, int]]:
+def near_duplicates(thumbnails: Iterable[NDArray[np.uint8]]) -> Iterator[tuple[int, int]]:
     """Give (first, i) for each photo i that duplicates an earlier one; `first` is the first such.
 
     A photo turned by right angles, as without its EXIF tag, is a duplicate; a mirrored or cropped

@@ -26,6 +26,18 @@ TOLERANCE = 1e-3  # of a probability
 INT8 = "int8"  # the precision that metadata tell of, where it is not float32
 CHECKED = 2  # photos that torch and an exported file must agree on
 
+FILES = {
+    "onnx": ("model.onnx",),
+    "openvino": ("model.xml", "model.bin"),
+    "safetensors": ("model.safetensors",),
+}
+NETWORKS = {"onnx", "openvino"}  # files that compute by themselves
+PACKAGES = {  # that write them, and run them to be compared
+    "onnx": ("onnxscript", "onnxruntime"),
+    "openvino": ("openvino",),
+    "safetensors": ("safetensors.torch",),
+}
+
 # Normalised photos (N, 3, S, S) to probabilities (N, 1, S, S).
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -148,17 +160,6 @@ def write_safetensors(
     compare(net, run, size, batch, path.name)
 
 
-FILES = {
-    "onnx": ("model.onnx",),
-    "openvino": ("model.xml", "model.bin"),
-    "safetensors": ("model.safetensors",),
-}
-NETWORKS = {"onnx", "openvino"}  # files that compute by themselves
-PACKAGES = {  # that write them, and run them to be compared
-    "onnx": ("onnxscript", "onnxruntime"),
-    "openvino": ("openvino",),
-    "safetensors": ("safetensors.torch",),
-}
 WRITERS = {"onnx": write_onnx, "openvino": write_openvino, "safetensors": write_safetensors}
 
 

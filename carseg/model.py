@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -21,7 +20,7 @@ from carseg.device import Device
 from carseg.engine import load_exported
 from carseg.errors import CarsegError, as_memory_error
 from carseg.fuse import fuse_batch_norm
-from carseg.official import fetch, suiting
+from carseg.official import OFFICIAL, fetch, suiting
 from carseg.photos import as_rgb, read_photo, turned_by_tag
 from carseg.predict import Look, find, probability
 from carseg.settings import DEVICES, EXPORTED, SIZES, settings_of
@@ -227,10 +226,9 @@ def untrained(
     _check_choice("model", model, tuple(VARIANTS))
     own = Path("Weights")
     name = suiting(model, own)
-    with tempfile.TemporaryDirectory() as folder, as_memory_error():
-        path = Path(folder, "net.onnx")
-        path.write_bytes(fetch(name, own))
-        net = weights.net_of(weights.read_onnx(path), name)
+    with as_memory_error():
+        state = weights.read_onnx(Path(OFFICIAL[name].file), fetch(name, own))
+        net = weights.net_of(state, name)
         size = 320 if size is None else int(size)
         return Model.of(net, size, Device(precision, device, repeatable=False))
 

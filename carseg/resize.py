@@ -21,8 +21,8 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
         return x
     learns = x.requires_grad and torch.is_grad_enabled()
     if learns and new == (2 * old[0], 2 * old[1]):
-        found: Tensor = Double.apply(x)  # type: ignore[no-untyped-call]
-        return found
+        out: Tensor = Double.apply(x)  # type: ignore[no-untyped-call]
+        return out
     if x.is_cuda and not learns:
         return _without_gradient(x, new)
     return F.interpolate(x, size=new, mode="bilinear", align_corners=False)
@@ -55,16 +55,16 @@ class Double(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
+    def backward(ctx: FunctionCtx, grad_output: Tensor) -> Tensor:
         """Return the gradient (N, C, h, w) of what came in."""
-        channels = gradient.shape[1]
-        gradient = gradient.clone(memory_format=ctx.layout)  # type: ignore[attr-defined]
-        for edge in (gradient[..., 0, :], gradient[..., -1, :]):
+        channels = grad_output.shape[1]
+        grad_output = grad_output.clone(memory_format=ctx.layout)  # type: ignore[attr-defined]
+        for edge in (grad_output[..., 0, :], grad_output[..., -1, :]):
             edge *= 4 / 3  # 1 instead of 0.75: the pixel at the edge stands for those beyond it
-        for edge in (gradient[..., 0], gradient[..., -1]):
+        for edge in (grad_output[..., 0], grad_output[..., -1]):
             edge *= 4 / 3
-        taps = _taps(channels, gradient.dtype, gradient.device)
-        return F.conv2d(gradient, taps, stride=2, padding=1, groups=channels)
+        taps = _taps(channels, grad_output.dtype, grad_output.device)
+        return F.conv2d(grad_output, taps, stride=2, padding=1, groups=channels)
 
 
 @cache  # a copy from memory to a GPU would wait for all that is queued there

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
-from carseg.convolution import Convolution
+from carseg.convolution import Conv3x3
 from carseg.resize import resize
 
 LIMIT = 64.0  # of constants that layers add; from here on bfloat16 is off by 0.25 and more
@@ -88,7 +88,7 @@ class ConvBNReLU(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, dilation: int = 1) -> None:
         super().__init__()
-        self.conv_s1 = Convolution(in_channels, out_channels, dilation)
+        self.conv_s1 = Conv3x3(in_channels, out_channels, dilation)
         self.bn_s1 = nn.BatchNorm2d(out_channels)
         self.exact = self.exact_output = False
 
@@ -226,7 +226,7 @@ class U2Net(nn.Module):
             channels = level.out
             widths.append(channels)
         for i, width in enumerate(reversed(widths), start=1):
-            self.add_module(f"side{i}", Convolution(width, 1))
+            self.add_module(f"side{i}", Conv3x3(width, 1))
         self.outconv = nn.Conv2d(self.depth, 1, 1)
         self.variant = variant
         self.pooled = [i > 1 for i in range(1, self.depth + 1)]

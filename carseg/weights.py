@@ -147,10 +147,14 @@ def _is_of_the_machine(error: Exception) -> bool:
     return is_lack_of_memory(error) or (isinstance(error, OSError) and not of_file)
 
 
-def read_onnx(path: Path) -> State:
+def read_onnx(path: Path, content: bytes | None = None) -> State:
     """Read the convolutions of an ONNX file, in which batch norm is folded into them.
 
     The state dict has batch norms that change nothing in eval mode: mean 0, variance 1.
+
+    Args:
+        path: of the file.
+        content: what is in it, where that has been read already.
 
     Raises:
         CarsegError: the file is broken or is not a U²-Net.
@@ -158,7 +162,7 @@ def read_onnx(path: Path) -> State:
         MemoryError, RuntimeError: there is too little memory.
     """
     try:
-        graph = onnx.load(str(path)).graph
+        graph = onnx.load_model_from_string(path.read_bytes() if content is None else content).graph
         value_of = {tensor.name: tensor for tensor in graph.initializer}
         convolutions = [
             [torch.from_numpy(np.array(numpy_helper.to_array(value_of[name]))) for name in wanted]

@@ -48,38 +48,38 @@ A_T = torch.tensor(
 )
 
 
-def convolve(x: Tensor, weight: Tensor, found: Tensor) -> None:
+def convolve(x: Tensor, weight: Tensor, out: Tensor) -> None:
     """Convolve (N, H, W, in) with kernels (out, 3, 3, in), zeros around, into (N, H, W, out)."""
     kernels = _transform_kernels(weight).permute(1, 2, 0)  # (36, in, out)
     for photos, band in pieces(x):
         pixels = _transform(B_T, _read(x[photos], band))
-        target = found[photos, band]
+        target = out[photos, band]
         tiles = _transform_back(A_T, pixels @ kernels, target.shape)
         target.view(tiles.shape).copy_(tiles)
 
 
-def gradients(x: Tensor, weight: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+def gradients(x: Tensor, weight: Tensor, grad_output: Tensor) -> tuple[Tensor, Tensor]:
     """Compute the gradients of `convolve`'s input and weights from that of its output.
 
     Args:
         x: (N, H, W, in).
         weight: (out, 3, 3, in).
-        gradient: (N, H, W, out).
+        grad_output: (N, H, W, out).
 
     Returns:
         Gradients (N, H, W, in) and (out, 3, 3, in).
     """
     kernels = _transform_kernels(weight).transpose(0, 1)  # (36, out, in)
-    of_kernels = torch.zeros_like(kernels, memory_format=torch.contiguous_format)
-    of_pixels = torch.zeros_like(x)
+    grad_kernels = torch.zeros_like(kernels, memory_format=torch.contiguous_format)
+    grad_pixels = torch.zeros_like(x)
     for photos, band in pieces(x):
-        given = gradient[photos, band]
+        given = grad_output[photos, band]
         results = _transform(A_T.T, given)  # (36, tiles, out)
-        of_kernels.baddbmm_(results.transpose(1, 2), _transform(B_T, _read(x[photos], band)))
+        grad_kernels.baddbmm_(results.transpose(1, 2), _transform(B_T, _read(x[photos], band)))
         tiles = _transform_back(B_T.T, results @ kernels, given.shape)
-        _add(tiles, of_pixels[photos], band)
-    of_weight = _both_ways(G.T, x) @ of_kernels.transpose(0, 1)  # (out, 9, in)
-    return of_pixels, of_weight.view(weight.shape)
+        _add(tiles, grad_pixels[photos], band)
+    grad_weight = _both_ways(G.T, x) @ grad_kernels.transpose(0, 1)  # (out, 9, in)
+    return grad_pixels, grad_weight.view(weight.shape)
 
 
 def pieces(x: Tensor) -> Iterator[tuple[slice, slice]]:
@@ -122,11 +122,11 @@ def _transform(matrix: Tensor, x: Tensor) -> Tensor:
     rows = torch.bmm(matrix.expand(len(rows), -1, -1), rows).view(count, height, -1)
     columns = rows.unfold(1, side, TILE).transpose(-1, -2)  # (N, down, side, across * 6 * C)
     _, down, _, length = columns.shape
-    found = x.new_empty(count, down, READ, length)
+    out = x.new_empty(count, down, READ, length)
     for photo in range(count):  # tiles overlap, so photos are no batch that bmm could take
-        torch.bmm(matrix.expand(down, -1, -1), columns[photo], out=found[photo])
-    found = found.view(count, down, READ, -1, READ, channels)
-    return found.permute(2, 4, 0, 1, 3, 5).reshape(READ * READ, -1, channels)
+        torch.bmm(matrix.expand(down, -1, -1), columns[photo], out=out[photo])
+    out = out.view(count, down, READ, -1, READ, channels)
+    return out.permute(2, 4, 0, 1, 3, 5).reshape(READ * READ, -1, channels)
 
 
 def _transform_back(matrix: Tensor, products: Tensor, shape: torch.Size) -> Tensor:

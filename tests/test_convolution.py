@@ -10,7 +10,7 @@ from conftest import noise, uneven
 from torch import Tensor, nn
 
 from carseg import convolution, winograd
-from carseg.convolution import Convolution, gradient_of_weight
+from carseg.convolution import Conv3x3, weight_gradient
 from carseg.device import Device
 from carseg.learner import train_step
 from carseg.losses import BCEWithLogitsLoss
@@ -40,9 +40,9 @@ def _slow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(convolution, "_has_avx512", lambda: False)
 
 
-def layer_of(ins: int, outs: int, dilation: int = 1) -> Convolution:
+def layer_of(ins: int, outs: int, dilation: int = 1) -> Conv3x3:
     torch.manual_seed(0)
-    return Convolution(ins, outs, dilation).to(memory_format=LAST)  # type: ignore[call-overload, no-any-return]
+    return Conv3x3(ins, outs, dilation).to(memory_format=LAST)  # type: ignore[call-overload, no-any-return]
 
 
 @contextmanager
@@ -106,7 +106,7 @@ def test_the_gradient_of_weights(height: int, width: int, dilation: int) -> None
     given = noise(*y.shape, seed=2, dtype=torch.float64)
     (wanted,) = torch.autograd.grad(y, weight, given)
     seen, learnt = (t.permute(0, 2, 3, 1).contiguous() for t in (x, given))
-    found = gradient_of_weight(seen, learnt, dilation)
+    found = weight_gradient(seen, learnt, dilation)
     torch.testing.assert_close(found.permute(0, 3, 1, 2), wanted)
 
 
@@ -118,7 +118,7 @@ def test_it_is_torchs_own_bytes_but_in_float32_with_channels_last(
     layer = layer_of(64, 128).to(dtype)
     x = noise(1, 64, 20, 20).to(dtype, memory_format=layout)
     monkeypatch.setattr(
-        convolution.Quick,
+        convolution.Conv3x3Function,
         "apply",
         lambda x, weight, bias, *_: F.conv2d(x, weight, bias, padding=1) + 1,
     )
@@ -208,7 +208,7 @@ def test_the_way_is_the_one_measured_as_the_fastest(
     with counting(monkeypatch) as met, torch.no_grad():
         layer(x)
     assert bool(met) == pays
-    assert ("Quick" in type(layer(x).grad_fn).__name__) == learns
+    assert ("Conv3x3Function" in type(layer(x).grad_fn).__name__) == learns
 
 
 def test_autocast_has_its_own_way() -> None:
@@ -216,13 +216,13 @@ def test_autocast_has_its_own_way() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         found = layer(x)
     assert found.dtype == torch.bfloat16
-    assert "Quick" not in type(found.grad_fn).__name__
+    assert "Conv3x3Function" not in type(found.grad_fn).__name__
 
 
 def test_a_frozen_layer_with_few_channels_needs_no_way_of_its_own() -> None:
     layer = layer_of(16, 16).requires_grad_(False)
     x = noise(1, 16, 8, 8).contiguous(memory_format=LAST).requires_grad_()
-    assert "Quick" not in type(layer(x).grad_fn).__name__
+    assert "Conv3x3Function" not in type(layer(x).grad_fn).__name__
 
 
 def test_another_default_dtype_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

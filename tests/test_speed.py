@@ -15,7 +15,7 @@ from conftest import noise, oriented, photo, uneven, write_manifests, write_pair
 
 from benchmarks import speed
 from carseg import metrics, quantize, u2net, weights
-from carseg.convolution import Convolution
+from carseg.convolution import Conv3x3
 from carseg.device import Device
 from carseg.errors import CarsegError
 from carseg.metrics import iou
@@ -64,7 +64,7 @@ def test_the_benchmark_times_both_ways(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_plain_layers_compute_the_same_and_are_gone_afterwards() -> None:
     net, photos = uneven(U2Net("u2netp")), noise(2, 3, 64, 96)
-    ours = u2net.halve, u2net.resize, Convolution.forward
+    ours = u2net.halve, u2net.resize, Conv3x3.forward
     gradients = []
     for layers in (nullcontext, speed.plain_layers):
         net.zero_grad()
@@ -74,7 +74,7 @@ def test_plain_layers_compute_the_same_and_are_gone_afterwards() -> None:
         assert ("DoubleBackward" in names) == (layers is nullcontext)
         gradients.append(net.stage1.rebnconvin.conv_s1.weight.grad)
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5)
-    assert (u2net.halve, u2net.resize, Convolution.forward) == ours
+    assert (u2net.halve, u2net.resize, Conv3x3.forward) == ours
 
 
 def test_plain_layers_resize_only_what_is_of_another_size() -> None:
