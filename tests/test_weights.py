@@ -330,7 +330,7 @@ def test_a_disk_that_fails_is_not_blamed_on_the_file(
         raise OSError(5, "Input/output error", name)
 
     monkeypatch.setattr(torch, "load", fail)
-    monkeypatch.setattr(onnx, "load", fail)
+    monkeypatch.setattr(Path, "read_bytes", fail)
     (tmp_path / name).touch()
     with pytest.raises(OSError, match="Input/output error"):
         weights.start("u2netp", tmp_path, seed=0)
