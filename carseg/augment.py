@@ -16,7 +16,7 @@ PARTS = (0.25, 0.7)  # side of a crop used as background, relative to the photo'
 TRIES = 20  # crops drawn to find one without car
 MOST_CAR = 0.1  # largest fraction of car in such a crop
 BLOCKS = (0.15, 0.6)  # sides of a camouflaged block, relative to the photo's
-MARGINS = (0.0, 0.3)  # of a crop to the car, on each side, relative to the car's
+MARGINS = (0.0, 0.3)  # of a crop to the car, on each side, relative to its width or height
 LEAST_CAR = 0.1  # height and width of a car that is cropped to, relative to the photo's side
 ALTERED = 0.7  # probability that a sample is turned, shifted, coloured, … at all
 
@@ -143,8 +143,8 @@ def put_elsewhere(
 ) -> NDArray[np.uint8]:
     """Paste the photo's car onto a nearly car-free crop of another photo, and return the result.
 
-    Fifteen backgrounds are few: what stands next to a car only once is easily taken for car. If
-    no such crop is found, the photo is returned unchanged. Arguments as in `put_behind`.
+    Fifteen backgrounds are few: what a net only ever sees beside one car, it takes for part of it.
+    If no such crop is found, the photo is returned unchanged. Arguments as in `put_behind`.
     """
     size = photo.shape[0]
     boxes = []
@@ -191,7 +191,7 @@ def crop_to_car(
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Crop photo and mask to the car's box, with a margin, and stretch them to the square again.
 
-    A net that only trains on photos which the car half fills forgets those that it fills, and
+    A net trained only on photos that the car half fills gets worse on photos that it fills, and
     prediction looks at such boxes, too (`carseg.closer`). A car too small to show anything
     when stretched, or none, leaves both as they are. Arguments as in `put_behind`.
     """

@@ -44,8 +44,9 @@ class Checkpoint:
     """The file that holds one training's state.
 
     Its name contains the fingerprint, so no other training resumes from it. Files of the task with
-    another fingerprint are removed, except when torchrun restarts a training, when this one saves
-    its first state, or ends: hours of work should not be lost to a mistyped parameter.
+    another fingerprint are removed when this training saves its first state, or ends, not before:
+    hours of work should not be lost to a mistyped parameter. One that torchrun has restarted
+    removes none.
     """
 
     def __init__(self, task: str, fingerprint: str, processes: Processes = ALONE) -> None:

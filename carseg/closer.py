@@ -13,7 +13,7 @@ from carseg.predict import Look, at_size, combine, predict_views
 from carseg.tensors import square_tensor
 from carseg.views import CAR, View, extent, standing_views
 
-MARGIN = 0.1  # around a car, against its width and height
+MARGIN = 0.1  # around a car, relative to its width and height
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels, as of PIL
 
@@ -23,7 +23,7 @@ def look_closer(
 ) -> NDArray[np.float32]:
     """Refine probabilities inside the box around the car; outside of it they stay as they are.
 
-    Half of a whole photo is street. The box is stretched to a square of the same size, which shows
+    About half of a photo is not car. The box is stretched to a square of the same size, which shows
     edges more finely and leaves the surroundings out. Views in which `found` clearly shows the car
     on its side are skipped. `found` is averaged with the result, by confidence: of a car that the
     photo cuts off, the whole photo shows more.

@@ -72,7 +72,7 @@ def crossval(overrides: Sequence[str], folder: Path) -> None:
         wanted.init == "official"
         and (init := suiting(wanted.model, Path("Weights"))) != wanted.model
     ):
-        # Named, as DVC may hold results of the time before that file was there.
+        # Named, as DVC may reuse a result from before that file was there.
         changes.append(f"init={init}")
         wanted = wanted.model_copy(update={"init": init})
     head = _head()
@@ -144,7 +144,7 @@ def changed(settings: str, overrides: Sequence[str]) -> Params:
         path.write_text(settings, encoding="utf-8")
         try:
             apply_overrides(path, [bare(change) for change in overrides])
-        except ParseError as error:  # of a name that is there twice, where load_params takes one
+        except ParseError as error:  # a key is there twice, of which load_params takes one
             fault = " ".join(str(error.__cause__ or error).split())
             raise CarsegError(f"{path}: not valid YAML: {fault}; correct that line") from error
         except InvalidArgumentError as error:
@@ -164,7 +164,7 @@ def scores(name: str, ref: str, wanted: Params) -> list[Row]:
     Raises:
         CarsegError: there is none, or it ran with other parameters than those wanted.
     """
-    try:  # ./ is here, also where the project is not all of its repository
+    try:  # ./ is this folder, which may be a subfolder of the repository
         settings, table = (git("show", f"{ref}:./{file}") for file in ("params.yaml", SCORES))
     except CarsegError as error:
         raise CarsegError(f"{name}: did not run to its end; see dvc queue logs {name}") from error
@@ -278,9 +278,10 @@ def queue_status() -> str:
 
 
 def wait_for(process: subprocess.Popen[bytes]) -> int:
-    """Wait until a process has ended and give its exit code; Ctrl-C, which it gets, too, waits.
+    """Wait until a process has ended and give its exit code.
 
-    `subprocess.run` would kill DVC a moment after, with the user's changes still stashed away.
+    Ctrl-C, which the process gets, too, is raised after that: `subprocess.run` would kill DVC a
+    moment after, with the user's changes still stashed away.
     """
     interrupted = False
     while process.returncode is None:
@@ -299,7 +300,7 @@ def git(*arguments: str) -> str:
     Raises:
         CarsegError: it failed.
     """
-    english = os.environ | {"LC_ALL": "C"}  # what it says is looked at
+    english = os.environ | {"LC_ALL": "C"}  # its messages are searched for `NO_COMMIT`
     done = subprocess.run(["git", *arguments], capture_output=True, env=english)
     if done.returncode:
         why = " ".join(done.stderr.decode(errors="replace").split())

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from carseg.files import write_csv
 
 COLUMNS = ("epoch", "train_loss", "val_loss", "train_dice", "val_dice", "train_iou", "val_iou")
-DIGITS = 6  # of what the file tells
+DIGITS = 6  # decimals in the file
 
 
 class EpochScore(NamedTuple):
@@ -59,7 +59,7 @@ class Curve:
         return row
 
     def kept(self, keep: str) -> int:
-        """Return the epoch that `kept_epoch` says, by IoU as the file tells it."""
+        """Return the epoch to keep, by IoU as rounded in the file, so that both agree."""
         return kept_epoch([round(row.val.iou, DIGITS) for row in self._rows], keep)
 
     def write(self, path: Path) -> None:

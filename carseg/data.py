@@ -81,7 +81,7 @@ class Samples(Dataset[tuple[Tensor, Tensor]]):
         side = (self._squares.size, self._squares.size)
         if not samples:
             return torch.empty(0, 3, *side), torch.empty(0, 1, *side)
-        # In a worker straight into shared memory: if that is full, the training hears of it.
+        # In a worker it stacks straight into shared memory: if that is full, it is an error here.
         photos, masks = default_collate([*samples])
         return photos, masks
 

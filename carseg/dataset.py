@@ -134,8 +134,8 @@ def _check(pair: Pair) -> Checked:
         remedy = "give both one size"
         if photo.size == (height, width):
             remedy = (
-                "one of them is turned, by its EXIF tag or by hand; turn that one back, or give "
-                "both one tag (docs/photos.md)"
+                "one of them is turned, by its EXIF tag or by hand; turn the wrong one, or give "
+                "the mask its photo's tag (docs/photos.md)"
             )
         faults.append(
             f"{pair.mask}: is {width}x{height} but {pair.photo} is "

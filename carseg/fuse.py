@@ -103,7 +103,7 @@ def fuse_batch_norm(net: U2Net) -> U2Net:
     """Return a copy in eval mode, without batch norms, that computes the same.
 
     Layers that must be exact (`U2Net.keep_exact`) stay so under any number format. In two cases,
-    which no published weights have, a large output is rounded: that of an encoder's layer other
+    which no official weights have, a large output is rounded: that of an encoder's layer other
     than the bottom one, and that of a decoder's layer which reads another one's large output.
     """
     folded = copy.deepcopy(net).eval()

@@ -21,7 +21,7 @@ WARM_UP = 0.2  # share of all steps in which the learning rate climbs to its pea
 EMA_SHARE = 0.2  # share of all steps over which weights are averaged
 # The net that task 2 keeps is a weighted mean: these are the fractions of the untrained weights and
 # of task 1's; the rest is what task 2 has learnt.
-UNTRAINED, BEFORE = 0.5, 0.25
+UNTRAINED_SHARE, TASK_1_SHARE = 0.5, 0.25
 MAX_DICE_RATE = 0.0005  # of learning in task 2: more undoes what task 1 has learnt
 
 
@@ -58,8 +58,8 @@ class Learner:
         self._joint = processes.wrap_ddp(net)
         self._optimizer = torch.optim.Adam(net.parameters(), lr=rate, fused=True)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(
-            # At the middle of each step, as at the ends the rate is 0.
             self._optimizer,
+            # At the middle of each step, as at the ends the rate is 0.
             lambda step: warmup_cosine((step + 0.5) / steps),
         )
         self._average = moving_average(net, EMA_SHARE * steps)
@@ -89,13 +89,13 @@ class Learner:
         """Return the averaged net, to score and keep, with batch norm statistics recomputed.
 
         Args:
-            remembered: a net to interpolate towards, by `UNTRAINED + BEFORE`, if any.
+            remembered: a net to interpolate towards, by `UNTRAINED_SHARE + TASK_1_SHARE`, if any.
             batches: photos (N, 3, H, W) to recompute the statistics on.
         """
         self._optimizer.zero_grad(set_to_none=True)  # measuring needs the memory
         net = cast(U2Net, copy.deepcopy(self._average.module))
         if remembered is not None:
-            weights.interpolate(net, remembered, UNTRAINED + BEFORE)
+            weights.interpolate(net, remembered, UNTRAINED_SHARE + TASK_1_SHARE)
         with self._device.autocast():
             update_bn((self._device.place(photos) for photos in batches), net)
         net.keep_exact()  # as when these weights are loaded again
@@ -145,7 +145,7 @@ def warmup_cosine(progress: float) -> float:
 
 
 def moving_average(net: U2Net, window: float) -> AveragedModel:
-    """Return an exponential moving average of a net's weights, updated by the step.
+    """Return an exponential moving average of a net's weights, updated after every step.
 
     With few photos single steps shake a net more than they teach it; the average stays calm
     (Polyak & Juditsky 1992; Izmailov et al. 2018, arXiv:1803.05407).

@@ -67,7 +67,7 @@ def import_masks(
                 faults.append(fault)
         elif path in masks:
             other = "twice" if source[path] == file else f"as {source[path]} does"
-            faults.append(f"{file}: annotates {picture.name} {other}; leave one out")
+            faults.append(f"{file}: annotates {picture.name} {other}; remove one of the two")
         elif path.is_dir():
             faults.append(f"{path}: {IS_FOLDER}")
         elif others:
@@ -97,7 +97,7 @@ def import_masks(
 
 
 def _all(files: Sequence[Path], faults: list[str]) -> Iterator[tuple[Path, Annotated]]:
-    for path in files:
+    for path in dict.fromkeys(files):
         try:
             yield from ((path, picture) for picture in read(path))
         except CarsegError as error:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from carseg.errors import CarsegError
+from carseg.errors import IS_FOLDER, CarsegError
 
 STARTS = ("official", "u2netp", "u2net", "scratch")
 
@@ -122,6 +122,8 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         content = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CarsegError(f"{path}: {error.strerror}; get it back: git checkout {path}") from error
+    except IsADirectoryError as error:
+        raise CarsegError(f"{path}: {IS_FOLDER}") from error
     except OSError as error:
         raise CarsegError(f"{path}: {error.strerror}; check its permissions") from error
     except (yaml.YAMLError, ValueError) as error:

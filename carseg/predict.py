@@ -54,32 +54,32 @@ def predict_views(look: Look, square: Tensor, views: Sequence[View] = D4) -> Ten
     return torch.cat([turn_back(look(turn(square[None], view)), view) for view in views])
 
 
-def combine(views: Tensor) -> Tensor:
-    """Average one photo's views, (V, 1, S, S), 0…1, to (1, S, S): test-time augmentation.
+def combine(predictions: Tensor) -> Tensor:
+    """Average predictions of one photo's views, (V, 1, S, S), 0…1, to (1, S, S).
 
-    The surer a view is of what it takes for car, the higher its weight: the prediction of a car on
-    its roof, say, is blurred, and should not blur the others. A view that finds no car, or only a
-    speck compared with another view's, hardly counts.
+    This is test-time augmentation. The surer a view is of what it takes for car, the higher its
+    weight: the prediction of a car on its roof, say, is blurred, and should not blur the others. A
+    view that finds no car, or only a speck compared with another view's, hardly counts.
     """
-    car = views >= CAR
+    car = predictions >= CAR
     area = car.sum(dim=(1, 2, 3))  # (V,), pixels
-    surplus = ((2 * views - 1) * car).sum(dim=(1, 2, 3))
+    surplus = ((2 * predictions - 1) * car).sum(dim=(1, 2, 3))
     confidence = surplus / area.clamp(min=max(1, int(area.max()) // SPECK))  # (V,), 0…1
-    return _weighted(views, OF_CAR * confidence)
+    return _weighted(predictions, OF_CAR * confidence)
 
 
-def combine_two(views: Tensor) -> Tensor:
-    """Average one or two views as `combine` does, but by how sure each is of the whole picture.
+def combine_two(predictions: Tensor) -> Tensor:
+    """Average as `combine` does, but one or two, by how sure each is of the whole picture.
 
     For so few, `combine` is no better, and would choose other epochs (docs/recipe.md).
     """
-    confidence = (2 * views - 1).abs().mean(dim=(1, 2, 3))  # (V,), 0…1
-    return _weighted(views, OF_PICTURE * confidence)
+    confidence = (2 * predictions - 1).abs().mean(dim=(1, 2, 3))  # (V,), 0…1
+    return _weighted(predictions, OF_PICTURE * confidence)
 
 
-def _weighted(views: Tensor, scores: Tensor) -> Tensor:
+def _weighted(predictions: Tensor, scores: Tensor) -> Tensor:
     weight = torch.softmax(scores, dim=0)
-    return (weight.view(-1, 1, 1, 1) * views).sum(dim=0)
+    return (weight.view(-1, 1, 1, 1) * predictions).sum(dim=0)
 
 
 def at_size(probabilities: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:

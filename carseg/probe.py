@@ -40,7 +40,7 @@ class Probe:
         Args:
             pairs: the photos and their masks.
             params: of the run.
-            folder: where what is prepared is kept; it is to outlive this.
+            folder: for the prepared photos; it must outlive this object.
             processes: each calls this with the same arguments.
 
         Raises:

@@ -20,7 +20,7 @@ def provide(count: int, folder: Path) -> None:
     The same count gives the same pairs. What the folder held is replaced.
 
     Raises:
-        CarsegError: the system killed a process that renders, or it had too little memory.
+        CarsegError: a process that renders was killed, or had too little memory.
         OSError: the disk is full or fails.
     """
     with new_directory(folder) as fresh:
@@ -40,6 +40,6 @@ def _render(count: int, folder: Path) -> None:
         render_sample(images, masks, count=count, seed=SEED, long_side=LONG_SIDE)
     except CarsegError as error:
         raise CarsegError(
-            "renderings: a process that rendered them ended, for want of memory most likely; free "
+            "renderings: a process that rendered them failed, for want of memory most likely; free "
             "some, or set renderings to 0 in params.yaml"
         ) from error

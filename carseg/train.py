@@ -16,7 +16,7 @@ from carseg.columns import TRAINED
 from carseg.curve import Curve
 from carseg.device import Device
 from carseg.errors import CarsegError, named, warn
-from carseg.learner import BEFORE, MAX_DICE_RATE, UNTRAINED, Learner
+from carseg.learner import MAX_DICE_RATE, TASK_1_SHARE, UNTRAINED_SHARE, Learner
 from carseg.losses import BCEWithLogitsLoss, DiceLoss
 from carseg.material import BN_PHOTOS, Material, Parts, prepare, read_parts
 from carseg.pairs import evenly, read_manifest
@@ -55,7 +55,7 @@ def train_dice(params: Params, recorded: Recorded | None = None) -> None:
         net = weights.load(params.model, Path(TRAINED["bce"]))
         remembered = None
         if params.init != "scratch":  # what begins at random has nothing to remember, all to learn
-            share = BEFORE / (UNTRAINED + BEFORE)
+            share = TASK_1_SHARE / (UNTRAINED_SHARE + TASK_1_SHARE)
             remembered = calibrated_start(params)
             weights.interpolate(remembered, net, share)
         fine = params.model_copy(update={"learning_rate": min(params.learning_rate, MAX_DICE_RATE)})
@@ -120,7 +120,7 @@ def train(
         criterion: of logits (N, 7, H, W) and masks (N, 1, H, W).
         params: of the run.
         folder: where prepared photos are kept meanwhile.
-        remembered: a net to interpolate towards, by `UNTRAINED + BEFORE`, if any.
+        remembered: a net to interpolate towards, by `UNTRAINED_SHARE + TASK_1_SHARE`, if any.
         processes: of the training; each calls this with the same arguments.
         recorded: parameters and code to check for changes at the end, if any.
 

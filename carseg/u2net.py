@@ -235,7 +235,7 @@ class U2Net(nn.Module):
         """Choose, by the current weights, which layers compute in float32 even under autocast.
 
         Where a layer adds a large constant to its sums of products, all pixels have nearly that
-        value, and their differences are small. In the published small weights one layer gives 228 ±
+        value, and their differences are small. In the official small weights one layer gives 228 ±
         1 in one channel, where bfloat16 numbers are 1 apart, and the bias of the next one subtracts
         1337 from sums of products that are as large, where they are 8 apart. In the full weights
         there are two such pairs of layers: 72 and 185, 123 and 203.

@@ -54,8 +54,8 @@ def upright_views(found: Tensor, shape: tuple[int, int]) -> Sequence[View]:
     """Return the views to average: as held and, if the car lies on its side, turned by a quarter.
 
     Args:
-        found: as in `on_its_side`.
-        shape: likewise.
+        found: (1, S, S), probability of being car in a square photo, 0…1.
+        shape: the photo's own height and width.
     """
     return (*AS_HELD, CLOCKWISE) if on_its_side(found, shape) else AS_HELD
 

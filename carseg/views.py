@@ -36,16 +36,16 @@ def turn_back(x: Tensor, view: View) -> Tensor:
     return torch.rot90(x.flip(-1) if flip else x, -turns, (-2, -1))
 
 
-def standing_views(car: tuple[float, float], views: Sequence[View]) -> Sequence[View]:
+def standing_views(of_car: tuple[float, float], views: Sequence[View]) -> Sequence[View]:
     """Return those of `views` that show a car upright or upside down: wider than tall.
 
     If that is unclear, as without a car, or true of none, all are returned.
 
     Args:
-        car: its height and width in the photo as held, in any unit.
+        of_car: the car's height and width in the photo as held, in any unit, as of `extent`.
         views: turns and flips to choose from.
     """
-    height, width = car
+    height, width = of_car
     if max(height, width) <= CLEARLY * min(height, width):
         return views
     odd = height > width

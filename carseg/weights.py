@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
+from onnx.external_data_helper import uses_external_data
 from torch import Tensor, nn
 
 from carseg.device import Device
@@ -163,6 +164,8 @@ def read_onnx(path: Path, content: bytes | None = None) -> State:
     """
     try:
         graph = onnx.load_model_from_string(path.read_bytes() if content is None else content).graph
+        if any(map(uses_external_data, graph.initializer)):
+            raise ValueError("weights in another file")
         value_of = {tensor.name: tensor for tensor in graph.initializer}
         convolutions = [
             [torch.from_numpy(np.array(numpy_helper.to_array(value_of[name]))) for name in wanted]

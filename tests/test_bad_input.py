@@ -176,11 +176,11 @@ CASES = [
          rf"{MASK}: is 44x30 but {PHOTO} is {LONG}x{SHORT}; give both one size"),
     Case("a mask turned by hand", lambda: levels(0, 255).transpose(
          Image.Transpose.ROTATE_90).save(MASK),
-         rf"{MASK}: is {SHORT}x{LONG} but .* turn that one back"),
+         rf"{MASK}: is {SHORT}x{LONG} but .* turn the wrong one"),
     Case("a photo turned by its EXIF tag", lambda: turned(PHOTO, 6),
          rf"{PHOTO} is {SHORT}x{LONG}; one of them is turned, by its EXIF tag or by hand"),
     Case("a mask turned by its EXIF tag", lambda: turned(MASK, 8),
-         r"turn that one back, or give both one tag \(docs/photos\.md\)"),
+         r"turn the wrong one, or give the mask its photo's tag \(docs/photos\.md\)"),
     Case("a black mask", lambda: levels(0).save(MASK),
          rf"{MASK}: has nothing white in it, its brightest level is 0 of 255; paint the car white"),
     Case("a mask of classes 0 and 1", lambda: levels(0, 1).save(MASK),

@@ -122,8 +122,8 @@ def test_it_is_torchs_own_bytes_but_in_float32_with_channels_last(
         "apply",
         lambda x, weight, bias, *_: F.conv2d(x, weight, bias, padding=1) + 1,
     )
-    quick = dtype == torch.float32 and layout == LAST
-    assert torch.equal(layer(x), nn.Conv2d.forward(layer, x) + int(quick))
+    ours = dtype == torch.float32 and layout == LAST
+    assert torch.equal(layer(x), nn.Conv2d.forward(layer, x) + int(ours))
 
 
 def test_a_training_step_in_float32_takes_tiles_and_a_look_at_what_is_exported_does_not(

@@ -104,7 +104,8 @@ def test_a_mask_of_another_size_is_named_with_both_sizes(own: Tree) -> None:
         mask.transpose(Image.Transpose.ROTATE_90).save(MASK / "0.png")
     assert faults() == [
         f"Mask/0.png: is {SHORT}x{LONG} but Image/0.jpg is {LONG}x{SHORT}; one of them is turned, "
-        "by its EXIF tag or by hand; turn that one back, or give both one tag (docs/photos.md)"
+        "by its EXIF tag or by hand; turn the wrong one, or give the mask its photo's tag "
+        "(docs/photos.md)"
     ]
 
 

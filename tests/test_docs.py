@@ -22,7 +22,7 @@ from carseg.augment import ALTERED
 from carseg.data import P_BEHIND, P_CAMOUFLAGE, P_CROP, P_ELSEWHERE, P_RECOLOUR
 from carseg.dataset import BYTES, FILES
 from carseg.formats import TOLERANCE
-from carseg.learner import BEFORE, EMA_SHARE, MAX_DICE_RATE, UNTRAINED, WARM_UP
+from carseg.learner import EMA_SHARE, MAX_DICE_RATE, TASK_1_SHARE, UNTRAINED_SHARE, WARM_UP
 from carseg.lock import parse_lock
 from carseg.photos import read_photo, read_truth
 from carseg.quantize import AGREEMENT, MOST
@@ -93,10 +93,10 @@ def test_dvc_knows_every_option_that_is_told_of(document: str) -> None:
 
 def test_numbers_that_documents_tell_are_those_of_the_code() -> None:
     assert (WARM_UP, EMA_SHARE, ALTERED) == (0.2, 0.2, 0.7)  # which are told in words
-    learnt = 1 - UNTRAINED - BEFORE
+    learnt = 1 - UNTRAINED_SHARE - TASK_1_SHARE
     for document, phrases in {
         "README.md": [
-            f"{learnt:.0%} its own, {BEFORE:.0%} task 1's, {UNTRAINED:.0%} the start's",
+            f"{learnt:.0%} its own, {TASK_1_SHARE:.0%} task 1's, {UNTRAINED_SHARE:.0%} the start's",
             f"in task 2 at most {MAX_DICE_RATE}",
             f"the validation photos ({SHOWN} at most)",
         ],
@@ -108,10 +108,12 @@ def test_numbers_that_documents_tell_are_those_of_the_code() -> None:
         "docs/recipe.md": [
             f"another background {P_ELSEWHERE}, another car behind {P_BEHIND}, "
             f"recoloured {P_RECOLOUR}, camouflage {P_CAMOUFLAGE}, cropped to the car {P_CROP}",
-            f"the mean of {UNTRAINED:.0%} untrained weights, {BEFORE:.0%} of task 1's and "
-            f"{learnt:.0%} of its own",
+            f"the mean of {UNTRAINED_SHARE:.0%} untrained weights, {TASK_1_SHARE:.0%} of task 1's "
+            f"and {learnt:.0%} of its own",
         ],
-        "CHANGELOG.md": [f"keeps {BEFORE:.0%} of task 1's and {UNTRAINED:.0%} of the untrained"],
+        "CHANGELOG.md": [
+            f"keeps {TASK_1_SHARE:.0%} of task 1's and {UNTRAINED_SHARE:.0%} of the untrained"
+        ],
     }.items():
         text = " ".join((ROOT / document).read_text().split())
         for phrase in phrases:
@@ -278,6 +280,8 @@ def test_masks_get_the_tags_of_their_photos(empty: Path, orientation: int) -> No
     stored = 255 * LABELS
     Image.fromarray(stored).save(photo, quality=95, exif=oriented(orientation))
     Image.fromarray(stored).save(mask)
-    assert run_on(OF_TAGS, empty, [photo]) == ""
+    alone = empty / "Image/alone.jpg"  # without a mask, as yet
+    alone.write_bytes(photo.read_bytes())
+    assert run_on(OF_TAGS, empty, [alone, photo]) == ""
     shown = np.asarray(read_photo(photo).convert("L"))
     assert ((shown >= 128) == read_truth(mask)).all()

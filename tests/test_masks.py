@@ -277,9 +277,21 @@ def test_a_picture_annotated_twice_is_named() -> None:
     other.rename("twice.json")
     labelme("a.jpg", ("car", SQUARE))
     assert refused(one, Path("twice.json")) == [
-        f"twice.json: annotates x/a.jpg as {one} does; leave one out"
+        f"twice.json: annotates x/a.jpg as {one} does; remove one of the two"
     ]
-    assert refused(one, one) == [f"{one}: annotates a.jpg twice; leave one out"]
+
+
+def test_a_picture_that_a_file_annotates_twice_is_named() -> None:
+    image = '<image name="a.jpg" width="64" height="40">' + (
+        '<polygon label="car" points="4,4;20,4;20,20"/></image>'
+    )
+    Path("twice.xml").write_text(f"<annotations>{2 * image}</annotations>")
+    assert refused(Path("twice.xml")) == ["twice.xml: annotates a.jpg twice; remove one of the two"]
+
+
+def test_a_file_that_is_given_twice_is_read_once() -> None:
+    file = labelme("a.jpg", ("car", SQUARE))
+    assert import_masks([file, file], (), IMAGE, MASK, False) == [MASK / "a.png"]
 
 
 def test_pictures_in_different_folders_that_share_a_name_are_told_apart() -> None:

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -28,6 +29,23 @@ def faults(text: str, folder: Path) -> list[str]:
     start = f"{folder / 'params.yaml'}: "
     assert all(line.startswith(start) for line in lines)
     return [line.removeprefix(start) for line in lines]
+
+
+def test_what_keeps_it_from_being_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "params.yaml"
+    path.mkdir()
+    with pytest.raises(
+        CarsegError, match=r"params\.yaml: is a folder where a file is to be; move "
+    ):
+        load_params(path)
+    refused = PermissionError(13, "Permission denied")
+    monkeypatch.setattr(Path, "read_text", Mock(side_effect=refused))
+    with pytest.raises(
+        CarsegError, match=r"params\.yaml: Permission denied; check its permissions"
+    ):
+        load_params(path)
 
 
 def test_the_readme_tells_every_parameter_and_its_default() -> None:

@@ -3,6 +3,7 @@
 import inspect
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -94,12 +95,16 @@ def killed(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_renderer_that_is_killed_is_an_error_of_a_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def without_memory(*_: object) -> None:
+    raise MemoryError
+
+
+@pytest.mark.parametrize("fail", [killed, without_memory])  # the former as Linux does it
+def test_a_renderer_without_memory_is_an_error_of_a_line(
+    fail: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As Linux does where memory runs out."""
-    monkeypatch.setattr("carseg.sample._render", killed)
-    with pytest.raises(CarsegError, match=r"^the sample: a process that rendered it ended, for"):
+    monkeypatch.setattr("carseg.sample._render", fail)
+    with pytest.raises(CarsegError, match=r"^the sample: a process that rendered it failed, for"):
         render(tmp_path, count=1, long_side=SIDE)
 
 

@@ -27,9 +27,9 @@ from carseg.errors import CarsegError
 from carseg.evaluate import net_called
 from carseg.files import read_csv, write_csv
 from carseg.learner import (
-    BEFORE,
     MAX_DICE_RATE,
-    UNTRAINED,
+    TASK_1_SHARE,
+    UNTRAINED_SHARE,
     WARM_UP,
     Learner,
     moving_average,
@@ -524,7 +524,9 @@ def test_what_is_kept_lies_between_what_was_learnt_and_what_is_remembered() -> N
     kept = weights.load("u2netp", OUTPUT)
     origin = dict(remembered.named_parameters())
     for key, value in kept.named_parameters():
-        expected = (1 - UNTRAINED - BEFORE) * learnt[key] + (UNTRAINED + BEFORE) * origin[key]
+        expected = (1 - UNTRAINED_SHARE - TASK_1_SHARE) * learnt[key] + (
+            UNTRAINED_SHARE + TASK_1_SHARE
+        ) * origin[key]
         torch.testing.assert_close(value, expected, msg=key)
     # What is measured is what is kept, and the start is what it began as.
     probe = Probe(read_manifest(Path("split/val.csv")), params, Path())
@@ -717,7 +719,9 @@ def test_the_second_task_remembers_earlier_and_given_weights_but_from_scratch_no
     before = dict(fresh_net().named_parameters())
     for key, value in remembered.named_parameters():
         untrained = settled.get_parameter(key)
-        expected = (UNTRAINED * untrained + BEFORE * before[key]) / (UNTRAINED + BEFORE)
+        expected = (UNTRAINED_SHARE * untrained + TASK_1_SHARE * before[key]) / (
+            UNTRAINED_SHARE + TASK_1_SHARE
+        )
         torch.testing.assert_close(value, expected, msg=key)
 
 

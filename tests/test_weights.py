@@ -301,6 +301,12 @@ def unfolded_onnx(path: Path, content: bytes) -> None:
     onnx.save(model, path)
 
 
+def external_onnx(path: Path, content: bytes) -> None:
+    model = onnx.load_from_string(content)
+    onnx.save(model, path, save_as_external_data=True, location="beside.data", size_threshold=0)
+    Path("beside.data").write_bytes(path.with_name("beside.data").read_bytes())  # here, too
+
+
 def text_onnx(path: Path, _: bytes) -> None:
     path.write_text("not a model")
 
@@ -311,11 +317,19 @@ def empty_onnx(path: Path, _: bytes) -> None:
 
 @pytest.mark.parametrize(
     "write",
-    [small_onnx, shuffled_onnx, without_weights, cut_onnx, unfolded_onnx, text_onnx, empty_onnx],
+    [
+        *(small_onnx, shuffled_onnx, without_weights, cut_onnx, unfolded_onnx, external_onnx),
+        *(text_onnx, empty_onnx),
+    ],
 )
 def test_what_is_no_onnx_file_of_the_net_is_refused_by_name(
-    write: Callable[[Path, bytes], None], official: Path, tmp_path: Path
+    write: Callable[[Path, bytes], None],
+    official: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     write(tmp_path / "given.onnx", (official / "u2netp.onnx").read_bytes())
     with pytest.raises(CarsegError, match=r"given\.onnx: ") as caught:
         weights.start("u2netp", tmp_path, seed=0)

@@ -52,7 +52,7 @@ def render_sample(
                 pass
         except (BrokenProcessPool, MemoryError) as error:
             raise CarsegError(
-                "the sample: a process that rendered it ended, for want of memory most likely; "
+                "the sample: a process that rendered it failed, for want of memory most likely; "
                 "free some, or put photos of your own into Image and Mask"
             ) from error
 
