@@ -50,7 +50,7 @@ def predict(
         recursive: search subfolders, too.
         force: replace existing files, but none in folders that photos come from.
         skip_existing: make only what does not exist yet, whatever made the rest.
-        jobs: photos processed at once, each in a thread; None: `model.jobs`.
+        jobs: photos processed at once, each in a thread; None: `Model.jobs_for` them.
 
     Raises:
         CarsegError: nothing to do, a file that must not be replaced (nothing is written then), or
@@ -97,9 +97,9 @@ def predict(
             raise CarsegError("\n".join(overtaken))
         made.append(job)
 
-    jobs = min(jobs or model.jobs, len(listed))
+    jobs = min(jobs, len(listed)) if jobs else model.jobs_for(len(listed))
     results = ahead(do, listed, jobs)
-    with model.among(jobs), stopping(results, stopped):
+    with model.among(jobs, len(listed)), stopping(results, stopped):
         for job, done in tqdm(results, total=len(listed), unit="photo", disable=None):
             try:
                 done.result()

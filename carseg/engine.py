@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +32,7 @@ class Exported(NamedTuple):
     size: int  # side of its square input, in pixels
     threshold: float  # probability from which a pixel is car
     cleanup: bool  # whether masks are to be reduced to their largest piece, without holes
+    divided: Callable[[int], Look] | None = None  # makes a look for so many threads at once
 
 
 def load_exported(path: Path, device: str, precision: str = "auto") -> Exported:
@@ -103,15 +106,24 @@ def _open_openvino(path: Path, device: str, precision: str) -> Exported:
     _take_one(path, batch.get_length() if batch.is_static else None)
     # What a network in 8-bit integers computes in float32 needs that.
     fast = known.get("precision") != INT8 and Device(precision, "cpu").dtype == torch.bfloat16
-    hint = {"INFERENCE_PRECISION_HINT": "bf16" if fast else "f32"}
+    hint = "bf16" if fast else "f32"
     model.reshape([1, 3, size, size])  # photos come one by one, and known sizes are faster
-    compiled = core.compile_model(model, "CPU", hint)
 
-    def look(photos: Tensor) -> Tensor:
-        with as_memory_error():
-            return torch.from_numpy(np.array(compiled(photos.numpy())[0]))
+    @cache
+    def divided(streams: int) -> Look:
+        settings = {"INFERENCE_PRECISION_HINT": hint, "NUM_STREAMS": streams}
+        compiled = core.compile_model(model, "CPU", settings)
+        threads = threading.local()  # each has a request of its own, as one serves one at a time
 
-    return _exported(look, known)
+        def look(photos: Tensor) -> Tensor:
+            with as_memory_error():
+                if not hasattr(threads, "request"):
+                    threads.request = compiled.create_infer_request()
+                return torch.from_numpy(np.array(threads.request.infer([photos.numpy()])[0]))
+
+        return look
+
+    return _exported(divided(1), known, divided)
 
 
 def _check_ours(path: Path, known: Mapping[str, str]) -> None:
@@ -123,9 +135,11 @@ def _check_ours(path: Path, known: Mapping[str, str]) -> None:
         )
 
 
-def _exported(look: Look, known: Mapping[str, str]) -> Exported:
+def _exported(
+    look: Look, known: Mapping[str, str], divided: Callable[[int], Look] | None = None
+) -> Exported:
     told = {name: json.loads(known.get(name, default)) for name, default in DEFAULTS.items()}
-    return Exported(look, int(known["image_size"]), **told)
+    return Exported(look, int(known["image_size"]), **told, divided=divided)
 
 
 def _take_one(path: Path, batch: object) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from threading import Lock
 
@@ -14,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from carseg import weights
-from carseg.ahead import MOST
+from carseg.ahead import MOST, cores
 from carseg.closer import look_closer
 from carseg.device import Device
 from carseg.engine import load_exported
@@ -30,9 +31,13 @@ from carseg.views import AS_HELD, D4, TURNED
 
 # Photos in progress where forward passes take turns: one in the net, one read, one written.
 IN_TURN = 3
+# Photos from which compiling a network once more, for several threads, saves more than it takes.
+WORTH_COMPILING = 16
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 
+# Makes a look for so many threads at once, for as long as the context lasts.
+Divide = Callable[[int], AbstractContextManager[Look]]
 Picture = Image.Image | str | Path | NDArray[np.uint8]
 
 
@@ -41,7 +46,6 @@ class Model:
 
     Attributes:
         size: side of the net's square input, in pixels; should be that of its training.
-        jobs: how many photos to process at once, each in a thread.
         threshold: probability from which a pixel is car, by the settings of the weights.
         cleanup: whether these want masks reduced to their largest piece, without holes.
     """
@@ -50,8 +54,9 @@ class Model:
         self,
         look: Look,
         size: int = 320,
-        divisible: bool = False,
+        divide: Divide | None = None,
         *,
+        divide_from: int = 1,
         threshold: float = 0.5,
         cleanup: bool = False,
     ) -> None:
@@ -60,17 +65,19 @@ class Model:
         Args:
             look: maps photos (N, 3, S, S) to probabilities (N, 1, S, S).
             size: S.
-            divisible: `look` computes on torch's threads, which concurrent calls can divide.
+            divide: makes a `look` that several threads call at once, each on its share of the
+                cores; `None`: they take turns.
+            divide_from: photos from which that is worthwhile.
             threshold: what the attribute of that name is to be.
             cleanup: likewise.
         """
         self._look = look
         self._one_at_a_time: AbstractContextManager[object] = Lock()
-        self._divisible = divisible
+        self._divide = divide
+        self._divide_from = divide_from
         self.size = size
         self.threshold = threshold
         self.cleanup = cleanup
-        self.jobs = min(MOST, torch.get_num_threads()) if divisible else IN_TURN
 
     @classmethod
     def of(
@@ -85,14 +92,12 @@ class Model:
         """Make a model of a copy of a net, on the device, without batch norms."""
         place = device or Device(repeatable=False)
         folded = place.place_net(fuse_batch_norm(net)).to(place.dtype)
-        on_cores = place.torch.type == "cpu"
-        return cls(
-            lambda photos: probability(folded, photos, place),
-            size,
-            on_cores,
-            threshold=threshold,
-            cleanup=cleanup,
-        )
+
+        def look(photos: Tensor) -> Tensor:
+            return probability(folded, photos, place)
+
+        divide = partial(_on_fewer_threads, look) if place.torch.type == "cpu" else None
+        return cls(look, size, divide, threshold=threshold, cleanup=cleanup)
 
     def predict(
         self, picture: Picture, *, d4: bool = False, closer: bool = False
@@ -124,25 +129,33 @@ class Model:
         """Predict the picture as it is held, in one forward pass; return as `predict` does."""
         return find(self._look_alone, as_photo(picture), AS_HELD, self.size)
 
+    def jobs_for(self, photos: int) -> int:
+        """Return how many of that many photos to process at once, each in a thread."""
+        jobs = jobs_on(torch.get_num_threads()) if self._divides(photos) else IN_TURN
+        return min(jobs, photos)
+
     @contextmanager
-    def among(self, jobs: int) -> Iterator[None]:
+    def among(self, jobs: int, photos: int) -> Iterator[None]:
         """Divide the cores among the `jobs` threads that start inside this context.
 
-        Each then processes a photo of its own without waiting, whereas cores that share a forward
-        pass wait for each other in every layer. Engines and GPUs are not divided. Meanwhile torch
-        has fewer threads in the whole process, so one context at a time.
+        Each then processes one of all `photos` without waiting, whereas cores that share a forward
+        pass wait for each other in every layer. ONNX Runtime and GPUs are not divided, nor is
+        OpenVINO for few photos. Where torch computes, it meanwhile has fewer threads in the whole
+        process, so one context at a time.
         """
-        if not self._divisible:
+        if self._divide is None or jobs < 2 or not self._divides(photos):
             yield
             return
-        threads, lock = torch.get_num_threads(), self._one_at_a_time
-        torch.set_num_threads(max(1, threads // jobs))
-        self._one_at_a_time = nullcontext()
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
-            self._one_at_a_time = lock
+        look, lock = self._look, self._one_at_a_time
+        with self._divide(jobs) as divided:
+            self._look, self._one_at_a_time = divided, nullcontext()
+            try:
+                yield
+            finally:
+                self._look, self._one_at_a_time = look, lock
+
+    def _divides(self, photos: int) -> bool:
+        return self._divide is not None and photos >= self._divide_from
 
     def _look_alone(self, photos: Tensor) -> Tensor:
         """Predict; a call takes all cores, so threads take turns, and scale photos meanwhile."""
@@ -185,7 +198,12 @@ def load(
                 "anew with --image-size"
             )
         return Model(
-            exported.look, exported.size, threshold=exported.threshold, cleanup=exported.cleanup
+            exported.look,
+            exported.size,
+            partial(_compiled_for, exported.divided) if exported.divided else None,
+            divide_from=WORTH_COMPILING,
+            threshold=exported.threshold,
+            cleanup=exported.cleanup,
         )
     if kind == ".safetensors":
         raise CarsegError(f"{path}: holds weights alone; take the .pth, .onnx or .xml file")
@@ -231,6 +249,32 @@ def untrained(
         net = weights.net_of(state, name)
         size = 320 if size is None else int(size)
         return Model.of(net, size, Device(precision, device, repeatable=False))
+
+
+def jobs_on(threads: int) -> int:
+    """Return how many jobs, up to `MOST`, to divide threads among, so that few of them idle."""
+    if threads <= MOST:
+        return threads
+    return max(range(MOST // 2 + 1, MOST + 1), key=lambda jobs: (threads // jobs * jobs, jobs))
+
+
+@contextmanager
+def _on_fewer_threads(look: Look, jobs: int) -> Iterator[Look]:
+    """Divide torch's threads among those that call it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // jobs))
+    try:
+        yield look
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def _compiled_for(divided: Callable[[int], Look], jobs: int) -> Iterator[Look]:
+    """Compile a network once more, for as many threads as there are cores for."""
+    with as_memory_error():
+        look = divided(min(jobs, cores()))
+    yield look
 
 
 def _check_options(size: int | None, precision: str, device: str) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -28,7 +29,7 @@ from carseg.card import Card, card
 from carseg.errors import CarsegError, import_optional
 from carseg.files import write_csv, write_json
 from carseg.formats import TOLERANCE, WRITERS, Probability, compare, quiet
-from carseg.model import load
+from carseg.model import WORTH_COMPILING, load
 from carseg.tensors import photo_tensor
 from carseg.u2net import U2Net
 
@@ -476,6 +477,35 @@ def test_another_programs_openvino_network_is_told_from_ours(project: Path) -> N
     openvino.save_model(network, project / "other.xml")
     with pytest.raises(CarsegError, match=r"other\.xml: is a network, but not of carseg export; "):
         load(project / "other.xml")
+
+
+def test_openvino_gives_many_photos_a_core_each(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core = MagicMock(wraps=openvino.Core())
+    monkeypatch.setattr(openvino, "Core", lambda: core)
+    monkeypatch.setattr("carseg.model.cores", lambda: 2)
+    model = load(project / "exported/model.xml")
+
+    def streams() -> list[int]:
+        return [call.args[2]["NUM_STREAMS"] for call in core.compile_model.call_args_list]
+
+    random = np.random.default_rng(0)
+    photos = [random.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(8)]
+    expected = [model.predict(photo) for photo in photos]
+    for jobs, count in ((2, WORTH_COMPILING - 1), (1, WORTH_COMPILING)):
+        with model.among(jobs, count):
+            model.predict(photos[0])
+    assert streams() == [1], "compiling once more would take longer than it saves"
+    with model.among(4, WORTH_COMPILING), ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(model.predict, photos))
+    assert streams() == [1, 2], "threads beyond the cores wait"
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    with model.among(2, WORTH_COMPILING):
+        model.predict(photos[0])
+    model.predict(photos[0])
+    assert streams() == [1, 2], "what is compiled is kept"
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def test_exported_networks_of_any_size_are_timed(
     monkeypatch.setattr(folder, "SIZE", (64, 48))
     monkeypatch.setattr(folder, "CALLS", 1)
     write_onnx(Probability(U2Net("u2netp").eval()), tmp_path, 64, 1, {"image_size": "64"})
-    words = ["folder", "--weights", str(tmp_path / "model.onnx"), "--photos", "5"]
+    words = ["folder", "--weights", str(tmp_path / "model.onnx"), "--photos", "80"]
     monkeypatch.setattr(sys, "argv", words)
     folder.main()
     rows = [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]]

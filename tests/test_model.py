@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -123,10 +124,10 @@ def test_threads_divide_the_cores_and_give_them_back(model: Model) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(6)
     try:
-        with model.among(2), ThreadPoolExecutor(1) as pool:
+        with model.among(2, 2), ThreadPoolExecutor(1) as pool:
             assert pool.submit(torch.get_num_threads).result() == 3
             found = pool.submit(model.predict, photo()).result()
-        with Model(model._look, 64).among(2):  # an engine's own threads are not torch's
+        with Model(model._look, 64).among(2, 2):  # an engine's own threads are not torch's
             assert torch.get_num_threads() == 6
         assert torch.get_num_threads() == 6
     finally:
@@ -134,13 +135,18 @@ def test_threads_divide_the_cores_and_give_them_back(model: Model) -> None:
     np.testing.assert_allclose(found, model.predict(photo()), atol=1e-5)
 
 
-@pytest.mark.parametrize(("threads", "jobs"), [(1, 1), (2, 2), (64, MOST)])
+@pytest.mark.parametrize(
+    ("threads", "jobs"), [(1, 1), (2, 2), (8, 8), (9, 8), (11, 5), (12, 6), (14, 7), (64, MOST)]
+)
 def test_a_model_knows_how_many_photos_to_have_in_work(
     threads: int, jobs: int, net: U2Net, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    assert Model.of(net, 64, CPU).jobs == jobs
-    assert Model(lambda photos: photos, 64).jobs == IN_TURN
+    model = Model.of(net, 64, CPU)
+    assert (model.jobs_for(100), model.jobs_for(1)) == (jobs, 1)
+    assert Model(lambda photos: photos, 64).jobs_for(100) == IN_TURN
+    engine = Model(model._look, 64, lambda jobs: nullcontext(model._look), divide_from=16)
+    assert (engine.jobs_for(15), engine.jobs_for(16)) == (IN_TURN, jobs)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "L", "LA", "P", "CMYK", "1", "YCbCr", "F"])

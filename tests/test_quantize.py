@@ -198,7 +198,7 @@ def test_openvino_keeps_float32_where_bfloat16_would_do(
     core.compile_model.side_effect = lambda model, device, hint: asked.append(hint)
     monkeypatch.setattr(openvino, "Core", lambda: core)
     load(made.root / "int8/model.xml")
-    assert asked == [{"INFERENCE_PRECISION_HINT": "f32"}]
+    assert asked == [{"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": 1}]
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_openvino_computes_files_in_float32_as_asked(
     core.compile_model.side_effect = lambda model, device, hint: asked.append(hint)
     monkeypatch.setattr(openvino, "Core", lambda: core)
     load(tmp_path / "model.xml", precision=precision)
-    assert asked == [{"INFERENCE_PRECISION_HINT": hint}]
+    assert asked == [{"INFERENCE_PRECISION_HINT": hint, "NUM_STREAMS": 1}]
 
 
 def test_masks_that_disagree_are_told_of(made: Made) -> None:
