@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
@@ -104,6 +105,7 @@ def compare(arguments: argparse.Namespace) -> None:
             "the project's init is another, name a u2net.onnx with --onnx"
         )
     remover = Remover(official)
+    torch.backends.cudnn.allow_tf32 = False  # as when scores were computed
     model = load(arguments.weights, precision=settings_of(arguments.weights).precision)
 
     def cut(found: NDArray[np.float32]) -> Mask:

@@ -6,8 +6,9 @@
 Runs the pipeline as committed, in a clone, from an empty cache. Each stage is timed inside its own
 process: its imports, its steps (training on a batch, averaging weights, computing batch norm
 statistics and scores, predicting photos), and the rest, such as augmentation, checkpoints and
-plots. Photos that are read as batch norm statistics are computed count as part of that step.
-*DVC* is the remaining time. The fraction leaves imports out.
+plots. Photos that are read as batch norm statistics are computed count as part of that step. *DVC,
+Python* is the remaining time, of DVC and of Python as it starts and ends. The fraction leaves
+imports out.
 """
 
 from __future__ import annotations
@@ -169,7 +170,7 @@ def table(whole: float, times: Sequence[dict[str, Any]]) -> str:
     sums = {kind: sum(row[kind] for row in times) for kind in ("imports", "steps", "rest")}
     for row in times:
         lines.append(f"{row['stage']:<12}" + "".join(f"{row[kind]:>10.1f}" for kind in sums))
-    lines.append(f"{'DVC':<12}{'':>20}{whole - sum(sums.values()):>10.1f}")
+    lines.append(f"{'DVC, Python':<12}{'':>20}{whole - sum(sums.values()):>10.1f}")
     share = 1 - sums["steps"] / (whole - sums["imports"])
     lines.append(f"{whole:.0f} s in all; {share:.1%} of them, less imports, outside of steps")
     return "\n".join(lines)

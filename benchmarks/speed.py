@@ -3,7 +3,7 @@
     python -m benchmarks.speed                    the full net, 320×320, batches of 4
     python -m benchmarks.speed --model u2netp     the small net
     python -m benchmarks.speed --weights FILE --images DIR     trained; the masks are compared, too
-    ... --int8 DIR                                and our prediction in 8-bit integers is timed
+    ... --int8 DIR2                               and our prediction in 8-bit integers is timed
     python -m benchmarks.speed --trained          all of that, with what dvc repro trained
 
 Ours and theirs take turns in one run, so that other load on the machine affects both; read the
@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
-from importlib.metadata import version
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean, median
@@ -136,7 +136,7 @@ def bench(arguments: Sequence[str] | None) -> dict[str, object]:
         "image_size": size,
         "batch_size": chosen.batch,
         "rounds": chosen.rounds,
-        "engines": {name: version(name) for name in ENGINES if find_spec(name)},
+        "engines": {name: import_module(name).__version__ for name in ENGINES if find_spec(name)},
     }
     print(table(seconds, result))
     write_json(chosen.out, result)
@@ -166,6 +166,11 @@ def read_inputs(chosen: argparse.Namespace) -> Inputs:
         photos = [path for path, _ in list_photos([str(chosen.images)], False)]
     if chosen.int8:
         calibrating = [path for path, _ in list_photos([chosen.int8], True)]
+    if alike := {path.resolve() for path in photos} & {path.resolve() for path in calibrating}:
+        raise CarsegError(
+            f"--int8: {min(alike)} is among --images, too, and masks of photos that ranges were "
+            "measured on tell too little; name another folder"
+        )
     if not chosen.weights:
         return Inputs(U2Net(chosen.model), chosen.image_size or 320, [], None)
     variant = weights.variant_of(weights.read_checkpoint(chosen.weights), chosen.weights)

@@ -87,6 +87,17 @@ def check(name: str, value: float | None, least: float, most: float) -> None:
         raise CarsegError(f"{name} {value}: give a number from {least} to {most}")
 
 
+def _folder(text: str) -> Path:
+    """Convert an option to the folder it names.
+
+    Raises:
+        CarsegError: it is empty, as an unset variable of a shell is; Path("") is the current one.
+    """
+    if not text:
+        raise CarsegError("a folder's name is empty; name one")
+    return Path(text)
+
+
 def expand(texts: Sequence[str]) -> list[Path]:
     """Expand patterns to files, as some shells do not; a pattern of none stays itself."""
     from carseg.inputs import matches
@@ -133,7 +144,7 @@ def _add_crossval(commands: Commands) -> None:
     )
     command.add_argument(
         "--out",
-        type=Path,
+        type=_folder,
         default=Path("crossval"),
         metavar="DIR",
         help="results, in place of those of an earlier run there; its experiments are replaced in "
@@ -168,9 +179,7 @@ def _add_predict(commands: Commands) -> None:
     command.add_argument(
         "paths", nargs="+", metavar="PATH", help="photos, folders, patterns, or - for a stream"
     )
-    command.add_argument(
-        "--out", type=Path, default=Path("predicted"), metavar="DIR", help="results [predicted]"
-    )
+    command.add_argument("--out", type=_folder, metavar="DIR", help="results [predicted]")
     net = command.add_mutually_exclusive_group()
     _add_weights(net, "what a training saved, or an .onnx or .xml file of carseg export")
     net.add_argument(
@@ -244,6 +253,10 @@ def _predict(arguments: argparse.Namespace) -> None:
     check("--image-size", arguments.image_size, SIZES[0], SIZES[-1])
     check("--threshold", arguments.threshold, 0, 1)
     check("--jobs", arguments.jobs, 1, 64)
+    of_files = ("out", "force", "skip_existing", "recursive", "jobs")
+    ignored = [f"--{name.replace('_', '-')}" for name in of_files if getattr(arguments, name)]
+    if arguments.paths == ["-"] and ignored:
+        raise CarsegError(f"-: goes to standard output; leave out {', '.join(ignored)}")
     if not arguments.untrained:
         check_weights(arguments.weights)
     with hold_interrupts():
@@ -262,7 +275,7 @@ def _predict(arguments: argparse.Namespace) -> None:
     cleanup = model.cleanup if arguments.cleanup is None else arguments.cleanup
     predict(
         arguments.paths,
-        arguments.out,
+        arguments.out or Path("predicted"),
         model,
         Kinds(arguments.kinds or [], threshold, arguments.background, cleanup),
         d4=arguments.d4,
@@ -288,7 +301,7 @@ def _add_export(commands: Commands) -> None:
     _add_weights(command, "what a training saved")
     _add_image_size(command)
     command.add_argument(
-        "--out", type=Path, default=Path("exported"), metavar="DIR", help="results [exported]"
+        "--out", type=_folder, default=Path("exported"), metavar="DIR", help="results [exported]"
     )
     command.add_argument(
         "--format",
@@ -311,6 +324,8 @@ def _add_export(commands: Commands) -> None:
 def _export(arguments: argparse.Namespace) -> None:
     check("--image-size", arguments.image_size, SIZES[0], SIZES[-1])
     check("--batch", arguments.batch, 1, 64)  # checking takes memory for each of them
+    if arguments.weights.suffix.lower() in (*EXPORTED, ".safetensors"):
+        raise CarsegError(f"{arguments.weights}: is exported already; name the .pth it was made of")
     check_weights(arguments.weights)
     with hold_interrupts():
         from carseg.export import export
@@ -373,10 +388,10 @@ def _add_masks(commands: Commands) -> None:
         help="what is car; may be given more than once [the only class there is]",
     )
     command.add_argument(
-        "--images", type=Path, default=Path("Image"), metavar="DIR", help="the photos [Image]"
+        "--images", type=_folder, default=Path("Image"), metavar="DIR", help="the photos [Image]"
     )
     command.add_argument(
-        "--out", type=Path, default=Path("Mask"), metavar="DIR", help="the masks [Mask]"
+        "--out", type=_folder, default=Path("Mask"), metavar="DIR", help="the masks [Mask]"
     )
     command.add_argument("--force", action="store_true", help="replace masks that exist")
     command.set_defaults(start=_import_masks)

@@ -143,8 +143,8 @@ def put_elsewhere(
 ) -> NDArray[np.uint8]:
     """Paste the photo's car onto a nearly car-free crop of another photo, and return the result.
 
-    Fifteen backgrounds are few: what a net only ever sees beside one car, it takes for part of it.
-    If no such crop is found, the photo is returned unchanged. Arguments as in `put_behind`.
+    Few photos have few backgrounds: what a net only ever sees beside one car, it takes for part of
+    it. If no such crop is found, the photo is returned unchanged. Arguments as in `put_behind`.
     """
     size = photo.shape[0]
     boxes = []

@@ -138,6 +138,8 @@ def as_line(error: Exception, job: Job) -> str:
             return f"{name}: is a link to a file that is gone; put the file there"
         if isinstance(error, PermissionError):
             return f"{name}: may not be read or written; change its permissions"
+        if error.errno == errno.ENAMETOOLONG:
+            return f"{name}: the name is too long; rename the photo, or ask for one kind alone"
         if error.errno in FULL:
             return f"{name}: {error.strerror}; make room on the disk, or choose another --out"
         if error.errno is None:  # not the system's, but Pillow's

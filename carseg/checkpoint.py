@@ -19,7 +19,7 @@ from carseg.errors import CarsegError, is_lack_of_memory, warn
 from carseg.pairs import Pair
 from carseg.params import Params
 from carseg.processes import ALONE, Processes
-from carseg.provenance import provenance
+from carseg.provenance import PACKAGES, provenance
 from carseg.u2net import U2Net
 
 FOLDER = Path(".checkpoints")
@@ -27,7 +27,9 @@ SHARE = 0.01  # of the time, at most, goes into writing states
 RATE = 400e6  # bytes that a disk writes in a second, until it has shown its own speed
 # Parameters that change no training, or only through what else is in the fingerprint.
 INDIFFERENT = {"workers", "launcher", "cleanup", "split"}
-DEPENDS_ON = "parameters, photos, weights, code, packages, processes or threads"
+# Packages that read the start weights and make the split, both of which are in there themselves.
+ELSEWHERE = {"onnx", "scikit-learn"}
+DEPENDS_ON = "parameters, photos, weights, code, packages, machine, processes or threads"
 
 
 class Stateful(Protocol):
@@ -71,6 +73,13 @@ class Checkpoint:
         self._leaves_others = again
         # All go on from a state, or none.
         self._found = processes.broadcast(self._path.is_file())
+        others = [path for path in FOLDER.glob(f"{task}-*.pt") if path != self._path]
+        if processes.first and others and not (self._found or again):
+            warn(
+                f"{others[0]}: is the state of a training of other {DEPENDS_ON}; this one does not "
+                "go on from it, and removes it when it saves its first; to go on from it, "
+                "interrupt this training and change them back"
+            )
 
     def save(self, parts: Mapping[str, Stateful]) -> None:
         """Save the state, if writing takes at most `SHARE` of the time since the last save.
@@ -100,7 +109,11 @@ class Checkpoint:
             self._unwritable = True
             with suppress(OSError):
                 fresh.unlink(missing_ok=True)
-            warn(f"{self._path}: cannot be written, training goes on without ({error})")
+            warn(
+                f"{self._path}: cannot be written ({error}), nor will any other be; training goes "
+                "on, but if it is interrupted, it starts anew; to avoid that, make room and start "
+                "it again now"
+            )
 
     def restore(self, parts: Mapping[str, Stateful], device: Device) -> bool:
         """Restore `parts` from the saved state, if there is one; return whether there was.
@@ -169,14 +182,15 @@ def fingerprint(
     """Return the hash of what a training depends on: 32 hexadecimal digits.
 
     That is the parameters, the pairs in their parts, the nets that it starts from, the `code` of
-    `Recorded`, and what `provenance` has: packages, the machine, the number of processes and of
-    threads.
+    `Recorded`, and what `provenance` has: packages, but for those `ELSEWHERE`, the machine, the
+    number of processes and of threads.
 
     Raises:
         OSError: a photo or mask cannot be read.
     """
     settings = params.model_dump(exclude=INDIFFERENT)
-    told = (settings, provenance(device, world_size), sorted(code.items()))
+    packages = [name for name in PACKAGES if name not in ELSEWHERE]
+    told = (settings, provenance(device, world_size, packages), sorted(code.items()))
     digest = hashlib.sha256(repr(told).encode())
     for part, pairs in enumerate(parts):
         for pair, content in zip(pairs, on_cores(_hashes, pairs), strict=True):

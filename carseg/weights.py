@@ -20,6 +20,7 @@ from carseg.u2net import VARIANTS, U2Net
 from carseg.widen import widen
 
 State = dict[str, Tensor]
+WRAPPED = "module."  # what DataParallel puts before every name
 
 
 def start(variant: str, folder: Path, seed: int) -> U2Net:
@@ -123,7 +124,9 @@ def read_checkpoint(path: Path) -> State:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise CarsegError(f"{path}: there is no such file; run dvc repro") from error
+        raise CarsegError(
+            f"{path}: there is no such file; check the path, or run dvc repro to train it"
+        ) from error
     except Exception as error:  # torch has no common base for what a broken file may raise
         if _is_of_the_machine(error):
             raise
@@ -135,6 +138,8 @@ def read_checkpoint(path: Path) -> State:
         isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
     ):
         raise CarsegError(f"{path}: is not a state dict; save net.state_dict() alone")
+    if all(key.startswith(WRAPPED) for key in state):
+        state = {key.removeprefix(WRAPPED): value for key, value in state.items()}
     # Official checkpoints predate this counter, which nothing here depends on.
     for key in [key for key in state if key.endswith(".running_mean")]:
         counter = key.replace("running_mean", "num_batches_tracked")
@@ -166,11 +171,15 @@ def read_onnx(path: Path, content: bytes | None = None) -> State:
         graph = onnx.load_model_from_string(path.read_bytes() if content is None else content).graph
         if any(map(uses_external_data, graph.initializer)):
             raise ValueError("weights in another file")
+        if any(node.op_type == "DequantizeLinear" for node in graph.node):
+            raise CarsegError(f"{path}: is in 8-bit integers; take the weights that it was made of")
         value_of = {tensor.name: tensor for tensor in graph.initializer}
         convolutions = [
             [torch.from_numpy(np.array(numpy_helper.to_array(value_of[name]))) for name in wanted]
             for wanted in (node.input[1:3] for node in graph.node if node.op_type == "Conv")
         ]
+    except CarsegError:
+        raise
     except Exception as error:  # onnx has no common base for what a broken file may raise
         if _is_of_the_machine(error):
             raise

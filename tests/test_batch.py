@@ -298,6 +298,15 @@ def test_a_transparent_background_has_the_colours_of_its_own_profile() -> None:
         assert np.abs(found - (0, 255, 0)).max() < 12
 
 
+def test_an_empty_profile_is_none() -> None:
+    Image.new("RGB", (7, 9), "red").save("scene.png")
+    bare = photo()
+    bare.info["icc_profile"] = b""  # as of a JPEG whose marker has no data
+    ((_, content),) = Kinds([], 0.5, "scene.png").make(bare, np.zeros((30, 40), np.float32))
+    with Image.open(io.BytesIO(content)) as made:
+        assert np.abs(np.asarray(made)[0, 0].astype(int) - (255, 0, 0)).max() < 8
+
+
 def test_a_broken_profile_stops_nothing() -> None:
     photo().save("photos/a.png", icc_profile=b"broken")
     do("photos/a.png", background="red")
@@ -621,6 +630,17 @@ def test_too_many_pixels_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
     with pytest.raises(CarsegError, match=r"^photos/a\.png: has too many pixels .*; scale it down"):
         do("photos/a.png")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the limit there is of the whole path")
+def test_a_name_that_gets_too_long_is_told_of() -> None:
+    name = "a" * 245
+    photo().save(f"photos/{name}.png")
+    do("photos", kinds=("mask",))
+    with pytest.raises(CarsegError, match=r"^\S+: the name is too long; rename the photo, or ask"):
+        do("photos", kinds=("mask", "background"), background="red", out="both")
+    assert f"{name}.png" in files("out")
+    assert {"a_mask.png", "b_mask.png"} <= set(files("both")), "the others are done"
 
 
 class OutOfMemoryError(RuntimeError):
@@ -985,6 +1005,13 @@ def test_a_stream_holds_the_mask_alone(
         assert (made.mode, made.size) == ("L", (40, 30))
 
 
+def test_a_stream_goes_into_no_folder() -> None:
+    with pytest.raises(
+        SystemExit, match=r"^carseg: -: goes to standard output; leave out --out, --skip-existing$"
+    ):
+        run_carseg("predict", "-", "--out", "out", "--skip-existing")
+
+
 @pytest.mark.parametrize(("closed", "name"), [("stdin", "input"), ("stdout", "output")])
 def test_a_stream_that_is_closed_is_told_of(
     closed: str, name: str, monkeypatch: pytest.MonkeyPatch
@@ -1206,6 +1233,7 @@ def test_settings_are_those_beside_the_weights(monkeypatch: pytest.MonkeyPatch) 
             r"name the weights with --weights \(carseg predict --untrained needs none\)$",
         ),
         (("--weights", "none/model.onnx"), "model.onnx: there is no such file; run carseg export"),
+        (("--out", ""), "a folder's name is empty; name one"),
     ],
 )
 def test_wrong_options_are_one_line(arguments: tuple[str, ...], message: str) -> None:

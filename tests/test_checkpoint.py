@@ -12,7 +12,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from conftest import write_manifests
+from conftest import Trap, write_manifests
 from PIL import Image
 from torch import nn
 
@@ -300,7 +300,7 @@ def test_a_disk_without_room_for_states_stops_no_training(
     capsys.readouterr()
     assert run() == whole
     assert len(tried) == 1
-    assert capsys.readouterr().err.count("cannot be written, training goes on without") == 1
+    assert capsys.readouterr().err.count("nor will any other be; training goes on, but") == 1
     assert states() == []
 
 
@@ -311,7 +311,7 @@ def test_where_no_folder_can_be_made_for_states_training_goes_on(
     state = Checkpoint("bce", "0" * 32)
     state.save({})
     state.save({})
-    assert capsys.readouterr().err.count("cannot be written, training goes on without") == 1
+    assert capsys.readouterr().err.count("nor will any other be; training goes on, but") == 1
 
 
 def test_states_take_a_small_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -393,6 +393,34 @@ def test_a_state_that_cannot_be_read_now_is_not_called_broken(
     with pytest.raises(type(error)):
         state.restore({}, CPU)
     assert [path.name for path in states()] == ["bce-it.pt"]
+
+
+def test_code_in_a_state_is_refused_and_not_run() -> None:
+    FOLDER.mkdir()
+    torch.save({"net": Trap(Path("marker"))}, FOLDER / "bce-it.pt")
+    with pytest.raises(CarsegError, match=r"bce-it\.pt: is broken; remove it to train anew"):
+        Checkpoint("bce", "it").restore({}, CPU)
+    assert not Path("marker").exists()
+
+
+def test_a_state_that_does_not_fit_is_told_of_while_it_is_there(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FOLDER.mkdir()
+    (FOLDER / "bce-other.pt").touch()
+    (FOLDER / "dice-it.pt").touch()
+    Checkpoint("bce", "it")
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "bce-other.pt: is the state of a training of other parameters, photos, " in said
+    assert "interrupt this training and change them back" in said
+    assert [path.name for path in states()] == ["bce-other.pt", "dice-it.pt"]
+    (FOLDER / "bce-it.pt").touch()
+    Checkpoint("bce", "it")  # goes on from its own
+    Checkpoint("bce", "it", Processes(1, 1))  # is not the one that speaks
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    Checkpoint("bce", "restarted")
+    assert capsys.readouterr().err == ""
 
 
 def test_the_size_of_a_state_counts_tensors_at_any_depth() -> None:

@@ -92,6 +92,38 @@ def test_a_look_depends_on_seed_epoch_and_photo_alone() -> None:
     assert any(not torch.equal(double[epoch, 0][0], double[epoch, 1][0]) for epoch in range(4))
 
 
+@pytest.mark.parametrize("scenes", [True, False])
+def test_every_sample_is_augmented_and_recoloured_in_its_own_way(
+    scenes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds = []
+
+    def augment(_: Augment, photo: Any, mask: Any, seed: int) -> Any:
+        seeds.append(seed)
+        return photo, mask
+
+    monkeypatch.setattr(Augment, "__call__", augment)
+    monkeypatch.setattr(Augment, "recolour", lambda *given: augment(*given)[0])
+    monkeypatch.setattr(data, "P_RECOLOUR", 1)
+    pairs = read_manifest(Path("split/train.csv"))
+    for seed in (1, 2):
+        samples = samples_of(pairs, seed, scenes)
+        for epoch in range(4):
+            for i in range(len(samples)):
+                _ = samples[epoch, i]
+    assert len(seeds) == len(set(seeds)) == 2 * 4 * len(pairs) * (1 + scenes)
+
+
+def test_a_photo_alone_trains_without_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("P_ELSEWHERE", "P_BEHIND", "P_RECOLOUR", "P_CAMOUFLAGE", "P_CROP"):
+        monkeypatch.setattr(data, name, 1)
+    samples = samples_of(read_manifest(Path("split/train.csv"))[:1])
+    for epoch in range(3):
+        photo, mask = samples[epoch, 0]
+        assert photo.isfinite().all()
+        assert 0 <= mask.min() < mask.max() <= 1
+
+
 def test_looks_that_are_not_staged_are_photos_turned_and_shaded_and_no_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -184,6 +184,28 @@ def test_a_mask_whose_black_is_not_quite_black_at_its_edge_is_none(own: Tree) ->
     snapshot(Path(), TARGET)
 
 
+@pytest.mark.parametrize("method", [Image.Resampling.BILINEAR, Image.Resampling.LANCZOS])
+def test_a_mask_with_soft_edges_is_a_mask(method: Image.Resampling, own: Tree) -> None:
+    small = np.zeros((SHORT // 2, LONG // 2), np.uint8)
+    small[8:22, 8:36] = 255
+    Image.fromarray(small).resize((LONG, SHORT), method).save(MASK / "0.png")
+    assert len(snapshot(Path(), TARGET)) == 4
+
+
+@pytest.mark.parametrize(("grey", "told"), [(95, None), (105, "21%")])
+def test_a_fifth_as_many_dark_grey_pixels_as_white_ones_is_the_limit(
+    grey: int, told: str | None, own: Tree
+) -> None:
+    pixels = np.zeros((SHORT, LONG), np.uint8)
+    pixels[10:30, 10:35] = 255  # 500
+    pixels[35:36].flat[:grey] = pixels[36:37].flat[: grey - LONG] = 60
+    Image.fromarray(pixels).save(MASK / "0.png")
+    if told is None:
+        assert len(snapshot(Path(), TARGET)) == 4
+    else:
+        assert f"has {told} as many dark grey pixels" in faults()[0]
+
+
 @pytest.mark.parametrize("level", [0, 127])
 def test_a_mask_without_a_car_is_refused(level: int, own: Tree) -> None:
     Image.new("L", (LONG, SHORT), level).save(MASK / "0.png")

@@ -61,6 +61,7 @@ def test_large_masks_agree_with_the_slow_way() -> None:
 
 
 def test_the_band_is_as_wide_as_the_nearest_whole_number_of_pixels() -> None:
+    assert BAND == 0.02, "as in the paper"
     square = np.zeros((40, 64), bool)  # 2 % of its diagonal are 1.5 pixels
     square[10:30, 20:40] = True
     hollow = square.copy()

@@ -366,7 +366,7 @@ def test_a_perfect_prediction_scores_one_everywhere() -> None:
                 assert float(value) == (0 if key.endswith("hd95") else 1)
 
 
-@pytest.mark.parametrize(("shape", "expected"), [((9, 5), True), ((5, 9), False)])
+@pytest.mark.parametrize(("shape", "expected"), [((9, 5), True), ((5, 9), False), ((6, 6), False)])
 def test_a_car_taller_than_wide_lies_on_its_side(shape: tuple[int, int], expected: bool) -> None:
     truth = np.zeros((20, 30), bool)
     truth[3 : 3 + shape[0], 8 : 8 + shape[1]] = True

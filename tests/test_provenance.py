@@ -36,8 +36,11 @@ def test_the_processor_has_the_name_that_linux_tells(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Path, "is_file", lambda path: path == Path("/proc/cpuinfo"))
     monkeypatch.setattr(Path, "read_text", lambda _: told)
     assert processor() == "Fast CPU: 2 GHz"
+    arm = "processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: 0xd40\n"
+    monkeypatch.setattr(Path, "read_text", lambda _: arm)
+    assert processor() == "CPU implementer 0x41, CPU part 0xd40"
     monkeypatch.setattr(Path, "is_file", lambda _: False)
-    assert processor() == platform.processor()
+    assert processor() == (platform.processor() or platform.machine())
 
 
 def test_the_number_of_threads_is_the_one_in_use(monkeypatch: pytest.MonkeyPatch) -> None:

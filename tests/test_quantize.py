@@ -321,6 +321,12 @@ def test_masks_of_the_official_weights_stay_the_same_for_several_photos_at_once(
         load(out / "model.xml")
 
 
+def test_training_does_not_start_from_integers(made: Made, tmp_path: Path) -> None:
+    shutil.copy(made.root / "int8/model.onnx", tmp_path)
+    with pytest.raises(CarsegError, match=r"model\.onnx: is in 8-bit integers; take the weights"):
+        weights.start("u2netp", tmp_path, 0)
+
+
 def test_only_files_that_are_kept_are_compared(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -345,6 +351,8 @@ def test_only_files_that_are_kept_are_compared(
         export(made.root / WEIGHTS, tmp_path / format, [format], SIZE, 2, False, photos)
         assert compared == [name]
         compared.clear()
+    session = onnxruntime.InferenceSession(str(tmp_path / "onnx/model.onnx"))
+    assert session.get_inputs()[0].shape == [2, 3, SIZE, SIZE]
     wanted = Calibration.of(photos, SIZE).calibrating
     for found, other in zip(calibrated, [*wanted, *wanted], strict=True):
         assert np.array_equal(found, other), "not on what is held out"

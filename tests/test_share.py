@@ -122,5 +122,5 @@ def test_the_share_is_of_what_is_not_imports() -> None:
         {"stage": "evaluate", "imports": 20.0, "steps": 90.0, "rest": 4.0},
     ]
     lines = share.table(120.0, times).splitlines()
-    assert lines[-2].split() == ["DVC", "5.0"]
+    assert lines[-2].split() == ["DVC,", "Python", "5.0"]
     assert lines[-1] == "120 s in all; 10.0% of them, less imports, outside of steps"

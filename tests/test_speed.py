@@ -113,6 +113,13 @@ def test_one_photo_to_calibrate_with_is_told_of(tmp_path: Path) -> None:
         speed.bench([*words, "--batch", "1", "--rounds", "1"])
 
 
+def test_integers_are_not_judged_on_photos_that_they_were_calibrated_on(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "Image", tmp_path / "Mask", 2)
+    words = ["--weights", str(tmp_path / "net.pth"), "--images", str(tmp_path / "Image")]
+    with pytest.raises(CarsegError, match=r"^--int8: \S+Image/0\.jpg is among --images, too"):
+        speed.bench([*words, "--int8", str(tmp_path / "Image")])
+
+
 def nodes(start: Any) -> set[Any]:
     """All of autograd's nodes behind one."""
     found, left = set(), [start]

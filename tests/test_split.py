@@ -11,8 +11,8 @@ from sklearn.model_selection import train_test_split
 
 from carseg.errors import CarsegError
 from carseg.pairs import Pair, read_manifest
-from carseg.params import Split
-from carseg.split import fold_count, split_names, write_split
+from carseg.params import Params, Split
+from carseg.split import fold_count, split, split_names, write_split
 from stages import split as stage
 
 NAMES = [f"{i:02d}" for i in range(1, 21)]
@@ -159,6 +159,18 @@ def test_a_manifest_without_pairs_is_refused_by_name(content: str, tmp_path: Pat
 def test_a_missing_manifest_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(CarsegError, match=r"train\.csv: "):
         read_manifest(tmp_path / "train.csv")
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_seed_of_the_parameters_draws_the_split(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = write_pairs(Path("dataset/Image"), Path("dataset/Mask"), 6)
+    drawn = [split_names(names, Split(val_size=2), each)[1] for each in (1, 2, 42)]
+    assert len(set(map(tuple, drawn))) == 3, "else it would not show"
+    split(Params(seed=seed, split=Split(val_size=2)))
+    assert [each.name for each in read_manifest(Path("split/val.csv"))] == drawn[seed - 1]
 
 
 def test_a_split_that_other_settings_would_be_recorded_with_ends_in_an_error(

@@ -37,9 +37,10 @@ from carseg.learner import (
     warmup_cosine,
 )
 from carseg.losses import BCEWithLogitsLoss, DiceLoss
-from carseg.material import BN_BATCH, batch_norm_batches
+from carseg.material import BN_BATCH, Material, batch_norm_batches, prepare, read_parts
 from carseg.pairs import Pair, read_manifest
 from carseg.params import Params
+from carseg.predict import probability
 from carseg.probe import Probe
 from carseg.processes import ALONE, Processes
 from carseg.recorded import Recorded
@@ -166,6 +167,24 @@ def test_the_untrained_net_is_the_one_that_training_begins_with(seed: int) -> No
 
 def test_the_second_task_sees_the_photos_otherwise_than_the_first() -> None:
     assert run(tiny(epochs=1))[1] != run(tiny(epochs=1), task="dice")[1]
+
+
+@pytest.mark.parametrize("other", [{"seed": 43}, {"task": "dice"}])
+def test_seed_and_task_decide_both_the_order_and_the_samples(other: dict[str, Any]) -> None:
+    def prepared(task: str = "bce", **changes: object) -> Material:
+        return prepare(task, read_parts(0), tiny(**changes), Path(), CPU, ALONE)
+
+    def orders(of: Material) -> list[list[int]]:
+        found = []
+        for epoch in range(8):
+            of.sampler.epoch = epoch
+            found.append([i for _, i in of.sampler])
+        return found
+
+    first, second = prepared(), prepared(**other)
+    assert orders(first) != orders(second)
+    looks = [[of.loader.dataset[epoch, 0][0] for epoch in range(8)] for of in (first, second)]
+    assert not all(map(torch.equal, *looks))
 
 
 def test_the_kept_weights_score_as_the_best_row_says() -> None:
@@ -849,6 +868,16 @@ def test_a_loss_without_an_end_ends_every_process_and_only_the_first_writes() ->
         assert OUTPUT.exists() == (rank == 0)
 
 
+def test_a_loss_without_an_end_in_another_process_ends_every_process() -> None:
+    class BesideABroken(Second):
+        def sum(self, value: float) -> float:
+            return value + math.nan
+
+    for rank in (1, 0):
+        with pytest.raises(CarsegError, match=r"^bce: the loss is nan in epoch 1"):
+            train("bce", fresh_net(), DiceLoss(), TINY, Path(), processes=BesideABroken(rank, 2))
+
+
 def test_only_the_first_process_writes_and_speaks(
     tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -868,3 +897,50 @@ def test_a_pixel_at_the_threshold_is_car_in_the_curve() -> None:
     probe = Probe(pairs, TINY, Path())
     shares = [(np.asarray(Image.open(pair.mask)) > 0).mean() for pair in pairs]
     assert probe.measure(Unsure(), DiceLoss(), CPU).iou == pytest.approx(np.mean(shares))
+
+
+def test_a_learner_is_adam_at_the_rate_of_its_schedule() -> None:
+    photos, masks = noise(2, 3, 64, 64), (noise(2, 1, 64, 64) > 0).float()
+    net, twin, steps = fresh_net(), CPU.place_net(fresh_net()), 3
+    subject = Learner(net, DiceLoss(), 1e-3, steps, CPU, ALONE)
+    adam = torch.optim.Adam(twin.parameters(), fused=True)
+    for step in range(steps):
+        adam.param_groups[0]["lr"] = 1e-3 * warmup_cosine((step + 0.5) / steps)
+        expected = train_step(twin, DiceLoss(), adam, CPU, photos, masks)
+        assert subject.step(photos, masks, 1.0) == expected
+    for value, wanted in zip(net.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(value, wanted)
+
+
+@pytest.mark.parametrize("format", [torch.float32, torch.bfloat16])
+def test_statistics_and_scores_are_computed_as_masks_are(format: torch.dtype) -> None:
+    """In the device's number format, and in its layout: photos left behind would stop a GPU."""
+    device = Device(str(format).removeprefix("torch."), "cpu")
+    pairs = read_manifest(Path("split/val.csv"))
+    net = fresh_net()
+    subject = Learner(net, DiceLoss(), 1e-3, 1, device, ALONE)
+    probe = Probe(pairs, TINY, Path())
+    photos = noise(2, 3, 64, 64)
+    formats: list[torch.dtype] = []
+    placed: list[bool] = []
+
+    def note(module: nn.Module, given: tuple[Tensor], made: object) -> None:
+        if isinstance(module, nn.Conv2d) and isinstance(made, Tensor):
+            formats.append(made.dtype)
+        if isinstance(module, U2Net):
+            placed.append(given[0].is_contiguous(memory_format=torch.channels_last))
+
+    def compute(call: Callable[[], object]) -> None:
+        formats.clear()
+        placed.clear()
+        hook = torch.nn.modules.module.register_module_forward_hook(note)
+        call()
+        hook.remove()
+        assert formats.count(format) > len(formats) / 2, "but for the layers that must be exact"
+        assert placed
+        assert all(placed)
+
+    compute(lambda: subject.averaged(None, [photos]))
+    compute(lambda: probe.measure(net, DiceLoss(), device))
+    compute(lambda: weights.calibrate_batch_norm(net, [photos], device))
+    compute(lambda: probability(net.eval(), photos, device))

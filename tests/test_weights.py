@@ -3,14 +3,13 @@
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import noise, uneven
+from conftest import Trap, noise, uneven
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
@@ -134,16 +133,6 @@ def test_saved_weights_are_a_plain_state_dict(lite: U2Net, tmp_path: Path) -> No
     state = torch.load(tmp_path / "net.pth", weights_only=True)
     assert_same(state, dict(lite.state_dict()))
     assert_same(weights.load("u2netp", tmp_path / "net.pth").state_dict(), state)
-
-
-class Trap:
-    """Its pickle runs code when it is read."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[object, ...]]:
-        return Path.touch, (self.marker,)
 
 
 def test_code_in_a_checkpoint_is_refused_and_not_run(lite: U2Net, tmp_path: Path) -> None:
@@ -334,6 +323,12 @@ def test_what_is_no_onnx_file_of_the_net_is_refused_by_name(
     with pytest.raises(CarsegError, match=r"given\.onnx: ") as caught:
         weights.start("u2netp", tmp_path, seed=0)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_weights_that_several_gpus_trained_are_taken(lite: U2Net, tmp_path: Path) -> None:
+    torch.save(torch.nn.DataParallel(lite).state_dict(), tmp_path / "net.pth")
+    found = weights.load("u2netp", tmp_path / "net.pth").state_dict()
+    assert all(torch.equal(value, found[key]) for key, value in lite.state_dict().items())
 
 
 @pytest.mark.parametrize("name", ["a.pth", "a.onnx"])
