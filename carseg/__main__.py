@@ -113,8 +113,9 @@ def _add_scores(commands: Commands) -> None:
     command = commands.add_parser(
         "scores",
         help="what the last dvc repro scored, as a table",
-        description="Print metrics.json as a table, a row for each net and view; "
-        "dvc metrics show has these and the pooled ones in one long line.",
+        description="Print metrics.json as a table, a row for each net (untrained, bce, dice) and "
+        "way to look (plain, upright, closer, d4, d4_closer); "
+"dvc metrics show has these and the pooled ones in one long line.",
     )
     command.set_defaults(start=_scores)
 
@@ -146,10 +147,9 @@ def _add_crossval(commands: Commands) -> None:
         "--out",
         type=_folder,
         default=Path("crossval"),
-        metavar="DIR",
-        help="results, in place of those of an earlier run there; its experiments are replaced in "
-        "any case, where they started from the same commit [crossval]",
-    )
+        metavar="DIR",        help="results, in place of those of an earlier run there; DVC's experiments of an earlier "
+        "run from the same commit are replaced wherever its results are [crossval]",
+)
     command.set_defaults(start=_crossval)
 
 
@@ -209,8 +209,9 @@ def _add_predict(commands: Commands) -> None:
         "--closer",
         action="store_true",
         help="look again, at the car's box alone, turned so that the car stands, and average: "
-        "better, 2 looks more, 4 where it is unclear how the car stands; with --d4 twice that",
-    )
+        "better, but where the car is hard to find; 2 looks more, 4 where it is unclear how the "
+        "car stands; with --d4 twice that",
+)
     command.add_argument(
         "--threshold",
         type=float,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import oriented
+from conftest import oriented, uneven, write_pairs
 from dvc.cli import parse_args
 from PIL import Image
 from project import ROOT
@@ -21,9 +21,11 @@ from carseg.__main__ import command_line
 from carseg.augment import ALTERED
 from carseg.data import P_BEHIND, P_CAMOUFLAGE, P_CROP, P_ELSEWHERE, P_RECOLOUR
 from carseg.dataset import BYTES, FILES
-from carseg.formats import TOLERANCE
+from carseg.formats import TOLERANCE, Probability, write_onnx
 from carseg.learner import EMA_SHARE, MAX_DICE_RATE, TASK_1_SHARE, UNTRAINED_SHARE, WARM_UP
 from carseg.lock import parse_lock
+from carseg.metrics import count, iou
+from carseg.model import load
 from carseg.photos import read_photo, read_truth
 from carseg.quantize import AGREEMENT, MOST
 from carseg.report import SHOWN
@@ -133,6 +135,23 @@ def test_what_the_readme_does_in_python_can_be_done(
     for name in ("probability", "better"):
         assert (names[name].shape, names[name].dtype) == ((40, 60), np.float32)
     assert (names["mask"].shape, names["mask"].dtype) == ((40, 60), np.bool_)
+
+
+@pytest.mark.usefixtures("shallow")
+def test_an_exported_network_is_run_without_carseg_as_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_onnx(Probability(uneven(U2Net("u2netp"))), tmp_path, 320, None, {"image_size": "320"})
+    (name,) = write_pairs(tmp_path / "Image", tmp_path / "Mask", 1)
+    Image.open(f"Image/{name}.jpg").resize((400, 300)).save("car.jpg", exif=oriented(6))
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/use.md").read_text(), re.S)
+    names: dict[str, Any] = {}
+    exec(block, names)
+    expected = load("model.onnx").look("car.jpg") >= 0.5
+    assert names["mask"].shape == expected.shape == (400, 300)
+    assert 0.02 < expected.mean() < 0.98
+    assert iou(count(names["mask"], expected)) > 0.99
 
 
 def test_the_sample_is_removed_without_anything_of_the_users(tmp_path: Path) -> None:
