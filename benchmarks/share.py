@@ -34,7 +34,7 @@ from carseg.errors import CarsegError, run
 STEPS = {
     "carseg.learner": ("train_step", "AveragedModel.update_parameters", "update_bn"),
     "carseg.probe": ("Probe.measure",),
-    "carseg.weights": ("calibrate_batch_norm",),
+    "carseg.train": ("calibrate_batch_norm",),
     "carseg.evaluate": ("predict_masks", "probability_at"),
 }
 IMPORTED = {  # by stages, once they have begun

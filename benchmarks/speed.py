@@ -173,14 +173,15 @@ def read_inputs(chosen: argparse.Namespace) -> Inputs:
         )
     if not chosen.weights:
         return Inputs(U2Net(chosen.model), chosen.image_size or 320, [], None)
-    variant = weights.variant_of(weights.read_checkpoint(chosen.weights), chosen.weights)
+    net = weights.read(chosen.weights)
+    net.keep_exact()
     size = chosen.image_size or settings_of(chosen.weights).image_size
     calibration = None
     if chosen.int8:
         import_optional("openvino", "--int8")
     if chosen.int8 or (len(calibrating) > 1 and find_spec("openvino")):
         calibration = Calibration.of(calibrating, size)
-    return Inputs(weights.load(variant, chosen.weights), size, photos, calibration)
+    return Inputs(net, size, photos, calibration)
 
 
 def time_training(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -87,15 +87,15 @@ def check(name: str, value: float | None, least: float, most: float) -> None:
         raise CarsegError(f"{name} {value}: give a number from {least} to {most}")
 
 
-def _folder(text: str) -> Path:
-    """Convert an option to the folder it names.
+def _folder(option: str) -> Callable[[str], Path]:
+    """Return what converts the value of an option to the folder that it names."""
 
-    Raises:
-        CarsegError: it is empty, as an unset variable of a shell is; Path("") is the current one.
-    """
-    if not text:
-        raise CarsegError("a folder's name is empty; name one")
-    return Path(text)
+    def convert(text: str) -> Path:
+        if not text:  # as an unset variable of a shell is; Path("") is the current folder
+            raise CarsegError(f"{option}: names nothing; give a folder")
+        return Path(text)
+
+    return convert
 
 
 def expand(texts: Sequence[str]) -> list[Path]:
@@ -115,7 +115,7 @@ def _add_scores(commands: Commands) -> None:
         help="what the last dvc repro scored, as a table",
         description="Print metrics.json as a table, a row for each net (untrained, bce, dice) and "
         "way to look (plain, upright, closer, d4, d4_closer); "
-"dvc metrics show has these and the pooled ones in one long line.",
+        "dvc metrics show has these and the pooled ones in one long line.",
     )
     command.set_defaults(start=_scores)
 
@@ -145,11 +145,12 @@ def _add_crossval(commands: Commands) -> None:
     )
     command.add_argument(
         "--out",
-        type=_folder,
+        type=_folder("--out"),
         default=Path("crossval"),
-        metavar="DIR",        help="results, in place of those of an earlier run there; DVC's experiments of an earlier "
+        metavar="DIR",
+        help="results, in place of those of an earlier run there; DVC's experiments of an earlier "
         "run from the same commit are replaced wherever its results are [crossval]",
-)
+    )
     command.set_defaults(start=_crossval)
 
 
@@ -179,7 +180,7 @@ def _add_predict(commands: Commands) -> None:
     command.add_argument(
         "paths", nargs="+", metavar="PATH", help="photos, folders, patterns, or - for a stream"
     )
-    command.add_argument("--out", type=_folder, metavar="DIR", help="results [predicted]")
+    command.add_argument("--out", type=_folder("--out"), metavar="DIR", help="results [predicted]")
     net = command.add_mutually_exclusive_group()
     _add_weights(net, "what a training saved, or an .onnx or .xml file of carseg export")
     net.add_argument(
@@ -211,7 +212,7 @@ def _add_predict(commands: Commands) -> None:
         help="look again, at the car's box alone, turned so that the car stands, and average: "
         "better, but where the car is hard to find; 2 looks more, 4 where it is unclear how the "
         "car stands; with --d4 twice that",
-)
+    )
     command.add_argument(
         "--threshold",
         type=float,
@@ -302,7 +303,11 @@ def _add_export(commands: Commands) -> None:
     _add_weights(command, "what a training saved")
     _add_image_size(command)
     command.add_argument(
-        "--out", type=_folder, default=Path("exported"), metavar="DIR", help="results [exported]"
+        "--out",
+        type=_folder("--out"),
+        default=Path("exported"),
+        metavar="DIR",
+        help="results [exported]",
     )
     command.add_argument(
         "--format",
@@ -389,10 +394,14 @@ def _add_masks(commands: Commands) -> None:
         help="what is car; may be given more than once [the only class there is]",
     )
     command.add_argument(
-        "--images", type=_folder, default=Path("Image"), metavar="DIR", help="the photos [Image]"
+        "--images",
+        type=_folder("--images"),
+        default=Path("Image"),
+        metavar="DIR",
+        help="the photos [Image]",
     )
     command.add_argument(
-        "--out", type=_folder, default=Path("Mask"), metavar="DIR", help="the masks [Mask]"
+        "--out", type=_folder("--out"), default=Path("Mask"), metavar="DIR", help="the masks [Mask]"
     )
     command.add_argument("--force", action="store_true", help="replace masks that exist")
     command.set_defaults(start=_import_masks)

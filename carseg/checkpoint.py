@@ -77,7 +77,7 @@ class Checkpoint:
         if processes.first and others and not (self._found or again):
             warn(
                 f"{others[0]}: is the state of a training of other {DEPENDS_ON}; this one does not "
-                "go on from it, and removes it when it saves its first; to go on from it, "
+                "go on from it, and removes it when it saves a state or ends; to go on from it, "
                 "interrupt this training and change them back"
             )
 
@@ -111,8 +111,8 @@ class Checkpoint:
                 fresh.unlink(missing_ok=True)
             warn(
                 f"{self._path}: cannot be written ({error}), nor will any other be; training goes "
-                "on, but if it is interrupted, it starts anew; to avoid that, make room and start "
-                "it again now"
+                "on, but an interruption will take it back to the last state that was, or to its "
+                "start; if that matters, make room and start it again"
             )
 
     def restore(self, parts: Mapping[str, Stateful], device: Device) -> bool:

@@ -24,7 +24,7 @@ from carseg.files import check_writable, parse_csv, write_csv, write_json
 from carseg.lock import parse_lock
 from carseg.official import suiting
 from carseg.pairs import find_pairs
-from carseg.params import Params, load_params
+from carseg.params import Params, load_params, parse_params
 from carseg.split import fold_count, split_names
 from carseg.spread import WORST, spreads
 
@@ -168,7 +168,7 @@ def scores(name: str, ref: str, wanted: Params) -> list[Row]:
         settings, table = (git("show", f"{ref}:./{file}") for file in ("params.yaml", SCORES))
     except CarsegError as error:
         raise CarsegError(f"{name}: did not run to its end; see dvc queue logs {name}") from error
-    if changed(settings, []) != wanted:
+    if parse_params(settings) != wanted:
         raise CarsegError(
             f"{name}: ran with other parameters, by a call that was cut off; run dvc queue stop "
             "--kill, then carseg crossval again"

@@ -27,7 +27,7 @@ from carseg.photos import read_photo, read_truth
 from carseg.predict import at_size, combine, combine_two, predict_views, probability
 from carseg.provenance import provenance, record
 from carseg.recorded import Recorded
-from carseg.report import SHOWN, show, write_report
+from carseg.report import SHOWN, Shown, show, write_report
 from carseg.scores import Scores, as_table
 from carseg.spread import spreads
 from carseg.tensors import square_tensor
@@ -44,6 +44,7 @@ class Judged(NamedTuple):
     counts: Mapping[str, Counts]  # by view
     scores: Mapping[str, Scores]  # by view
     turned: Mapping[str, float]  # IoU by turn
+    lying: bool  # whether its true car lies on its side
 
 
 def evaluate(params: Params, recorded: Recorded | None = None) -> None:
@@ -60,39 +61,20 @@ def evaluate(params: Params, recorded: Recorded | None = None) -> None:
     """
     device = Device(params.precision)
     pairs = read_manifest(Path("split/val.csv"))
-    found: dict[str, list[Judged]] = {}
+    found: dict[str, list[Judged]] = {}  # by net, of each photo
     with new_directory(Path("plots/overlays")) as overlays:
         for name in NETS:
             net = device.place_net(net_called(name, params)).eval()
-            found[name] = []
-            for pair in tqdm(pairs, name, leave=False, disable=None):
-                photo, truth = read_photo(pair.photo), read_truth(pair.mask)
-                masks = predict_masks(net, photo, params, device)
-                found[name].append(judge(masks, truth))
-                if name != "untrained":
-                    picture = overlay(photo, masks["upright"], truth)
-                    picture.save(overlays / f"{pair.name}_{name}.jpg", quality=85)
+            found[name] = [
+                _judge_pair(name, net, pair, params, device, overlays)
+                for pair in tqdm(pairs, name, leave=False, disable=None)
+            ]
         # The net at hand is still the last one, of task 2.
-        by_iou = sorted(range(len(pairs)), key=lambda i: found["dice"][i].scores["upright"].iou)
-        shown = [
-            show(
-                pairs[i],
-                (overlays / f"{pairs[i].name}_dice.jpg").read_bytes(),
-                probability_at(net, pairs[i], params, device),
-                found["dice"][i].scores["upright"].iou,
-                found["untrained"][i].scores["upright"].iou,
-            )
-            for i in by_iou[:SHOWN]
-        ]
+        shown = _worst_first(net, pairs, found, params, device, overlays)
         if recorded:  # before anything of an earlier run is replaced
             recorded.check()
     metrics = {name: {view: _means(found[name], view) for view in VIEWS} for name in NETS}
-    table: dict[str, list[object]] = {
-        "photo": [pair.name for pair in pairs],
-        "lying": [int(lies(read_truth(pair.mask))) for pair in pairs],
-    }
-    for name in NETS:
-        table |= _columns(name, found[name])
+    table = _table(pairs, found)
     spread = {
         name: {view: spreads(_by_score(found[name], view)) for view in VIEWS} for name in NETS
     }
@@ -111,6 +93,51 @@ def evaluate(params: Params, recorded: Recorded | None = None) -> None:
     write_json(Path("metrics.json"), metrics)
     record("evaluate", device)
     print(as_table(metrics))
+
+
+def _judge_pair(
+    name: str, net: U2Net, pair: Pair, params: Params, device: Device, overlays: Path
+) -> Judged:
+    """Judge what a net does with a photo; save an overlay of what training has made of it."""
+    photo, truth = read_photo(pair.photo), read_truth(pair.mask)
+    masks = predict_masks(net, photo, params, device)
+    if name in TASKS:
+        picture = overlay(photo, masks["upright"], truth)
+        picture.save(overlays / f"{pair.name}_{name}.jpg", quality=85)
+    return judge(masks, truth)
+
+
+def _worst_first(
+    net: U2Net,
+    pairs: Sequence[Pair],
+    found: Mapping[str, Sequence[Judged]],
+    params: Params,
+    device: Device,
+    overlays: Path,
+) -> list[Shown]:
+    """Return what the report shows of task 2's net, the photos with the lowest IoU first."""
+    ious = {name: [judged.scores["upright"].iou for judged in found[name]] for name in NETS}
+    return [
+        show(
+            pairs[i],
+            (overlays / f"{pairs[i].name}_dice.jpg").read_bytes(),
+            probability_at(net, pairs[i], params, device),
+            ious["dice"][i],
+            ious["untrained"][i],
+        )
+        for i in sorted(range(len(pairs)), key=ious["dice"].__getitem__)[:SHOWN]
+    ]
+
+
+def _table(pairs: Sequence[Pair], found: Mapping[str, Sequence[Judged]]) -> dict[str, list[object]]:
+    """Return the columns of `plots/scores.csv`."""
+    table: dict[str, list[object]] = {
+        "photo": [pair.name for pair in pairs],
+        "lying": [int(judged.lying) for judged in found["untrained"]],
+    }
+    for name in NETS:
+        table |= _columns(name, found[name])
+    return table
 
 
 def net_called(name: str, params: Params) -> U2Net:
@@ -168,6 +195,7 @@ def judge(masks: Mapping[str, Mask], truth: Mask) -> Judged:
         counts,
         {view: score(counts[view], masks[view], truth) for view in VIEWS},
         {name: iou(count(masks[name], truth)) for name in TURNS},
+        lies(truth),
     )
 
 

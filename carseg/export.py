@@ -46,8 +46,7 @@ def export(
         OSError: a file cannot be written, or a photo may not be read.
     """
     formats = list(dict.fromkeys(formats))
-    state = weights.read_checkpoint(source)
-    variant = weights.variant_of(state, source)
+    net = weights.read(source)
     if photos and not NETWORKS.intersection(formats):
         raise CarsegError(
             "--int8: safetensors hold float32 weights alone; add --format onnx or openvino"
@@ -58,8 +57,7 @@ def export(
     names = [name for format in formats for name in FILES[format]] + ["MODEL_CARD.md"]
     _check_targets([out / name for name in names], force)
     check_writable(out)  # now, not when photos have been read
-    net = weights.net_of(state, variant)
-    about = Card.of(source, variant, size)
+    about = Card.of(source, net.variant, size)
     calibration = Calibration.of(photos, size, about.threshold) if photos else None
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".export.") as folder, as_memory_error():

@@ -209,8 +209,7 @@ def load(
         raise CarsegError(f"{path}: holds weights alone; take the .pth, .onnx or .xml file")
     settings = settings_of(path)
     with as_memory_error():
-        state = weights.read_checkpoint(path)
-        net = weights.net_of(state, weights.variant_of(state, path))
+        net = weights.read(path)
         size = settings.image_size if size is None else int(size)
         place = Device(precision, device, repeatable=False)
         return Model.of(net, size, place, threshold=settings.threshold, cleanup=settings.cleanup)
@@ -272,8 +271,13 @@ def _on_fewer_threads(look: Look, jobs: int) -> Iterator[Look]:
 @contextmanager
 def _compiled_for(divided: Callable[[int], Look], jobs: int) -> Iterator[Look]:
     """Compile a network once more, for as many threads as there are cores for."""
-    with as_memory_error():
-        look = divided(min(jobs, cores()))
+    try:
+        with as_memory_error():
+            look = divided(min(jobs, cores()))
+    except MemoryError as error:
+        raise CarsegError(
+            "memory ran out as the network was compiled for several photos at once; add --jobs 1"
+        ) from error
     yield look
 
 

@@ -119,13 +119,27 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
             wrong type or value out of range.
     """
     try:
-        content = read_yaml(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise CarsegError(f"{path}: {error.strerror}; get it back: git checkout {path}") from error
     except IsADirectoryError as error:
         raise CarsegError(f"{path}: {IS_FOLDER}") from error
     except OSError as error:
         raise CarsegError(f"{path}: {error.strerror}; check its permissions") from error
+    except UnicodeDecodeError as error:
+        raise CarsegError(f"{path}: not valid YAML: {error}; correct that line") from error
+    return parse_params(text, path)
+
+
+def parse_params(text: str, path: Path = Path("params.yaml")) -> Params:
+    """Check the parameters in a text, which is told of as that of the file at `path`.
+
+    Raises:
+        CarsegError: it is no YAML; else one line for each unknown key, wrong type or value out of
+            range.
+    """
+    try:
+        content = read_yaml(text)
     except (yaml.YAMLError, ValueError) as error:
         why = " ".join(str(error).split())
         raise CarsegError(f"{path}: not valid YAML: {why}; correct that line") from error

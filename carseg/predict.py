@@ -71,7 +71,7 @@ def combine(predictions: Tensor) -> Tensor:
 def combine_two(predictions: Tensor) -> Tensor:
     """Average as `combine` does, but one or two, by how sure each is of the whole picture.
 
-    For so few, `combine` is no better, and would choose other epochs (docs/recipe.md).
+    For so few, `combine` is no better (docs/recipe.md).
     """
     confidence = (2 * predictions - 1).abs().mean(dim=(1, 2, 3))  # (V,), 0…1
     return _weighted(predictions, OF_PICTURE * confidence)

@@ -24,7 +24,7 @@ def settings_of(weights: Path) -> Params:
 
     Raises:
         CarsegError: as `load_params`.
-        OSError: a `dvc.yaml` beside the weights may not be read.
+        OSError: the weights, or a `dvc.yaml` or `dvc.lock` beside them, may not be read.
     """
     from carseg.lock import read_lock
     from carseg.params import Params, load_params
@@ -38,7 +38,7 @@ def settings_of(weights: Path) -> Params:
     try:
         run = read_lock(weights.parent / "dvc.lock").maker(weights.name)
         trained = Params.model_validate({"image_size": run.settings()["image_size"]})
-    except (CarsegError, OSError, KeyError, ValueError):  # it does not tell
+    except (CarsegError, KeyError, ValueError):  # it does not tell
         return params
     if trained.image_size == params.image_size or run.differs(weights):
         return params

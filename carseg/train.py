@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from carseg import weights
 from carseg.ahead import on_cores
+from carseg.batch_norm import calibrate_batch_norm
 from carseg.checkpoint import Checkpoint, fingerprint
 from carseg.columns import TRAINED
 from carseg.curve import Curve
@@ -87,7 +88,7 @@ def calibrated_start(params: Params) -> U2Net:
             lambda pair: squared_photo(read_photo(pair.photo), params.image_size), pairs
         )
         photos = (photo_tensor(square)[None] for square in squares)
-        weights.calibrate_batch_norm(device.place_net(net), photos, device)
+        calibrate_batch_norm(device.place_net(net), photos, device)
     return net
 
 

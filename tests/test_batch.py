@@ -1233,7 +1233,7 @@ def test_settings_are_those_beside_the_weights(monkeypatch: pytest.MonkeyPatch) 
             r"name the weights with --weights \(carseg predict --untrained needs none\)$",
         ),
         (("--weights", "none/model.onnx"), "model.onnx: there is no such file; run carseg export"),
-        (("--out", ""), "a folder's name is empty; name one"),
+        (("--out", ""), "--out: names nothing; give a folder"),
     ],
 )
 def test_wrong_options_are_one_line(arguments: tuple[str, ...], message: str) -> None:

@@ -417,7 +417,7 @@ def test_a_state_that_does_not_fit_is_told_of_while_it_is_there(
     assert [path.name for path in states()] == ["bce-other.pt", "dice-it.pt"]
     (FOLDER / "bce-it.pt").touch()
     Checkpoint("bce", "it")  # goes on from its own
-    Checkpoint("bce", "it", Processes(1, 1))  # is not the one that speaks
+    Checkpoint("bce", "another", Processes(1, 1))  # is not the one that speaks
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     Checkpoint("bce", "restarted")
     assert capsys.readouterr().err == ""

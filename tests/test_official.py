@@ -248,7 +248,7 @@ def test_when_nothing_can_be_fetched_one_line_says_what_to_do(
 
 @pytest.fixture
 def cached(monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where a file that was fetched to predict with is kept."""
+    """Where a file that was fetched is kept."""
     monkeypatch.setattr(official.pooch, "os_cache", lambda name: Path("cache", name))
     return Path("cache/carseg/tiny.onnx")
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from carseg import checkpoint, learner, material, weights
 from carseg import train as training
+from carseg.batch_norm import calibrate_batch_norm
 from carseg.checkpoint import fingerprint
 from carseg.columns import TRAINED
 from carseg.curve import COLUMNS, EpochScore
@@ -942,5 +943,5 @@ def test_statistics_and_scores_are_computed_as_masks_are(format: torch.dtype) ->
 
     compute(lambda: subject.averaged(None, [photos]))
     compute(lambda: probe.measure(net, DiceLoss(), device))
-    compute(lambda: weights.calibrate_batch_norm(net, [photos], device))
+    compute(lambda: calibrate_batch_norm(net, [photos], device))
     compute(lambda: probability(net.eval(), photos, device))

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from carseg import weights
+from carseg.batch_norm import calibrate_batch_norm
 from carseg.device import Device
 from carseg.errors import CarsegError
 from carseg.u2net import U2Net
@@ -390,7 +391,7 @@ def test_settling_changes_no_prediction_but_brings_training_close_to_it() -> Non
         return result
 
     evaluated, trained = logits(False), logits(True)
-    weights.calibrate_batch_norm(net, list(photos.split(1)), CPU)
+    calibrate_batch_norm(net, list(photos.split(1)), CPU)
     evaluated_after, trained_after = logits(False), logits(True)
     torch.testing.assert_close(evaluated_after, evaluated, rtol=1e-3, atol=1e-4)
     distance = (trained_after - evaluated_after).abs().mean()
@@ -409,7 +410,7 @@ def test_three_published_layers_need_float32_settled_saved_and_loaded_too(
     net = weights.start(variant, official, seed=0)
     assert exact(net) == three
     assert [net.get_submodule(name).exact_output for name in three] == [True, False, False]
-    weights.calibrate_batch_norm(net, [noise(1, 3, 64, 64)], Device("float32"))
+    calibrate_batch_norm(net, [noise(1, 3, 64, 64)], Device("float32"))
     weights.save(net, tmp_path / "net.pth")
     loaded = weights.load(variant, tmp_path / "net.pth")
     assert exact(loaded) == three
@@ -420,7 +421,7 @@ def test_settled_batch_norms_hold_the_moments_of_their_inputs() -> None:
     net = uneven(U2Net("u2netp"))
     # Of different spread each, so that averages over photos and over pixels part.
     photos = noise(3, 3, 32, 32) * torch.tensor([0.2, 1, 3]).view(3, 1, 1, 1)
-    weights.calibrate_batch_norm(net, list(photos.split(1)), CPU)
+    calibrate_batch_norm(net, list(photos.split(1)), CPU)
     first = net.get_submodule("stage1.rebnconvin")
     with torch.inference_mode():
         seen = first.get_submodule("conv_s1")(photos)

@@ -6,7 +6,7 @@ shading with decals); `trim` adds lamps, grille, plates and wheels in the same w
 
 import numpy as np
 
-from carseg.sample.arrays import Bools, Floats, Ints
+from carseg.sample.arrays import Bools, Floats
 from carseg.sample.car import (
     BODY,
     MIRROR,
@@ -16,17 +16,16 @@ from carseg.sample.car import (
     TOP_FROM,
     WELL,
     WHEEL,
-    CarShape,
     smooth_outline,
 )
+from carseg.sample.layout import Plan
 from carseg.sample.light import colour, smoothstep
 from carseg.sample.scene import Scene
+from carseg.sample.surface import Points, Surface
 from carseg.sample.trim import (
     CHROME,
     PLASTIC,
     RUBBER,
-    Finish,
-    Surface,
     draw_front,
     draw_rear,
     draw_wheels,
@@ -34,65 +33,31 @@ from carseg.sample.trim import (
 )
 
 
-def shade_car(
-    shape: CarShape,
-    finish: Finish,
-    scene: Scene,
-    heading: float,
-    part: Ints,
-    position: Floats,
-    normal: Floats,
-    surface: Floats,
-    view: Floats,
-    self_shadow: Floats,
-) -> Floats:
-    """Radiance (n, 3) of visible points of the car.
-
-    part: (n,) part numbers. position, normal: (n, 3) in car coordinates. surface: (n, 2), see
-    `Mesh`. view: (n, 3) unit vectors from the camera to the points, in car coordinates.
-    self_shadow: (n,) share of the sun that the car itself lets pass. heading: angle from car to
-    world coordinates about z, in radians.
-    """
-    count = len(part)
-    s = Surface(
-        np.broadcast_to(finish.paint, (count, 3)).astype(np.float32).copy(),
-        np.full(count, 0.065, np.float32),
-        np.full(count, 1.0, np.float32),
-        np.full(count, 0.0, np.float32),
-        np.zeros((count, 3), np.float32),
-        normal.astype(np.float32).copy(),
-    )
-    cavity = np.ones(count, np.float32)
-    body = part == BODY
+def shade_car(plan: Plan, scene: Scene, points: Points) -> Floats:
+    """Radiance (n, 3) of visible points of the car."""
+    finish, normal = plan.finish, points.normal
+    s = Surface.painted(finish.paint, normal)
+    body = points.part == BODY
     if body.any():
-        _body(s, cavity, shape, finish, scene, heading, body, position, surface, view)
-    wheel = part == WHEEL
+        _body(s, plan, scene, body, points)
+    wheel = points.part == WHEEL
     if wheel.any():
-        draw_wheels(s, cavity, finish, wheel, position, surface)
-    well = part == WELL
+        draw_wheels(s, finish, wheel, points)
+    well = points.part == WELL
     s.lay(well, colour(0.07, 0.07, 0.07), 0.0, 0.0)
-    cavity[well] = 0.25
-    s.lay(part == RAIL, PLASTIC if not finish.chrome else CHROME, 0.3 if finish.chrome else 0.05)
-    mirror = part == MIRROR
+    s.cavity[well] = 0.25
+    rail = points.part == RAIL
+    s.lay(rail, PLASTIC if not finish.chrome else CHROME, 0.3 if finish.chrome else 0.05)
+    mirror = points.part == MIRROR
     s.lay(mirror & (normal[:, 0] < -0.75), colour(0.1, 0.11, 0.12), 0.6, 1.0)
     s.lay(mirror & (normal[:, 2] < -0.45), PLASTIC)
-    return _light(s, cavity, finish, scene, heading, position, view, self_shadow, part)
+    return _light(s, plan, scene, points)
 
 
-def _body(
-    s: Surface,
-    cavity: Floats,
-    shape: CarShape,
-    finish: Finish,
-    scene: Scene,
-    heading: float,
-    body: Bools,
-    p: Floats,
-    surface: Floats,
-    view: Floats,
-) -> None:
-    x, y, z = surface[:, 0], p[:, 1], p[:, 2]
-    v, side, normal = surface[:, 1], np.abs(p[:, 1]), s.normal
+def _body(s: Surface, plan: Plan, scene: Scene, body: Bools, points: Points) -> None:
+    shape, finish, p = plan.shape, plan.finish, points.position
+    x, y, z = points.surface[:, 0], p[:, 1], p[:, 2]
+    v, side, normal = points.surface[:, 1], np.abs(p[:, 1]), s.normal
     outline = smooth_outline(shape)
     top = np.interp(x, outline[:, 0], outline[:, 1]).astype(np.float32)
     slope = np.gradient(outline[:, 1]) / np.maximum(np.gradient(outline[:, 0]), 1e-6)
@@ -156,7 +121,7 @@ def _body(
     s.lay(sill | arch | bumper_edge | underside, PLASTIC, 0.04, 0.25)
 
     s.lay(doors | hatch | bonnet_gap | nose_gap, colour(0.05, 0.05, 0.05), 0.0, 0.0)
-    draw_front(s, cavity, shape, finish, front, x, y, z)
+    draw_front(s, shape, finish, front, x, y, z)
     draw_rear(s, shape, finish, rear, x, y, z, top)
     if shape.bed:
         within = (x > shape.bed[0]) & (x < shape.bed[1]) & (side < 0.80)
@@ -191,11 +156,12 @@ def _body(
     s.lay(glass, colour(0.06, 0.07, 0.07), 0.085, 1.0)
     where = np.flatnonzero(glass)
     if len(where):
-        s.glow[where] = _through(shape, scene, heading, p[where], view[where])
+        s.glow[where] = _through(plan, scene, p[where], points.view[where])
 
 
-def _through(shape: CarShape, scene: Scene, heading: float, p: Floats, view: Floats) -> Floats:
+def _through(plan: Plan, scene: Scene, p: Floats, view: Floats) -> Floats:
     """Light seen through a window: seats, and the bright windows on the far side."""
+    shape = plan.shape
     belt = shape.belt_height(p[:, 0])
     outline = smooth_outline(shape)
     tone = np.full((len(p), 3), 0.012, np.float32) * scene.light.horizon
@@ -220,7 +186,7 @@ def _through(shape: CarShape, scene: Scene, heading: float, p: Floats, view: Flo
     hole = np.minimum(z_long - belt - 0.06, belt + 0.36 - z_long)
     hole = np.minimum(hole, 0.55 - np.abs(y_long)).astype(np.float32)
     clear = np.maximum(clear, smoothstep(0, 0.03, hole) * long_view * (shape.bed is None))
-    cos, sin = np.cos(heading), np.sin(heading)
+    cos, sin = np.cos(plan.heading), np.sin(plan.heading)
     world = np.stack(
         [view[:, 0] * cos - view[:, 1] * sin, view[:, 0] * sin + view[:, 1] * cos, view[:, 2]], 1
     ).astype(np.float32)
@@ -248,18 +214,9 @@ def _through(shape: CarShape, scene: Scene, heading: float, p: Floats, view: Flo
     return result
 
 
-def _light(
-    s: Surface,
-    cavity: Floats,
-    finish: Finish,
-    scene: Scene,
-    heading: float,
-    position: Floats,
-    view: Floats,
-    self_shadow: Floats,
-    part: Ints,
-) -> Floats:
-    cos, sin = np.float32(np.cos(heading)), np.float32(np.sin(heading))
+def _light(s: Surface, plan: Plan, scene: Scene, points: Points) -> Floats:
+    cos, sin = np.float32(np.cos(plan.heading)), np.float32(np.sin(plan.heading))
+    part, cavity = points.part, s.cavity
 
     def to_world(v: Floats) -> Floats:
         turned = np.stack(
@@ -268,15 +225,15 @@ def _light(
         return turned.astype(np.float32)
 
     light = scene.light
-    point, normal, ray = to_world(position), to_world(s.normal), to_world(view)
+    point, normal, ray = map(to_world, (points.position, s.normal, points.view))
     facing = np.clip(-np.einsum("ij,ij->i", normal, ray), 0.0, 1.0)
     # Near the ground and facing down the car stands in its own shade.
-    height = np.clip(position[:, 2] / 0.9, 0, 1)
+    height = np.clip(points.position[:, 2] / 0.9, 0, 1)
     openness = np.clip(0.5 + 0.5 * normal[:, 2] + 0.5 * height, 0.12, 1.0)
     occlusion = (0.30 + 0.70 * openness) * cavity * (0.55 + 0.45 * height)
 
     toward = np.einsum("ij,j->i", normal, light.to_sun)
-    direct = self_shadow * scene.dapple(point) * smoothstep(-0.02, 0.10, toward)
+    direct = points.self_shadow * scene.dapple(point) * smoothstep(-0.02, 0.10, toward)
     ambient = light.ambient(normal) * occlusion[:, None]
     diffuse = ambient + light.sun * (np.clip(toward, 0, 1) * direct * cavity)[:, None]
 
@@ -296,7 +253,7 @@ def _light(
 
     # Metallic paint scatters a broad highlight in its own colour below the clear coat.
     painted = ((part == BODY) | (part == MIRROR)) & (s.gloss == 1.0) & (s.mirror < 0.07)
-    flake = finish.metallic * painted * (0.30 * facing**2)
+    flake = plan.finish.metallic * painted * (0.30 * facing**2)
     flakes = s.albedo * (
         blurred * occlusion[:, None] + light.sun * (2.0 * spot**12 * direct)[:, None]
     )

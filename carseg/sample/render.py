@@ -11,10 +11,11 @@ import numpy as np
 from carseg.sample.arrays import Bools, Bytes, Floats, Ints, rotation
 from carseg.sample.car import BODY, WELL, Mesh, build_car
 from carseg.sample.layout import Plan, draw_plan, furnish
-from carseg.sample.light import CarShadow, Daylight, GroundMap, draw_daylight
+from carseg.sample.light import CarShadow, Daylight, GroundMap, along_sun, draw_daylight
 from carseg.sample.paint import shade_car
 from carseg.sample.raster import barycentric, rasterise
 from carseg.sample.scene import Scene
+from carseg.sample.surface import Points
 
 _SAMPLES = 2  # per pixel and axis
 _BLOCK = 60_000  # points shaded at once; small enough for the processor's cache
@@ -166,8 +167,7 @@ class _SunView:
         self.covered = hit >= 0
 
     def _place(self, point: Floats) -> Floats:
-        slide = point[:, 2] / self._sun[2]
-        ground = point[:, :2] - self._sun[:2] * slide[:, None]
+        ground = np.stack(along_sun(point, self._sun), axis=1)
         place: Floats = (ground + _MAP_HALF) * self._scale
         return place
 
@@ -272,11 +272,7 @@ def _render_car(
         ray = place - camera.eye
         ray /= np.linalg.norm(ray, axis=1, keepdims=True)
         world_normal = np.einsum("ij,kj->ki", back.T, normal)
-        tone[part] = shade_car(
-            plan.shape,
-            plan.finish,
-            scene,
-            plan.heading,
+        points = Points(
             mesh.part[number[part]],
             position.astype(np.float32),
             normal.astype(np.float32),
@@ -284,6 +280,7 @@ def _render_car(
             np.einsum("ij,kj->ki", back, ray).astype(np.float32),
             sun_view.lit(place, world_normal),
         )
+        tone[part] = shade_car(plan, scene, points)
     fine = np.zeros((size[1], size[0], 3), np.float32)
     fine[row, column] = np.clip(tone, 0, 2.5)
     blocks = (height, _SAMPLES, width, _SAMPLES)

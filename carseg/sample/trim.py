@@ -11,6 +11,7 @@ import numpy as np
 from carseg.sample.arrays import Bools, Floats
 from carseg.sample.car import CarShape
 from carseg.sample.light import colour
+from carseg.sample.surface import Points, Surface
 
 RUBBER, CHROME = colour(0.16, 0.16, 0.17), colour(0.82, 0.83, 0.85)
 PLASTIC = colour(0.20, 0.20, 0.21)
@@ -30,33 +31,6 @@ class Finish:
     seed: float
 
 
-@dataclass
-class Surface:
-    """Material of n points of the car."""
-
-    albedo: Floats  # (n, 3)
-    mirror: Floats  # (n,) reflectance seen head-on
-    gloss: Floats  # (n,) 0: rough, 1: polished
-    metal: Floats  # (n,) 1: the reflection takes the colour of the surface
-    glow: Floats  # (n, 3) light coming through, for windows and lamps
-    normal: Floats  # (n, 3) in car coordinates
-
-    def lay(
-        self,
-        mask: Bools,
-        tone: Floats,
-        mirror: float = 0.04,
-        gloss: float = 0.3,
-        metal: float = 0.0,
-    ) -> None:
-        """Cover the points of `mask`, (n,), with a material of colour `tone`, (3,) or (n, 3)."""
-        self.albedo[mask] = tone[mask] if tone.ndim == 2 else tone
-        self.mirror[mask] = mirror
-        self.gloss[mask] = gloss
-        self.metal[mask] = metal
-        self.glow[mask] = 0
-
-
 def rounded_box(x: Floats, y: Floats, half_x: float, half_y: float, radius: float) -> Floats:
     """Signed distance to a rounded rectangle around 0 (Quilez, 2-D distance functions)."""
     dx, dy = np.abs(x) - half_x + radius, np.abs(y) - half_y + radius
@@ -67,7 +41,6 @@ def rounded_box(x: Floats, y: Floats, half_x: float, half_y: float, radius: floa
 
 def draw_front(
     s: Surface,
-    cavity: Floats,
     shape: CarShape,
     finish: Finish,
     front: Bools,
@@ -100,7 +73,7 @@ def draw_front(
     bar = (y / 0.03) % 1.0 < 0.3
     ribs = grille & (slat if finish.seed < 0.5 else (slat | bar))
     s.lay(ribs, colour(0.36, 0.36, 0.37) if finish.chrome else colour(0.2, 0.2, 0.2), 0.12, 0.6)
-    cavity[(slot | grille) & ~ribs] = 0.5
+    s.cavity[(slot | grille) & ~ribs] = 0.5
     badge = np.hypot(y, z - centre)
     s.lay(nose & (badge < 0.058), CHROME, 0.6, 0.9, 1.0)
     s.lay(nose & (badge < 0.045) & (badge > 0.03), colour(0.15, 0.16, 0.2), 0.2)
@@ -201,16 +174,14 @@ def _plate(s: Surface, mask: Bools, finish: Finish, y: Floats, z: Floats, back: 
     s.lay(inside & letter, colour(0.1, 0.1, 0.12), 0.03, 0.3)
 
 
-def draw_wheels(
-    s: Surface, cavity: Floats, finish: Finish, wheel: Bools, p: Floats, surface: Floats
-) -> None:
+def draw_wheels(s: Surface, finish: Finish, wheel: Bools, points: Points) -> None:
     """Tyres and rims with spokes, brake discs and bolts.
 
-    wheel: (n,) points on wheels. p: (n, 3) positions. surface: (n, 2) of radius, 1 at
-    the tread, and angle in radians.
+    wheel: (n,) those of the points that are on wheels, where `Points.surface` is the radius, 1 at
+    the tread, and the angle in radians.
     """
-    radius, angle = surface[:, 0], surface[:, 1]
-    angle = angle + np.where(p[:, 0] > 0, 0.4, 1.1) + finish.seed
+    radius, angle = points.surface[:, 0], points.surface[:, 1]
+    angle = angle + np.where(points.position[:, 0] > 0, 0.4, 1.1) + finish.seed
     s.lay(wheel, colour(0.17, 0.17, 0.18), 0.02, 0.15)
     wall = wheel & (radius > 0.70) & (radius < 0.97)
     groove = wall & ((np.abs(radius - 0.90) < 0.006) | (np.abs(radius - 0.80) < 0.005))
@@ -229,7 +200,7 @@ def draw_wheels(
     s.lay(gap, colour(0.10, 0.10, 0.11), 0.02, 0.2)
     disc = gap & (radius > 0.20) & (radius < 0.50)
     s.lay(disc, colour(0.32, 0.32, 0.33), 0.10, 0.3)
-    cavity[gap] = 0.45
+    s.cavity[gap] = 0.45
     s.albedo[rim & (np.abs(radius - 0.66) < 0.012)] *= 0.5
     hub = rim & (radius < 0.10)
     s.lay(hub, colour(0.16, 0.16, 0.17), 0.1, 0.7)
