@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -425,3 +426,12 @@ def test_a_big_overlay_is_scaled_down(size: tuple[int, int], expected: tuple[int
     nothing = np.zeros(size[::-1], bool)
     assert overlay(Image.new("RGB", size), nothing, nothing).size == expected
     assert max(expected) <= LONG_SIDE
+
+
+def test_masks_are_computed_in_the_precision_of_the_parameters(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(evaluation, "Device", Mock(side_effect=CarsegError("asked")))
+    with pytest.raises(CarsegError, match="asked"):
+        evaluate(TINY.model_copy(update={"precision": "bfloat16"}))
+    evaluation.Device.assert_called_once_with("bfloat16")  # type: ignore[attr-defined]

@@ -945,3 +945,15 @@ def test_statistics_and_scores_are_computed_as_masks_are(format: torch.dtype) ->
     compute(lambda: probe.measure(net, DiceLoss(), device))
     compute(lambda: calibrate_batch_norm(net, [photos], device))
     compute(lambda: probability(net.eval(), photos, device))
+
+
+@pytest.mark.parametrize("begin", [train_bce, calibrated_start])
+def test_trainings_compute_in_the_precision_of_the_parameters(
+    begin: Callable[[Params], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("pretrained").mkdir()
+    weights.save(fresh_net(), Path("pretrained/net.pth"))
+    monkeypatch.setattr(training, "Device", Mock(side_effect=CarsegError("asked")))
+    with pytest.raises(CarsegError, match="asked"):
+        begin(tiny(precision="bfloat16", init="scratch" if begin is train_bce else "official"))
+    training.Device.assert_called_once_with("bfloat16")  # type: ignore[attr-defined]
