@@ -18,8 +18,8 @@ from torch import Tensor
 HALVES = re.compile(r"(stage\dd\.rebnconvin|rebnconv\dd)\.conv_s1\.weight$")
 
 # Scale of the added channels. The carried-over ones read them with zero weights, all of which
-# Adam's first steps move by the full learning rate at once. Quiet channels limit the disturbance;
-# they also learn more slowly (docs/recipe.md).
+# Adam's first steps move by the full learning rate at once. Quiet channels limit the disturbance
+# (docs/recipe.md; not compared alone).
 QUIET = 0.1
 
 
