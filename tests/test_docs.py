@@ -73,6 +73,15 @@ def test_every_link_leads_somewhere(document: str) -> None:
             assert not anchor or anchor in anchors(target), link
 
 
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_table_has_a_header_and_rows_of_its_width(document: str) -> None:
+    text = re.sub(r"`[^`\n]*`", "", (ROOT / document).read_text())
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.M):
+        header, rule, *rows = table.splitlines()
+        assert re.fullmatch(r"[|\-:]+", rule), header
+        assert {row.count("|") for row in rows} == {header.count("|")}, header
+
+
 @pytest.mark.parametrize("document", ["README.md", "docs/use.md"])
 def test_every_version_is_the_one_that_is_pinned(document: str) -> None:
     text = (ROOT / document).read_text()
