@@ -7,6 +7,7 @@ import subprocess
 import sys
 from itertools import dropwhile, takewhile
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import numpy as np
@@ -39,16 +40,21 @@ DOCUMENTS = [
 ]
 
 
-def commands(document: str) -> list[list[str]]:
-    """The Python commands of a document, as words."""
-    blocks = re.findall(r"```console\n\$ (python -c .*?)```", (ROOT / document).read_text(), re.S)
-    return [shlex.split(block) for block in blocks]
+def blocks(document: str) -> list[str]:
+    """What a document has for the shell, in blocks."""
+    found = re.findall(r"^ *```sh\n(.*?)^ *```$", (ROOT / document).read_text(), re.M | re.S)
+    return [dedent(block) for block in found]
+
+
+def commands(document: str, start: str) -> list[str]:
+    """A document's lines for the shell that begin with a word."""
+    return re.findall(rf"^{start} .*$", "".join(blocks(document)), re.M)
 
 
 @pytest.mark.parametrize("document", ["README.md", "docs/use.md"])
 def test_every_command_has_the_options_that_there_are(document: str) -> None:
-    lines = re.findall(r"^\$ carseg (.*)$", (ROOT / document).read_text(), re.M)
-    for words in (shlex.split(line, comments=True) for line in lines):
+    lines = commands(document, "carseg")
+    for words in (shlex.split(line, comments=True)[1:] for line in lines):
         command_line().parse_args(words[: words.index("<")] if "<" in words else words)
     assert len(lines) > 2
 
@@ -95,7 +101,7 @@ def test_every_version_is_the_one_that_is_pinned(document: str) -> None:
 @pytest.mark.filterwarnings("ignore")  # of DVC's own imports
 @pytest.mark.parametrize("document", ["README.md", "docs/scale.md"])
 def test_dvc_knows_every_option_that_is_told_of(document: str) -> None:
-    lines = re.findall(r"^(?:\$ )?(dvc .*)$", (ROOT / document).read_text(), re.M)
+    lines = commands(document, "dvc")
     assert len(lines) > 3
     for line in lines:
         parse_args(shlex.split(line.split(" && ")[0], comments=True)[1:])
@@ -170,7 +176,7 @@ def test_the_sample_is_removed_without_anything_of_the_users(tmp_path: Path) -> 
         for folder, ending in (("Image", "jpg"), ("Mask", "png")):
             (tmp_path / folder).mkdir(exist_ok=True)
             (tmp_path / folder / f"{name}.{ending}").touch()
-    for command in re.findall(r"^ *\$ (rm -f .*)$", (ROOT / "README.md").read_text(), re.M):
+    for command in commands("README.md", "rm -f"):
         subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True)
     left = ["00", *map(str, range(21, 31))]
     for folder in ("Image", "Mask"):
@@ -251,7 +257,7 @@ def empty(tmp_path: Path) -> Path:
     return tmp_path
 
 
-OF_PHOTOS, OF_MASKS, OF_TAGS = commands("docs/photos.md")
+OF_PHOTOS, OF_MASKS, OF_TAGS = map(shlex.split, blocks("docs/photos.md"))
 LABELS = np.zeros((60, 40), np.uint8)
 LABELS[20:30, 5:35] = 1
 

@@ -21,7 +21,7 @@ from carseg.settings import settings_of
 
 CHANGES = ("--set-param", "epochs=1", "--set-param", "learning_rate=3e-4")
 # As README has it: back to the last commit.
-(BACK,) = re.findall(r"^\$ (git checkout \. && .*?)  ", (ROOT / "README.md").read_text(), re.M)
+(BACK,) = re.findall(r"^(git checkout \. && .*?)  ", (ROOT / "README.md").read_text(), re.M)
 
 pytestmark = pytest.mark.slow
 
