@@ -4,6 +4,8 @@ BIN := .venv/bin
 # DVC starts the stages through `python`, which must be the one with the dependencies.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+
 .PHONY: help setup tools repro git test bench check format
 
 help: ## show these lines
@@ -22,9 +24,13 @@ endif
 endif
 
 .venv/ready: requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON): is not installed"; exit 1; }
+	@$(PYTHON) -c '$(NEW_ENOUGH)' \
 	  || { echo "carseg needs Python 3.11 or newer: make setup PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
+	@# One that was there already keeps its Python.
+	@$(BIN)/python -c '$(NEW_ENOUGH)' \
+	  || { echo ".venv: was made with an older Python; rm -r .venv, then make setup again"; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
 	  -r requirements.txt -e .
 	@# On all cores, where pip takes one; some packages carry files that are not meant to compile.
@@ -37,8 +43,7 @@ endif
 
 repro: git setup ## run the pipeline, then show the scores
 	$(BIN)/dvc repro
-	$(BIN)/dvc metrics show
-	@echo && $(BIN)/carseg scores # the same in a form that fits the terminal
+	@echo && $(BIN)/carseg scores
 
 git:
 	@git rev-parse --git-dir >/dev/null 2>&1 \
