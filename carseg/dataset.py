@@ -68,7 +68,7 @@ def snapshot(root: Path, dataset: Path) -> list[Pair]:
     )
     warn_of(same_lines, "show the same")
     rim_lines = (
-        f"{mask}: is white along most of its rim; if its car is black, invert it"
+        f"{mask}: is white along most of its rim; if its car is black, invert it (docs/photos.md)"
         for mask in inverted
     )
     warn_of(rim_lines, "are white along most of their rim")
@@ -148,10 +148,12 @@ def _check(pair: Pair) -> Checked:
             "mask, 255 where the car is and 0 elsewhere (docs/photos.md)"
         )
     elif levels.max() < 128:
-        deep = "" if levels.max() else ", 65535 where a mask has 16 bits"  # not 255, as 1 in 257
+        way = ", or convert the mask (docs/photos.md)"
+        if levels.max() == 0:  # as 255 of 65535 is, too
+            way = ", 65535 where a mask has 16 bits, or leave out a photo without one"
         faults.append(
             f"{pair.mask}: has nothing white in it, its brightest level is {levels.max()} of 255; "
-            f"paint the car white{deep}"
+            f"paint the car white{way}"
         )
     elif levels.min() >= 128:
         faults.append(f"{pair.mask}: is white all over; paint what is no car black")

@@ -84,7 +84,7 @@ def provide(params: Params, own: Path, folder: Path) -> None:
             official = OFFICIAL[init]
             content = _at_hand(official, own)
             if content is None:
-                content = _fetched(official, own, ", or set init to scratch, to train without")
+                content = _fetched(official, own, ", or set init to scratch, for far worse masks")
             write_bytes(fresh / official.file, content)
             origin = f"{official.file}, official, SHA-256 {official.sha256}"
         elif init == "scratch":

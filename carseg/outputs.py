@@ -231,8 +231,8 @@ def refuse_overwriting(listed: Sequence[Job], force: bool, scenery: Path | None 
     if not lines and not force:
         more = "exist already"
         lines = [
-            f"{path}: exists already; add --skip-existing to make only the others, --force to "
-            "replace it, or choose another --out"
+            f"{path}: exists already; add --force to replace it, --skip-existing to make only the "
+            "others, or choose another --out"
             for path in there
         ]
     if len(lines) > TOLD:

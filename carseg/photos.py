@@ -185,7 +185,7 @@ def blaming(source: Path, content: bytes) -> Iterator[None]:
         if not content:
             why = "empty; save it anew"
         elif source.suffix.lower() in HEIC:
-            why = "of a kind that Pillow does not read; convert it to JPEG"
+            why = "of a kind that Pillow does not read; convert it to JPEG (docs/photos.md)"
         raise CarsegError(
             f"{source}: cannot be read as an image, it is {why} or leave it out"
         ) from error

@@ -697,7 +697,7 @@ def test_nothing_is_replaced_unless_forced() -> None:
     Path("out").mkdir()
     Path("out/b.png").write_bytes(b"dear")
     with pytest.raises(
-        CarsegError, match=r"^out/b\.png: exists already; add --skip-existing .*, --force to"
+        CarsegError, match=r"^out/b\.png: exists already; add --force .*, --skip-existing to"
     ):
         do("photos")
     assert files() == ["b.png"]
@@ -878,7 +878,7 @@ def test_a_link_to_nothing_is_replaced_only_when_forced() -> None:
     Path("out").mkdir()
     os.symlink("/nowhere/at/all.png", "out/a.png")
     with pytest.raises(
-        CarsegError, match=r"^out/a\.png: exists already; add --skip-existing .*, --force to"
+        CarsegError, match=r"^out/a\.png: exists already; add --force .*, --skip-existing to"
     ):
         do("photos/a.png")
     assert Path("out/a.png").is_symlink()

@@ -129,8 +129,10 @@ def test_masks_that_seem_inverted_are_told_of_and_kept(
     assert len(snapshot(Path(), TARGET)) == 13
     lines = [line for line in capsys.readouterr().err.splitlines() if "rim" in line]
     assert len(lines) == min(count, 11)
-    said = "Mask/0.png: is white along most of its rim; if its car is black, invert it"
-    assert lines[0] == f"carseg: warning: {said}"
+    assert lines[0] == (
+        "carseg: warning: Mask/0.png: is white along most of its rim; if its car is black, invert "
+        "it (docs/photos.md)"
+    )
     if count > 10:
         assert lines[-1] == "carseg: warning: and 2 more are white along most of their rim"
 
@@ -210,7 +212,12 @@ def test_a_mask_without_a_car_is_refused(level: int, own: Tree) -> None:
     Image.new("L", (LONG, SHORT), level).save(MASK / "0.png")
     assert faults() == [
         f"Mask/0.png: has nothing white in it, its brightest level is {level} of 255; "
-        "paint the car white" + ("" if level else ", 65535 where a mask has 16 bits")
+        "paint the car white"
+        + (
+            ", or convert the mask (docs/photos.md)"
+            if level
+            else ", 65535 where a mask has 16 bits, or leave out a photo without one"
+        )
     ]
 
 

@@ -238,7 +238,7 @@ def test_when_nothing_can_be_fetched_one_line_says_what_to_do(
         provide(Params(init=init), Path("Weights"), Path("pretrained"))
     message = str(caught.value)
     assert len(message.splitlines()) == 1
-    for part in (f"{official.RELEASE}{file}", "Weights/", "or set init to scratch"):
+    for part in (f"{official.RELEASE}{file}", "Weights/", "or set init to scratch, for far worse"):
         assert part in message
     assert sorted(Path().iterdir()) == [Path("Weights")]
     reasons = capsys.readouterr().err
