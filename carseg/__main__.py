@@ -319,6 +319,7 @@ def _add_export(commands: Commands) -> None:
     command.add_argument("--batch", type=int, metavar="N", help="photos at once [any number]")
     command.add_argument(
         "--int8",
+        type=_folder("--int8"),
         metavar="DIR",
         help="networks in 8-bit integers, smaller and faster, calibrated on photos in this folder; "
         "half of them are held out to compare masks on",
@@ -339,9 +340,7 @@ def _export(arguments: argparse.Namespace) -> None:
         from carseg.inputs import list_photos
 
     formats = arguments.formats or list(WRITERS)
-    if arguments.int8 == "":
-        raise CarsegError("--int8: names nothing; give a folder of photos")
-    photos = list_photos([arguments.int8], recursive=True) if arguments.int8 else []
+    photos = list_photos([str(arguments.int8)], recursive=True) if arguments.int8 else []
     try:
         written = export(
             arguments.weights,

@@ -44,17 +44,10 @@ class Region(NamedTuple):
     """A part of a picture that someone gave a class."""
 
     label: str
+    # (H, W), True inside: drawn when called, as many large masks do not fit into memory. Raises a
+    # CarsegError if the outline is broken, encloses nothing or lies outside of the picture, or if
+    # the picture's size is impossible.
     draw: Callable[[], Mask]
-
-    @property
-    def mask(self) -> Mask:
-        """Draw the region on access, (H, W), True inside: many large masks do not fit into memory.
-
-        Raises:
-            CarsegError: its outline is broken, encloses nothing or lies outside of the picture, or
-                the picture's size is impossible.
-        """
-        return self.draw()
 
 
 class Annotated(NamedTuple):
@@ -324,8 +317,9 @@ def _cvat_polygon(given: Mapping[str, str], size: tuple[int, int]) -> Mask:
 
 
 def _cvat_box(given: Mapping[str, str], size: tuple[int, int]) -> Mask:
-    left, top, right, bottom = (float(given[key]) for key in ("xtl", "ytl", "xbr", "ybr"))
-    corners = np.array(_corners((left, top), (right, bottom)))
+    left, right = sorted(float(given[key]) for key in ("xtl", "xbr"))
+    top, bottom = sorted(float(given[key]) for key in ("ytl", "ybr"))
+    corners = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
     _check(corners.tolist())
     middle = corners.mean(axis=0)
     return from_polygons([((corners - middle) @ _rotation(given) + middle).tolist()], size)
@@ -400,11 +394,6 @@ def _decode(runs: Any) -> Mask:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # pycocotools lags behind numpy
         return np.asarray(coco.decode(runs), np.bool_)
-
-
-def _corners(one: Sequence[float], other: Sequence[float]) -> list[list[float]]:
-    (left, right), (top, bottom) = sorted((one[0], other[0])), sorted((one[1], other[1]))
-    return [[left, top], [right, top], [right, bottom], [left, bottom]]
 
 
 def _placed(part: Mask, top: int, left: int, size: tuple[int, int]) -> Mask:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +12,9 @@ from pydantic import TypeAdapter, ValidationError
 from carseg import __version__
 from carseg.columns import TRAINED
 from carseg.errors import CarsegError
-from carseg.files import read_csv
 from carseg.learner import MAX_DICE_RATE
 from carseg.lock import Lock, Stage, read_lock
+from carseg.pairs import read_manifest
 from carseg.params import Params, load_params
 from carseg.scores import ByView, read_metrics
 from carseg.settings import is_foreign
@@ -256,7 +255,7 @@ def _judged(source: Path, task: str | None, lock: Lock, size: int, now: Params |
     judged_with = (now.model_dump() if now else {}) | run.settings()
     if run.differs(source) or run.differs(file):
         scores = OTHER_SCORES
-    elif metrics:
+    elif not isinstance(scores, str):
         for name in ("image_size", "threshold"):
             if judged_with.get(name, settings[name]) != settings[name]:
                 scores = OTHER_SETTING.format(name, judged_with[name])
@@ -273,7 +272,8 @@ def _photos(root: Path, part: str, run: Stage, lock: Lock) -> int | None:
     """Count a part's photos, as far as a run had those that are in the manifest now."""
     if lock.of("split").md5("split") not in (None, run.md5("split")):
         return None
-    return _rows(root / f"split/{part}.csv")
+    manifest = root / f"split/{part}.csv"
+    return len(read_manifest(manifest)) if manifest.is_file() else None
 
 
 def _machine(path: Path) -> dict[str, Any]:
@@ -282,13 +282,4 @@ def _machine(path: Path) -> dict[str, Any]:
     try:
         return MACHINE.validate_json(path.read_bytes())
     except ValidationError as error:
-        raise CarsegError(f"{path}: is not what carseg writes there; run dvc repro") from error
-
-
-def _rows(path: Path) -> int | None:
-    if not path.is_file():
-        return None
-    try:
-        return len(read_csv(path))
-    except (ValueError, csv.Error) as error:
         raise CarsegError(f"{path}: is not what carseg writes there; run dvc repro") from error

@@ -193,13 +193,9 @@ def fingerprint(
     told = (settings, provenance(device, world_size, packages), sorted(code.items()))
     digest = hashlib.sha256(repr(told).encode())
     for part, pairs in enumerate(parts):
-        for pair, content in zip(pairs, on_cores(_hashes, pairs), strict=True):
+        for pair, content in zip(pairs, on_cores(Pair.digest, pairs), strict=True):
             digest.update(repr((part, *pair)).encode() + content)
     for net in nets:
         for value in net.state_dict().values():
             digest.update(value.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:32]
-
-
-def _hashes(pair: Pair) -> bytes:
-    return b"".join(hashlib.sha256(p.read_bytes()).digest() for p in (pair.photo, pair.mask))

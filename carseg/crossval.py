@@ -25,8 +25,9 @@ from carseg.lock import parse_lock
 from carseg.official import suiting
 from carseg.pairs import find_pairs
 from carseg.params import Params, load_params, parse_params
+from carseg.scores import Scores
 from carseg.split import fold_count, split_names
-from carseg.spread import WORST, spreads
+from carseg.spread import spreads
 
 DVC = (sys.executable, "-m", "dvc")
 NAME = "crossval-fold-{}"
@@ -211,7 +212,9 @@ def report(rows: Sequence[Row], folder: Path) -> None:
     write_csv(folder / "scores.csv", list(rows[0]), [list(row.values()) for row in rows])
     summary = {
         net: {
-            view: spreads({s: [float(row[f"{net}_{view}_{s}"]) for row in rows] for s in WORST})
+            view: spreads(
+                {s: [float(row[f"{net}_{view}_{s}"]) for row in rows] for s in Scores._fields}
+            )
             for view in VIEWS
         }
         for net in NETS

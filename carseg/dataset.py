@@ -17,7 +17,8 @@ from PIL import Image
 from carseg.ahead import on_cores
 from carseg.duplicates import near_duplicates, thumbnail
 from carseg.errors import CarsegError, warn, warn_of
-from carseg.files import home_of, new_directory, write_bytes
+from carseg.files import new_directory, write_bytes
+from carseg.home import home_of
 from carseg.lock import read_lock
 from carseg.pairs import Pair, entries_in, files_in, match
 from carseg.photos import read_levels, read_photo
@@ -207,10 +208,7 @@ def _state(root: Path) -> int:
 
 
 def _copy_from_home(root: Path) -> bool:
-    """Fetch the user's files when `root` is one of DVC's temporary copies of the project.
-
-    Such a copy (`dvc exp run --temp`, `--queue`) holds what git knows, so not the photos.
-    """
+    """Fetch the user's files when `root` is one of DVC's temporary copies of the project."""
     home = home_of(root)
     if home is None:
         return False

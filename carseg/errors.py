@@ -108,6 +108,8 @@ def named(names: Sequence[str]) -> str:
 
 def is_lack_of_memory(error: Exception) -> bool:
     """Check for lack of memory without importing torch, which has no single class for it."""
+    if isinstance(error, CarsegError):  # whose text may have a file's name
+        return False
     by_type = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return by_type or any(words in str(error) for words in OUT_OF_MEMORY)
 

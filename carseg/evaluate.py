@@ -69,7 +69,7 @@ def evaluate(params: Params, recorded: Recorded | None = None) -> None:
                 _judge_pair(name, net, pair, params, device, overlays)
                 for pair in tqdm(pairs, name, leave=False, disable=None)
             ]
-        # The net at hand is still the last one, of task 2.
+        net = device.place_net(net_called("dice", params)).eval()
         shown = _worst_first(net, pairs, found, params, device, overlays)
         if recorded:  # before anything of an earlier run is replaced
             recorded.check()

@@ -51,7 +51,7 @@ def export(
         raise CarsegError(
             "--int8: safetensors hold float32 weights alone; add --format onnx or openvino"
         )
-    for format in formats:
+    for format in dict.fromkeys([*formats, *(["onnx"] if photos else [])]):  # the way to 8 bits
         for package in PACKAGES[format]:  # before any of them takes its time
             import_optional(package, format)
     names = [name for format in formats for name in FILES[format]] + ["MODEL_CARD.md"]

@@ -91,15 +91,6 @@ def parse_csv(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
-def home_of(root: Path) -> Path | None:
-    """Return the user's project where `root` is one of DVC's temporary copies of it, else None.
-
-    DVC_ROOT may be another project's, a stage of which runs this one: then there is none.
-    """
-    home = Path(os.environ.get("DVC_ROOT", root)).resolve()
-    return home if root.resolve().is_relative_to(home / ".dvc/tmp") else None
-
-
 @contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
     """Yield an empty sibling folder that replaces `path` if the block succeeds.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
+from functools import reduce
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -33,7 +34,7 @@ def import_masks(
         force: replace masks that exist; those that are the same may exist anyway.
 
     Returns:
-        The masks written.
+        The masks written; those that are there already, the same, are not among them.
 
     Raises:
         CarsegError: a line for each fault.
@@ -42,58 +43,71 @@ def import_masks(
     faults: list[str] = []
     from_file = list(_all(files, faults))
     annotated = [picture for _, picture in from_file]
+    wanted = _wanted(annotated, classes, faults)
+    ambiguous = _ambiguous(annotated)
+    photos, existing = _by_stem(images, Image.registered_extensions()), _by_stem(out, MASKS)
+    masks: dict[Path, bytes] = {}
+    source: dict[Path, Path] = {}  # the annotation file that a mask is of
+    several: list[str] = []
+    for file, picture in from_file:
+        regions = [region for region in picture.regions if region.label in wanted]
+        if not regions:
+            continue
+        stem = shared_name(picture.name)
+        try:
+            path = _target(stem, existing.get(stem, [out / f"{stem}.png"]), ambiguous)
+            if path in masks:
+                other = "twice" if source[path] == file else f"as {source[path]} does"
+                raise CarsegError(
+                    f"{file}: annotates {picture.name} {other}; remove one of the two"
+                )
+            _check(picture, photos.get(stem, []), images)  # too large a picture is not drawn
+            masks[path], source[path] = _png(_union(regions)), file
+            # On some disks in other case, too.
+            if not force and os.path.lexists(path) and not _holds(path, masks[path]):
+                raise CarsegError(f"{path}: exists already; add --force to replace it")
+            if len(regions) > 1:
+                several.append(f"{path}: is white where any of {len(regions)} regions is")
+        except CarsegError as error:
+            if str(error) not in faults:
+                faults.append(str(error))
+    if not masks and not faults:
+        faults.append("no picture has a region; annotate the cars first")
+    if faults:
+        raise CarsegError("\n".join(faults))
+    written = [path for path, content in masks.items() if not _holds(path, content)]
+    for path in written:
+        write_bytes(path, masks[path])
+    lines = (f"{line}; cars further back want another class, or none" for line in several)
+    warn_of(lines, "have several regions")
+    return written
+
+
+def _wanted(
+    annotated: Sequence[Annotated], classes: Sequence[str], faults: list[str]
+) -> Collection[str]:
+    """Return the classes that are car; `faults` gets those that do not exist."""
     known = sorted({region.label for picture in annotated for region in picture.regions})
     if not classes and len(known) > 1:
         faults.append(f"there are several classes, {', '.join(known)}; choose with --class")
     for name in classes if known else ():
         if name not in known:
             faults.append(f"--class {name}: there is no such class; there are {', '.join(known)}")
-    ambiguous = _ambiguous(annotated)
-    masks: dict[Path, bytes] = {}
-    source: dict[Path, Path] = {}  # the annotation file that a mask is of
-    several: list[str] = []
-    pictures, existing = _by_stem(images, Image.registered_extensions()), _by_stem(out, MASKS)
-    for file, picture in from_file:
-        stem = shared_name(picture.name)
-        path, *others = existing.get(stem, [out / f"{stem}.png"])
-        wanted = [region for region in picture.regions if region.label in (classes or known)]
-        if not wanted:
-            continue
-        if names := ambiguous.get(stem):
-            fault = (
-                f"{', '.join(names)}: would share a mask, {stem}.png; rename one, and export anew"
-            )
-            if fault not in faults:
-                faults.append(fault)
-        elif path in masks:
-            other = "twice" if source[path] == file else f"as {source[path]} does"
-            faults.append(f"{file}: annotates {picture.name} {other}; remove one of the two")
-        elif path.is_dir():
-            faults.append(f"{path}: {IS_FOLDER}")
-        elif others:
-            faults.append(f"{others[0]}: shares its name with {path}; remove one")
-        elif wrong := _wrong(picture, pictures.get(stem, []), images):
-            faults.append(wrong)  # and nothing is drawn, which may be too large for that
-        else:
-            try:
-                masks[path], source[path] = _png(_union(wanted)), file
-                # On some disks in other case, too.
-                if not force and os.path.lexists(path) and not _holds(path, masks[path]):
-                    faults.append(f"{path}: exists already; add --force to replace it")
-                if len(wanted) > 1:
-                    several.append(f"{path}: is white where any of {len(wanted)} regions is")
-            except CarsegError as error:
-                faults.append(str(error))
-    if not masks and not faults:
-        faults.append("no picture has a region; annotate the cars first")
-    if faults:
-        raise CarsegError("\n".join(faults))
-    for path, content in masks.items():
-        if not _holds(path, content):
-            write_bytes(path, content)
-    lines = (f"{line}; cars further back want another class, or none" for line in several)
-    warn_of(lines, "have several regions")
-    return list(masks)
+    return classes or known
+
+
+def _target(stem: str, paths: Sequence[Path], ambiguous: Mapping[str, Sequence[str]]) -> Path:
+    """Return the path of a mask, of those that have its name."""
+    if names := ambiguous.get(stem):
+        raise CarsegError(
+            f"{', '.join(names)}: would share a mask, {stem}.png; rename one, and export anew"
+        )
+    path, *others = paths
+    if path.is_dir():
+        raise CarsegError(f"{path}: {IS_FOLDER}")
+    if others:
+        raise CarsegError(f"{others[0]}: shares its name with {path}; remove one")
+    return path
 
 
 def _all(files: Sequence[Path], faults: list[str]) -> Iterator[tuple[Path, Annotated]]:
@@ -127,34 +141,29 @@ def _by_stem(folder: Path, endings: Container[str]) -> dict[str, list[Path]]:
 
 def _union(regions: Sequence[Region]) -> NDArray[np.bool_]:
     """Draw regions one after the other into one mask, (H, W)."""
-    whole = regions[0].mask.copy()
-    for region in regions[1:]:
-        whole |= region.mask
-    return whole
+    return reduce(np.logical_or, (region.draw() for region in regions))
 
 
-def _wrong(picture: Annotated, found: Sequence[Path], images: Path) -> str | None:
-    """Return what is wrong with a picture against its photo, if anything."""
+def _check(picture: Annotated, found: Sequence[Path], images: Path) -> None:
+    """Check a picture against its photo, one of the files that have its name."""
     photos = [path for path in found if path.suffix.lower() in PHOTOS]
     if not found:
-        return f"{picture.name}: is not in {images}; put the photo there, or name its folder"
+        raise CarsegError(
+            f"{picture.name}: is not in {images}; put the photo there, or name its folder"
+        )
     if not photos:
-        return f"{found[0]}: is not a .jpg file; convert it"
+        raise CarsegError(f"{found[0]}: is not a .jpg file; convert it")
     try:
         check_size(picture.width, picture.height)
     except CarsegError as error:
-        return f"{picture.name}: {error}"
-    try:
-        width, height = read_photo(photos[0]).size
-    except CarsegError as error:
-        return str(error)
+        raise CarsegError(f"{picture.name}: {error}") from error
+    width, height = read_photo(photos[0]).size
     if (width, height) != (picture.width, picture.height):
-        return (
+        raise CarsegError(
             f"{photos[0]}: is {width}x{height} but was annotated as "
             f"{picture.width}x{picture.height}; put the photo that was annotated there, or "
             "annotate this one, in a tool that heeds its EXIF tag"
         )
-    return None
 
 
 def _holds(path: Path, content: bytes) -> bool:

@@ -17,7 +17,8 @@ from typing import NamedTuple
 import pooch
 
 from carseg.errors import CarsegError, warn
-from carseg.files import home_of, new_directory, write_bytes
+from carseg.files import new_directory, write_bytes
+from carseg.home import at_home
 from carseg.params import Params
 
 RELEASE = "https://github.com/danielgatis/rembg/releases/download/v0.0.0/"
@@ -90,14 +91,14 @@ def provide(params: Params, own: Path, folder: Path) -> None:
         elif init == "scratch":
             origin = "none: random weights"
         else:
-            source = _first_file(Path(init), _at_home(Path(init)))
+            source = _first_file(Path(init), at_home(Path(init)))
             if source is None:
                 raise CarsegError(
                     f"params.yaml: init is {init!r} but there is no such file; put it there, or "
                     "set init to official or scratch"
                 )
             # DVC follows links in there.
-            seen = [os.path.abspath(place) for place in (own, _at_home(own))]
+            seen = [os.path.abspath(place) for place in (own, at_home(own))]
             if not any(Path(os.path.abspath(source)).is_relative_to(place) for place in seen):
                 warn(f"params.yaml: init is outside of {own}/; DVC does not see that file change")
             shutil.copyfile(source, fresh / source.name)
@@ -145,7 +146,7 @@ def _bring(own: Path) -> None:
 
     DVC looks at them there; it would take a run with other files for this one.
     """
-    home = _at_home(own)
+    home = at_home(own)
     if home != own and home.is_dir():
         for path in home.rglob("*"):
             copy = own / path.relative_to(home)
@@ -156,7 +157,7 @@ def _bring(own: Path) -> None:
 
 def _at_hand(official: Official, own: Path) -> bytes | None:
     """Read the file from the user's folder or the cache, and check it; None: neither has it."""
-    path = _first_file(own / official.file, _at_home(own) / official.file)
+    path = _first_file(own / official.file, at_home(own) / official.file)
     if path is not None:
         content = path.read_bytes()
         if not official.is_it(content):
@@ -242,8 +243,3 @@ def _cached(official: Official) -> Path:
 
 def _first_file(*paths: Path) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
-
-
-def _at_home(path: Path) -> Path:
-    """Return the path in the user's project when this is one of DVC's temporary copies of it."""
-    return (home_of(Path(".")) or Path(".")) / path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import heapq
 import os
 import unicodedata
@@ -48,12 +49,23 @@ class Pair(NamedTuple):
         """What the two files are called, without folder and ending."""
         return self.photo.stem
 
+    def digest(self) -> bytes:
+        """Return the SHA-256 of what is in the photo, then that of the mask, 64 bytes.
+
+        Raises:
+            OSError: one of them cannot be read.
+        """
+        return b"".join(
+            hashlib.sha256(path.read_bytes()).digest() for path in (self.photo, self.mask)
+        )
+
 
 def read_manifest(path: Path) -> list[Pair]:
     """Read the pairs of a manifest, a CSV file with the columns photo and mask.
 
     Raises:
         CarsegError: the file or a column is missing, or there is no pair.
+        OSError: the file may not be read, or the disk fails.
     """
     pairs = []
     try:
@@ -64,7 +76,7 @@ def read_manifest(path: Path) -> list[Pair]:
                 pairs.append(Pair(row["photo"], row["mask"]))
         if not pairs:
             raise ValueError
-    except (OSError, ValueError, csv.Error) as error:  # no file, not UTF-8, not CSV, not ours
+    except (FileNotFoundError, ValueError, csv.Error) as error:  # or not UTF-8, CSV, ours
         raise CarsegError(
             f"{path}: expected the columns photo,mask and a row for each pair; run dvc repro"
         ) from error

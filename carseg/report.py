@@ -208,13 +208,12 @@ def describe(pairs: Sequence[Pair]) -> Data:
     """Describe the photos by at most `LOOKED_AT` of them, evenly picked; the digest is of all.
 
     Raises:
-        CarsegError: a mask cannot be read.
-        OSError: a photo cannot be read.
+        CarsegError: a mask is no image, or broken.
+        OSError: a photo or mask cannot be read.
     """
     digest = hashlib.sha256()
     for pair in sorted(pairs):  # the same data have the same digest, however they are split
-        for path in (pair.photo, pair.mask):
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        digest.update(pair.digest())
     picked = evenly(pairs, LOOKED_AT)
     shapes, shares = zip(*(_shape_and_share(pair) for pair in picked), strict=True)
     sizes = Counter(f"{width}×{height}" for height, width in shapes)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from carseg.errors import CarsegError, named
 from carseg.files import new_directory, write_csv
 from carseg.pairs import Pair, find_pairs
 from carseg.params import Params, Split
+
+in_one_spelling = partial(unicodedata.normalize, "NFC")  # file systems differ in that of accents
 
 
 def split(params: Params) -> None:
@@ -34,7 +38,7 @@ def split_names(names: Sequence[str], settings: Split, seed: int) -> tuple[list[
     Raises:
         CarsegError: too few names for `val_size`, or no such fold.
     """
-    names = sorted(names)
+    names = sorted(names, key=in_one_spelling)
     if settings.val_size >= len(names):
         raise CarsegError(
             f"params.yaml: split.val_size is {settings.val_size} but there are {len(names)} "
@@ -42,7 +46,7 @@ def split_names(names: Sequence[str], settings: Split, seed: int) -> tuple[list[
         )
     if settings.fold is None:
         train, val = train_test_split(names, test_size=settings.val_size, random_state=seed)
-        return sorted(train), sorted(val)
+        return sorted(train, key=in_one_spelling), sorted(val, key=in_one_spelling)
     folds = fold_count(len(names), settings)
     if settings.fold >= folds:
         raise CarsegError(

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import bootstrap, norm, t
 
+from carseg.scores import Scores
+
 LEVEL = 0.95  # of the interval
 FEW = 5
 RESAMPLES, AT_ONCE = 10_000, 100  # all of them at once take gigabytes with 20,000 photos
-WORST: Mapping[str, Callable[[Sequence[float]], float]] = {
-    "dice": min,
-    "iou": min,
-    "boundary_iou": min,
-    "hd95": max,
-}
+DISTANCES = ("hd95",)  # scores that are best at 0 and have no upper bound; others are best at 1
 
 
 class Spread(NamedTuple):
@@ -36,11 +33,11 @@ class Spread(NamedTuple):
 
 
 def spreads(scores: Mapping[str, Sequence[float]]) -> dict[str, Spread]:
-    """Summarise all scores of all photos, by their names in `WORST`."""
-    return {name: spread(scores[name], worst) for name, worst in WORST.items()}
+    """Summarise all scores of all photos, by their names in `Scores`."""
+    return {name: spread(scores[name], name in DISTANCES) for name in Scores._fields}
 
 
-def spread(values: Sequence[float], worst: Callable[[Sequence[float]], float]) -> Spread:
+def spread(values: Sequence[float], are_distances: bool = False) -> Spread:
     """Summarise one score of all photos; the interval is a percentile bootstrap over photos.
 
     It is widened, as percentiles alone are too narrow for few photos (the expanded percentile
@@ -49,20 +46,21 @@ def spread(values: Sequence[float], worst: Callable[[Sequence[float]], float]) -
 
     Args:
         values: a score of each photo.
-        worst: min, of scores from 0 to 1, or max, of distances.
+        are_distances: the worst is the highest; else scores from 0 to 1, of which it is the lowest.
     """
+    worst = max(values) if are_distances else min(values)
     mean = float(np.mean(values))
     if len(values) == 1:
-        return Spread(round(mean, 6), 0, None, None, round(worst(values), 6))
+        return Spread(round(mean, 6), 0, None, None, round(worst, 6))
     low = high = mean
     std = 0.0
     if len(set(values)) > 1:
         std = float(np.std(values, ddof=1))
         low, high = _interval(values, mean, std)
         low = max(0.0, low)
-        if worst is min:  # a score whose best is 1
+        if not are_distances:
             high = min(1.0, high)
-    return Spread(*(round(x, 6) for x in (mean, std, low, high, worst(values))))
+    return Spread(*(round(x, 6) for x in (mean, std, low, high, worst)))
 
 
 def _interval(values: Sequence[float], mean: float, std: float) -> tuple[float, float]:

@@ -19,7 +19,7 @@ from carseg.device import Device
 from carseg.errors import CarsegError, named, warn
 from carseg.learner import MAX_DICE_RATE, TASK_1_SHARE, UNTRAINED_SHARE, Learner
 from carseg.losses import BCEWithLogitsLoss, DiceLoss
-from carseg.material import BN_PHOTOS, Material, Parts, prepare, read_parts
+from carseg.material import BN_PHOTOS, Material, prepare, read_parts
 from carseg.pairs import evenly, read_manifest
 from carseg.params import Params
 from carseg.photos import read_photo, squared_photo
@@ -135,7 +135,17 @@ def train(
     device = Device(params.precision)
     parts = read_parts(params.renderings)
     output = Path(TRAINED[task])
-    _check_alike(task, parts, params, device, processes)
+    _check_alike(params, device, processes)
+    along = f" and {len(parts.rendered)} renderings" if parts.rendered else ""
+    many = f", {processes.world_size} processes" if processes.world_size > 1 else ""
+    processes.say(
+        f"{task}: {len(parts.train)} photos{along}, {params.epochs} epochs, {device}{many}"
+    )
+    if params.batch_size < processes.world_size and processes.first:
+        warn(
+            f"batch_size: {params.batch_size} is less than {processes.world_size} processes, of "
+            "which some have nothing to do in any step; raise it, or start fewer"
+        )
     material = prepare(task, parts, params, folder, device, processes)
     steps = params.epochs * len(material.loader)
     learner = Learner(net, criterion, params.learning_rate, steps, device, processes)
@@ -193,20 +203,13 @@ def train(
     processes.say(f"{task}: kept epoch {kept_epoch}, {output}")
 
 
-def _check_alike(
-    task: str, parts: Parts, params: Params, device: Device, processes: Processes
-) -> None:
-    """Say what begins; check that all processes can do it alike.
+def _check_alike(params: Params, device: Device, processes: Processes) -> None:
+    """Check that all processes train alike.
 
     Raises:
         CarsegError: they compute on different devices, in different precisions, or have read
             different parameters.
     """
-    along = f" and {len(parts.rendered)} renderings" if parts.rendered else ""
-    many = f", {processes.world_size} processes" if processes.world_size > 1 else ""
-    processes.say(
-        f"{task}: {len(parts.train)} photos{along}, {params.epochs} epochs, {device}{many}"
-    )
     if len(kinds := set(processes.all_gather([str(device)]))) > 1:
         raise CarsegError(
             f"precision: processes compute on {', '.join(sorted(kinds))}; set it, and give all of "
@@ -214,11 +217,6 @@ def _check_alike(
         )
     if len(set(processes.all_gather([repr(params)]))) > 1:
         raise CarsegError("params.yaml: was changed while processes began; run again")
-    if params.batch_size < processes.world_size and processes.first:
-        warn(
-            f"batch_size: {params.batch_size} is less than {processes.world_size} processes, of "
-            "which some have nothing to do in any step; raise it, or start fewer"
-        )
 
 
 class Diverged(Exception):

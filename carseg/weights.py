@@ -35,20 +35,25 @@ def start(variant: str, folder: Path, seed: int) -> U2Net:
     """
     if not folder.is_dir():
         raise CarsegError(f"{folder}: there is no such folder; run dvc repro")
-    torch.manual_seed(seed)
-    net = U2Net(variant)
-    for path in sorted(p for p in folder.iterdir() if p.suffix in (".pth", ".onnx")):
-        state = read_onnx(path) if path.suffix == ".onnx" else read_checkpoint(path)
-        given = variant_of(state, path)
-        if (given, variant) == ("u2netp", "u2net"):
-            state = widen(state, net.state_dict())
-        elif given != variant:
-            raise CarsegError(
-                f"{path}: holds {given}, which does not fit into {variant}; set model: {given}"
-            )
-        net.load_state_dict(state, strict=True)
-        net.keep_exact()
+    path = next((path for path in folder.iterdir() if path.suffix in (".pth", ".onnx")), None)
+    if path is None:
+        return _random(variant, seed)
+    state = read_onnx(path) if path.suffix == ".onnx" else read_checkpoint(path)
+    given = variant_of(state, path)
+    if (given, variant) == ("u2netp", "u2net"):
+        state = widen(state, _random(variant, seed).state_dict())
+    elif given != variant:
+        raise CarsegError(
+            f"{path}: holds {given}, which does not fit into {variant}; set model: {given}"
+        )
+    net = net_of(state, variant)
+    net.keep_exact()
     return net
+
+
+def _random(variant: str, seed: int) -> U2Net:
+    torch.manual_seed(seed)
+    return U2Net(variant)
 
 
 def load(variant: str, path: Path) -> U2Net:

@@ -37,7 +37,7 @@ def only(folder: Path, content: str | bytes, name: str = "a.json") -> Annotated:
 def mask_of(picture: Annotated) -> Mask:
     (region,) = picture.regions
     assert region.label == "car"
-    mask = region.mask
+    mask = region.draw()
     assert mask.shape == SIZE
     return mask
 
@@ -275,7 +275,7 @@ def test_a_cvat_ellipse_is_drawn_between_pixels_and_degrees(tmp_path: Path) -> N
     x -= 120
     turn = math.radians(30.5)
     along, across = x * math.cos(turn) + y * math.sin(turn), y * math.cos(turn) - x * math.sin(turn)
-    assert overlap(region.mask, (along / 300.5) ** 2 + (across / 10.5) ** 2 <= 1) > 0.98
+    assert overlap(region.draw(), (along / 300.5) ** 2 + (across / 10.5) ** 2 <= 1) > 0.98
 
 
 @pytest.mark.parametrize("file", ["coco.json", "cvat.xml"])
@@ -294,7 +294,7 @@ def test_files_written_by_datumaro_hold_what_went_in(file: str) -> None:
 def test_files_written_by_labelme_hold_what_it_makes_of_them(kind: str) -> None:
     """Made with LabelMe 6.3.1, its own masks beside them."""
     (picture,) = read(DATA / f"labelme_{kind}.json")
-    cars = [region.mask for region in picture.regions if region.label == "car"]
+    cars = [region.draw() for region in picture.regions if region.label == "car"]
     assert np.array_equal(cars[0], np.asarray(Image.open(DATA / f"labelme_{kind}.png")) > 0)
 
 
@@ -431,7 +431,7 @@ def test_what_is_broken_is_one_line_with_the_files_name(kind: str, tmp_path: Pat
     content, said = BROKEN[kind]
     (tmp_path / "a.json").write_text(content)
     with pytest.raises(CarsegError, match=said) as caught:
-        [region.mask for picture in read(tmp_path / "a.json") for region in picture.regions]
+        [region.draw() for picture in read(tmp_path / "a.json") for region in picture.regions]
     assert str(caught.value).startswith(f"{tmp_path / 'a.json'}: ")
     assert len(str(caught.value).splitlines()) == 1
 

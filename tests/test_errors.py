@@ -15,7 +15,7 @@ from PIL import Image
 from project import ROOT
 
 from carseg.__main__ import command_line
-from carseg.errors import hold_interrupts, run
+from carseg.errors import CarsegError, hold_interrupts, is_lack_of_memory, run
 
 
 def test_a_stage_that_works_ends_quietly(capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,6 +155,10 @@ def test_lack_of_memory_is_a_line_with_a_remedy(error: Exception) -> None:
 
     with pytest.raises(SystemExit, match=r"^carseg: memory ran out; .* lower batch_size"):
         run(stage)
+
+
+def test_a_file_whose_name_speaks_of_memory_is_told_of_as_it_is() -> None:
+    assert not is_lack_of_memory(CarsegError("out of memory.jpg: is empty; save it anew"))
 
 
 def test_commands_without_parameters_name_none_where_memory_is_short(

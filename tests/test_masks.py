@@ -10,8 +10,7 @@ import pytest
 from conftest import oriented, run_carseg
 from PIL import Image
 
-from carseg import masks
-from carseg.annotations import Region
+from carseg import annotations, masks
 from carseg.dataset import snapshot
 from carseg.errors import CarsegError
 from carseg.masks import import_masks
@@ -125,7 +124,7 @@ def test_an_import_that_was_cut_off_goes_on(monkeypatch: pytest.MonkeyPatch) -> 
         with pytest.raises(KeyboardInterrupt):
             import_masks(files, (), IMAGE, MASK, False)
     assert [path.name for path in MASK.iterdir()] == ["a.png"]
-    assert import_masks(files, (), IMAGE, MASK, False) == [MASK / "a.png", MASK / "b.png"]
+    assert import_masks(files, (), IMAGE, MASK, False) == [MASK / "b.png"]
     assert sorted(path.name for path in MASK.iterdir()) == ["a.png", "b.png"]
     Image.new("L", (64, 40)).save(MASK / "b.png")  # drawn by hand since
     assert refused(*files) == ["Mask/b.png: exists already; add --force to replace it"]
@@ -173,10 +172,10 @@ def test_a_mask_in_other_case_is_one_that_exists_where_disks_say_so(
 
 
 def test_a_picture_that_is_refused_is_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    def draw(_: Region) -> np.ndarray:
+    def draw(_: object) -> np.ndarray:
         raise AssertionError("drawn")
 
-    monkeypatch.setattr(Region, "mask", property(draw))
+    monkeypatch.setattr(masks, "_union", draw)
     assert len(refused(labelme("a.jpg", ("car", SQUARE), width=10**9))) == 1
     assert len(refused(labelme("gone.jpg", ("car", SQUARE)))) == 1
 
@@ -328,13 +327,13 @@ def test_what_is_not_asked_for_need_not_be_right() -> None:
 def test_regions_are_drawn_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     alive: weakref.WeakSet[Canvas] = weakref.WeakSet()
 
-    def draw(region: Region) -> np.ndarray:
+    def draw(*_: object) -> np.ndarray:
         canvas = np.zeros((40, 64), np.bool_).view(Canvas)
         alive.add(canvas)
         assert len(alive) <= 3, "one that is drawn, one before it, and the whole"
         return canvas
 
-    monkeypatch.setattr(Region, "mask", property(draw))
+    monkeypatch.setattr(annotations, "_draw", draw)
     files = [labelme(f"{name}.jpg", *[("car", SQUARE)] * 9) for name in ("a", "b")]
     assert len(import_masks(files, (), IMAGE, MASK, False)) == 2
 

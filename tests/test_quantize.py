@@ -380,7 +380,7 @@ def test_an_onnx_file_takes_as_many_photos_as_it_is_to(made: Made, tmp_path: Pat
         ("--int8 nowhere", "nowhere: there is no such file; check the path"),
         ("--int8 broken", r"broken/1\.jpg: .* it is empty; save it anew or leave it out"),
         ("--int8 raw", r"raw/1\.nef: is a camera's raw file, of which .* or leave it out"),
-        ("--int8=", "--int8: names nothing; give a folder of photos"),
+        ("--int8=", "--int8: names nothing; give a folder"),
         (
             "--int8 Image --format safetensors",
             "--int8: safetensors hold float32 weights alone; add --format onnx or openvino",

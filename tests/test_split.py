@@ -1,6 +1,7 @@
 """Which pairs train and which validate: the plan's split, and manifests for any name."""
 
 import tracemalloc
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,15 @@ def test_the_seed_decides(fold: int | None) -> None:
 def test_one_pair_at_least_must_be_left_to_train_on(size: int, fold: int | None) -> None:
     with pytest.raises(CarsegError, match=rf"params\.yaml: split\.val_size is {size} .* 20 pairs"):
         split_names(NAMES, Split(val_size=size, fold=fold), seed=42)
+
+
+def test_accents_in_either_spelling_give_one_split() -> None:
+    names = ["zebra", "eta", "\u00e9te", "a", "f", "fa"]
+    one, other = (
+        split_names([unicodedata.normalize(form, name) for name in names], Split(val_size=2), 42)
+        for form in ("NFC", "NFD")
+    )
+    assert [[unicodedata.normalize("NFC", name) for name in part] for part in other] == list(one)
 
 
 def test_manifests_hold_the_split_and_are_read_back(tmp_path: Path) -> None:

@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from carseg.spread import WORST, spread
+from carseg.scores import Scores
+from carseg.spread import spread, spreads
 
 
 def test_the_spread_of_known_values() -> None:
-    found = spread([0.9, 0.7, 0.8], min)
+    found = spread([0.9, 0.7, 0.8])
     assert (found.mean, found.worst) == (0.8, 0.7)
     assert found.std == 0.1
-    assert spread([0.5, 0.5], max) == (0.5, 0, 0.5, 0.5, 0.5)
-    assert spread([0.7], min) == (0.7, 0, None, None, 0.7)
-    assert spread([2.0, 3.0], max).worst == 3
+    assert spread([0.5, 0.5], are_distances=True) == (0.5, 0, 0.5, 0.5, 0.5)
+    assert spread([0.7]) == (0.7, 0, None, None, 0.7)
+    assert spread([2.0, 3.0], are_distances=True).worst == 3
 
 
 def test_the_interval_is_a_percentile_bootstrap_the_same_in_each_run() -> None:
@@ -25,7 +26,7 @@ def test_the_interval_is_a_percentile_bootstrap_the_same_in_each_run() -> None:
         (values,), np.mean, n_resamples=10_000, method="percentile", confidence_level=level,
         rng=np.random.default_rng(0),
     ).confidence_interval  # fmt: skip
-    found = spread(values, min)
+    found = spread(values)
     assert (found.low, found.high) == (round(float(whole.low), 6), round(float(whole.high), 6))
 
 
@@ -34,7 +35,7 @@ def test_many_photos_take_little_memory(monkeypatch: pytest.MonkeyPatch) -> None
     values = np.random.default_rng(0).random(4000).tolist()
     tracemalloc.start()
     try:
-        spread(values, min)
+        spread(values)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -42,7 +43,7 @@ def test_many_photos_take_little_memory(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_the_worst_score_is_the_lowest_but_of_distances() -> None:
-    found = {name: worst([1, 2]) for name, worst in WORST.items()}
+    found = {n: s.worst for n, s in spreads({name: [1, 2] for name in Scores._fields}).items()}
     assert found == {"dice": 1, "iou": 1, "boundary_iou": 1, "hd95": 2}
 
 
@@ -55,7 +56,7 @@ def test_the_interval_covers_about_as_often_as_it_says(
     random = np.random.default_rng(1)
     hits = 0
     for _ in range(200):
-        found = spread(random.normal(0.9, 0.02, number).tolist(), max)
+        found = spread(random.normal(0.9, 0.02, number).tolist(), are_distances=True)
         assert found.low is not None
         assert found.high is not None
         assert found.low < found.mean < found.high
@@ -64,19 +65,19 @@ def test_the_interval_covers_about_as_often_as_it_says(
 
 
 def test_an_interval_ends_where_scores_do() -> None:
-    scores, distances = spread([0.99, 0.5], min), spread([0.99, 0.5], max)
+    scores, distances = spread([0.99, 0.5]), spread([0.99, 0.5], are_distances=True)
     assert (scores.low, scores.high) == (0, 1)
     assert distances.low == 0
     assert distances.high == pytest.approx(3.86, abs=0.01)
 
 
 def test_an_interval_is_told_in_words() -> None:
-    assert spread([0.75, 0.75], min).interval(2) == "0.75 to 0.75"
-    assert spread([0.75], min).interval(2) == "of one photo: none"
+    assert spread([0.75, 0.75]).interval(2) == "0.75 to 0.75"
+    assert spread([0.75]).interval(2) == "of one photo: none"
 
 
 def test_of_many_values_the_interval_is_students() -> None:
     values = np.random.default_rng(1).normal(0.9, 0.02, 40)
     expected = stats.t.interval(0.95, 39, values.mean(), stats.sem(values))
-    found = spread(values.tolist(), min)
+    found = spread(values.tolist())
     assert (found.low, found.high) == pytest.approx(expected, abs=2e-4)
