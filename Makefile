@@ -42,7 +42,7 @@ endif
 	@touch $@
 
 repro: git setup ## run the pipeline, then show the scores
-	$(BIN)/dvc repro
+	$(BIN)/dvc --wait-for-lock repro
 	@echo && $(BIN)/carseg scores
 
 git:

@@ -82,9 +82,11 @@ def crossval(overrides: Sequence[str], folder: Path) -> None:
     # Too few pairs are told of here, else in the queue by every fold.
     split_names([pair.name for pair in pairs], with_fold(wanted, 0).split, wanted.seed)
     names = [NAME.format(k) for k in range(fold_count(len(pairs), wanted.split))]
-    refs = {name: f"refs/exps/{head[:2]}/{head[2:]}/{name}" for name in names}
-    for ref in refs.values():
-        git("update-ref", "-d", ref)
+    place = f"refs/exps/{head[:2]}/{head[2:]}"
+    for ref in git("for-each-ref", "--format=%(refname)", f"{place}/").split():
+        if re.fullmatch(NAME.format(r"\d+"), ref.removeprefix(f"{place}/")):  # maybe of more folds
+            git("update-ref", "-d", ref)
+    refs = {name: f"{place}/{name}" for name in names}
     dequeue(names)
     for k, name in enumerate(names):
         chosen = [
@@ -262,7 +264,9 @@ def run_dvc(*arguments: str) -> None:
     Raises:
         CarsegError: it failed.
     """
-    if wait_for(subprocess.Popen([*DVC, *arguments])):
+    # DVC starts its queue as `dvc`, and stages as `python`: those of this environment.
+    here = os.pathsep.join((os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)))
+    if wait_for(subprocess.Popen([*DVC, *arguments], env=os.environ | {"PATH": here})):
         raise CarsegError(f"dvc {' '.join(arguments)} failed; its message is above")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import filecmp
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from carseg.home import home_of
 from carseg.lock import read_lock
 from carseg.pairs import Pair, entries_in, files_in, match
 from carseg.photos import read_levels, read_photo
+from carseg.recorded import state
 from carseg.sample import is_rendered, render_sample
 
 FOLDERS = ("Image", "Mask")
@@ -196,15 +196,11 @@ def _read(read: Callable[[Path], Image.Image], path: Path, faults: list[str]) ->
 
 
 def _state(root: Path) -> int:
-    """Return a number made of the user's files' names, sizes and times of their last change."""
-    total = 0  # of hashes: no list of files is kept to sort them
-    for folder in FOLDERS:
-        for entry in entries_in(root / folder):
-            if os.path.isfile(entry):  # where entry.is_file() fails, at a link to itself
-                found = entry.stat()
-                text = repr((folder, entry.name, found.st_size, found.st_mtime_ns))
-                total ^= int.from_bytes(hashlib.sha256(text.encode(errors="replace")).digest())
-    return total
+    """Return a number that changes with the user's files."""
+    entries = (entry.path for folder in FOLDERS for entry in entries_in(root / folder))
+    return state(
+        filter(os.path.isfile, entries)
+    )  # where entry.is_file() fails, at a link to itself
 
 
 def _copy_from_home(root: Path) -> bool:

@@ -13,7 +13,7 @@ def home_of(root: Path) -> Path | None:
     DVC_ROOT may be another project's, a stage of which runs this one: then there is none.
     """
     home = Path(os.environ.get("DVC_ROOT", root)).resolve()
-    return home if root.resolve().is_relative_to(home / ".dvc/tmp") else None
+    return home if root.resolve().is_relative_to((home / ".dvc/tmp").resolve()) else None
 
 
 def at_home(path: Path) -> Path:

@@ -20,6 +20,7 @@ from carseg.errors import CarsegError, warn
 from carseg.files import new_directory, write_bytes
 from carseg.home import at_home
 from carseg.params import Params
+from carseg.recorded import files_below, state
 
 RELEASE = "https://github.com/danielgatis/rembg/releases/download/v0.0.0/"
 
@@ -79,6 +80,7 @@ def provide(params: Params, own: Path, folder: Path) -> None:
         OSError: one that is there may not be read, or `folder` not be written.
     """
     _bring(own)
+    before = state(files_below(own))
     init = suiting(params.model, own) if params.init == "official" else params.init
     with new_directory(folder) as fresh:
         if init in OFFICIAL:
@@ -104,6 +106,8 @@ def provide(params: Params, own: Path, folder: Path) -> None:
             shutil.copyfile(source, fresh / source.name)
             origin = init
         write_bytes(fresh / "origin.txt", f"{origin}\n".encode())
+        if state(files_below(own)) != before:
+            raise CarsegError(f"{own}: was changed while this ran; run it again")
 
 
 def suiting(model: str, own: Path) -> str:

@@ -43,8 +43,10 @@ class Params(_Section):
     image_size: int = Field(
         default=320, ge=64, le=2048, multiple_of=32, description="a multiple of 32 from 64 to 2048"
     )
-    epochs: int = Field(default=20, ge=1, description="a whole number from 1")
-    batch_size: int = Field(default=2, ge=1, description="a whole number from 1")
+    epochs: int = Field(default=20, ge=1, le=10**6, description="a whole number from 1 to 1000000")
+    batch_size: int = Field(
+        default=2, ge=1, le=10**6, description="a whole number from 1 to 1000000"
+    )
     learning_rate: float = Field(
         default=1e-4, gt=0, le=1, description="a number above 0, at most 1"
     )

@@ -1,9 +1,10 @@
-"""A guard against changes during a stage: DVC records parameters and code only at its end."""
+"""A guard against changes during a stage: DVC records what it depends on only at its end."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from carseg.errors import CarsegError
 from carseg.params import read_yaml
 
 CODE = ("carseg/", "stages/")
+OWN = "Weights"  # the user's, where `official.provide` looks itself, as it brings files there
 
 
 class Recorded:
-    """A stage's parameters and code, as they are when this is made; outside of a project none.
+    """A stage's parameters, code and data as they are when this is made; none without a project.
 
     Attributes:
         code: SHA-256 of each module that dvc.yaml names under the stage, by its path.
@@ -26,7 +28,9 @@ class Recorded:
         """Look at what dvc.yaml names under `stage`."""
         named = _read(Path("dvc.yaml")).get("stages", {}).get(stage, {})
         self._params: list[str] = named.get("params", [])
-        self._modules = [Path(path) for path in named.get("deps", []) if path.startswith(CODE)]
+        deps: list[str] = named.get("deps", [])
+        self._modules = [Path(path) for path in deps if path.startswith(CODE)]
+        self._data = [path for path in deps if not path.startswith(CODE) and path != OWN]
         self.code = self._digests()
         self._before = self._look(self.code)
 
@@ -34,7 +38,7 @@ class Recorded:
         """Check that all is as it was.
 
         Raises:
-            CarsegError: a parameter or a module was changed.
+            CarsegError: a parameter, a module or data were changed.
         """
         now = self._look(self._digests())
         for name in self._before | now:
@@ -47,7 +51,8 @@ class Recorded:
     def _look(self, code: Mapping[str, str]) -> dict[str, object]:
         values = _read(Path("params.yaml"))
         params = {f"params.yaml: {name}": values.get(name) for name in self._params}
-        return params | {f"{path}:": digest for path, digest in code.items()}
+        data = {f"{path}:": state(files_below(path)) for path in self._data}
+        return params | data | {f"{path}:": digest for path, digest in code.items()}
 
     def _digests(self) -> dict[str, str]:
         found = {}
@@ -56,6 +61,25 @@ class Recorded:
                 content = file.read_bytes() if file.is_file() else b""
                 found[file.as_posix()] = hashlib.sha256(content).hexdigest()
         return found
+
+
+def state(paths: Iterable[str]) -> int:
+    """Return a number made of files' paths, sizes and times of their last change."""
+    total = 0  # of hashes: no list of files is kept to sort them
+    for path in paths:
+        found = os.stat(path)
+        text = repr((path, found.st_size, found.st_mtime_ns))
+        total ^= int.from_bytes(hashlib.sha256(text.encode(errors="replace")).digest())
+    return total
+
+
+def files_below(path: str | Path) -> Iterable[str]:
+    """Yield the paths of all files in a folder and those in it, or that of a file."""
+    if os.path.isfile(path):
+        yield os.fspath(path)
+    for folder, _, names in os.walk(path):
+        # Not a link to itself, or to nothing.
+        yield from filter(os.path.isfile, (os.path.join(folder, name) for name in names))
 
 
 def _read(path: Path) -> dict[str, Any]:

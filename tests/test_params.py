@@ -13,6 +13,7 @@ from carseg.errors import CarsegError
 from carseg.params import Params, Split, load_params, read_yaml
 
 WHOLE = "a whole number from 1"
+TO_A_MILLION = "a whole number from 1 to 1000000"
 
 
 def read(text: str, folder: Path) -> Params:
@@ -123,8 +124,8 @@ WRONG = {
     "model": (MODEL, ["u2netx", "U2NET", "1", "null", "true"]),
     "init": (INIT, ["u2netx", "weights.pt", "weights.onnx.zip", "''", "1", "null"]),
     "image_size": (SIZE, ["32", "2080", "100", "320.0", "'320'", "true", "null", "0", "-64"]),
-    "epochs": (WHOLE, ["0", "-3", "1.5", "1e2", "ten", "true", "null"]),
-    "batch_size": (WHOLE, ["0", "2.0", "true", "null", "'4'"]),
+    "epochs": (TO_A_MILLION, ["0", "1000001", "-3", "1.5", "1e2", "ten", "true", "null"]),
+    "batch_size": (TO_A_MILLION, ["0", "1000001", "2.0", "true", "null", "'4'"]),
     "learning_rate": (RATE, ["0", "0.0", "-1e-4", "1.1", ".inf", ".nan", "'1e-4'", "true", "null"]),
     "patience": (PATIENCE, ["0", "-1", "2.5", "false", "never"]),
     "precision": (PRECISION, ["float16", "16", "null", "true"]),
@@ -171,7 +172,7 @@ def test_every_parameter_has_wrong_values_in_the_tables_above() -> None:
 
 
 def test_the_wrong_value_is_shown_but_not_at_any_length(tmp_path: Path) -> None:
-    assert faults("epochs: ten", tmp_path) == [f"epochs is 'ten'; it must be {WHOLE}"]
+    assert faults("epochs: ten", tmp_path) == [f"epochs is 'ten'; it must be {TO_A_MILLION}"]
     (line,) = faults(f"epochs: {'x' * 1000}", tmp_path)
     assert len(line) < 150
 

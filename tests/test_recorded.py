@@ -14,7 +14,7 @@ from carseg.recorded import Recorded
 PIPELINE = """
 stages:
   train_bce:
-    deps: [stages/train_bce.py, carseg/train.py, carseg/sample, dataset]
+    deps: [stages/train_bce.py, carseg/train.py, carseg/sample, dataset, Weights, u2net.pth]
     params: [epochs, split, patience]
   evaluate:
     deps: [carseg/train.py]
@@ -27,8 +27,10 @@ DRAWN = Path("carseg/sample/paint.py")  # of a folder that is named as a whole
 @pytest.fixture(autouse=True)
 def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for folder in ("carseg/sample", "stages", "dataset"):
+    for folder in ("carseg/sample", "stages", "dataset/Image", "Image", "Weights"):
         Path(folder).mkdir(parents=True)
+    for data in ("dataset/Image/a.jpg", "u2net.pth"):
+        Path(data).write_text("data")
     Path("dvc.yaml").write_text(PIPELINE)
     Path("params.yaml").write_text(PARAMS)
     for path in (MODULE, DRAWN, Path("stages/train_bce.py")):
@@ -64,6 +66,10 @@ def test_code_is_that_which_the_stage_names() -> None:
         (lambda: DRAWN.write_text("other"), "carseg/sample/paint.py:"),
         (DRAWN.unlink, "carseg/sample/paint.py:"),
         (lambda: Path("carseg/sample/new.py").touch(), "carseg/sample/new.py:"),
+        (lambda: Path("dataset/Image/new.jpg").touch(), "dataset:"),
+        (lambda: Path("dataset/Image/a.jpg").write_text("other"), "dataset:"),
+        (Path("dataset/Image/a.jpg").unlink, "dataset:"),
+        (lambda: Path("u2net.pth").write_text("other"), "u2net.pth:"),
     ],
 )
 def test_what_was_changed_is_named(change: Callable[[], object], name: str) -> None:
@@ -79,7 +85,8 @@ def test_what_was_changed_is_named(change: Callable[[], object], name: str) -> N
         lambda: None,
         lambda: set_to("workers: 0", "workers: 4"),
         lambda: set_to("epochs: 20", "epochs:   20  # of each"),
-        lambda: Path("dataset/new.jpg").touch(),
+        lambda: Path("Weights/new.pth").touch(),
+        lambda: Path("Image/new.jpg").touch(),
         lambda: Path("carseg/sample/paint.pyc").touch(),
         lambda: Path("dvc.yaml").write_text(""),
     ],
