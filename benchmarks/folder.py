@@ -112,7 +112,7 @@ def measure(model: Model, shares: list[Path], folder: Path) -> dict[str, list[fl
 
         def whole_folder(share: Path = share) -> None:
             with contextlib.redirect_stderr(io.StringIO()):
-                predict([str(share)], folder / "whole", model, kinds)
+                predict([str(share)], folder / "whole", lambda: model, kinds)
 
         seconds["one at a time"].append(timed(one_at_a_time) / len(photos))
         seconds["folder"].append(timed(whole_folder) / len(photos))

@@ -75,6 +75,8 @@ def measure(count: int, until: str, launcher: str) -> tuple[Times, Peaks]:
     with tempfile.TemporaryDirectory() as name:
         project = Path(name) / "project"
         subprocess.run(["git", "clone", "--quiet", ".", str(project)], check=True)
+        # Not a cache that the user's settings may share.
+        (project / ".dvc/config.local").write_text("[cache]\n    dir = cache\n")
         settings = project / "params.yaml"
         settings.write_text(
             yaml.safe_dump(yaml.safe_load(settings.read_text()) | SETTINGS | {"launcher": launcher})

@@ -117,7 +117,9 @@ def prepare(folder: Path, images: Path | None, masks: Path | None, changes: Sequ
             "-S launcher=python"
         )
     path.write_text(yaml.safe_dump(params.model_dump()))
-    # Nothing may come out of the cache of runs, nor be taken as done.
+    # Nothing may come out of a cache of runs, which the user's settings may share, nor be taken as
+    # done.
+    (project / ".dvc/config.local").write_text("[cache]\n    dir = cache\n")
     (project / "dvc.lock").unlink(missing_ok=True)
     python = folder / "python"
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m benchmarks.share "$@"\n')

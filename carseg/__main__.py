@@ -47,7 +47,7 @@ def command_line() -> argparse.ArgumentParser:
 def _add_weights(command: Options, what: str) -> None:
     command.add_argument(
         "--weights",
-        type=Path,
+        type=_path("--weights", "a file"),
         default=Path("u2net_segmentation_dice_loss.pth"),
         metavar="FILE",
         help=f"{what} [%(default)s]",
@@ -87,12 +87,12 @@ def check(name: str, value: float | None, least: float, most: float) -> None:
         raise CarsegError(f"{name} {value}: give a number from {least} to {most}")
 
 
-def _folder(option: str) -> Callable[[str], Path]:
-    """Return what converts the value of an option to the folder that it names."""
+def _path(option: str, what: str = "a folder") -> Callable[[str], Path]:
+    """Return what converts the value of an option to the path that it names."""
 
     def convert(text: str) -> Path:
         if not text:  # as an unset variable of a shell is; Path("") is the current folder
-            raise CarsegError(f"{option}: names nothing; give a folder")
+            raise CarsegError(f"{option}: names nothing; give {what}")
         return Path(text)
 
     return convert
@@ -145,7 +145,7 @@ def _add_crossval(commands: Commands) -> None:
     )
     command.add_argument(
         "--out",
-        type=_folder("--out"),
+        type=_path("--out"),
         default=Path("crossval"),
         metavar="DIR",
         help="results, in place of those of an earlier run there; DVC's experiments of an earlier "
@@ -180,7 +180,7 @@ def _add_predict(commands: Commands) -> None:
     command.add_argument(
         "paths", nargs="+", metavar="PATH", help="photos, folders, patterns, or - for a stream"
     )
-    command.add_argument("--out", type=_folder("--out"), metavar="DIR", help="results [predicted]")
+    command.add_argument("--out", type=_path("--out"), metavar="DIR", help="results [predicted]")
     net = command.add_mutually_exclusive_group()
     _add_weights(net, "what a training saved, or an .onnx or .xml file of carseg export")
     net.add_argument(
@@ -265,21 +265,21 @@ def _predict(arguments: argparse.Namespace) -> None:
         import torch
 
         from carseg.batch import predict
-        from carseg.model import load, untrained
+        from carseg.model import Model, load, untrained
         from carseg.outputs import Kinds
 
     torch.backends.cudnn.allow_tf32 = False  # as when scores were computed
-    if arguments.untrained:
-        model = untrained(arguments.image_size, device=arguments.device)
-    else:
-        model = load(arguments.weights, arguments.image_size, device=arguments.device)
-    threshold = model.threshold if arguments.threshold is None else arguments.threshold
-    cleanup = model.cleanup if arguments.cleanup is None else arguments.cleanup
+
+    def model() -> Model:
+        if arguments.untrained:
+            return untrained(arguments.image_size, device=arguments.device)
+        return load(arguments.weights, arguments.image_size, device=arguments.device)
+
     predict(
         arguments.paths,
         arguments.out or Path("predicted"),
         model,
-        Kinds(arguments.kinds or [], threshold, arguments.background, cleanup),
+        Kinds(arguments.kinds or [], arguments.threshold, arguments.background, arguments.cleanup),
         d4=arguments.d4,
         closer=arguments.closer,
         recursive=arguments.recursive,
@@ -304,7 +304,7 @@ def _add_export(commands: Commands) -> None:
     _add_image_size(command)
     command.add_argument(
         "--out",
-        type=_folder("--out"),
+        type=_path("--out"),
         default=Path("exported"),
         metavar="DIR",
         help="results [exported]",
@@ -319,7 +319,7 @@ def _add_export(commands: Commands) -> None:
     command.add_argument("--batch", type=int, metavar="N", help="photos at once [any number]")
     command.add_argument(
         "--int8",
-        type=_folder("--int8"),
+        type=_path("--int8"),
         metavar="DIR",
         help="networks in 8-bit integers, smaller and faster, calibrated on photos in this folder; "
         "half of them are held out to compare masks on",
@@ -394,13 +394,13 @@ def _add_masks(commands: Commands) -> None:
     )
     command.add_argument(
         "--images",
-        type=_folder("--images"),
+        type=_path("--images"),
         default=Path("Image"),
         metavar="DIR",
         help="the photos [Image]",
     )
     command.add_argument(
-        "--out", type=_folder("--out"), default=Path("Mask"), metavar="DIR", help="the masks [Mask]"
+        "--out", type=_path("--out"), default=Path("Mask"), metavar="DIR", help="the masks [Mask]"
     )
     command.add_argument("--force", action="store_true", help="replace masks that exist")
     command.set_defaults(start=_import_masks)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
@@ -26,7 +26,7 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # of a disk that takes no more
 def predict(
     paths: Sequence[str],
     out: Path,
-    model: Model,
+    load: Callable[[], Model],
     kinds: Kinds,
     *,
     d4: bool = False,
@@ -43,8 +43,8 @@ def predict(
     Args:
         paths: files, folders, patterns, or "-" alone: standard input to standard output.
         out: the folder to write to.
-        model: what to predict with.
-        kinds: outputs to write for each photo.
+        load: gives what to predict with, once it is known that there is something to do.
+        kinds: outputs to write for each photo, `settle`d by the model.
         d4: as in `Model.predict`.
         closer: likewise.
         recursive: search subfolders, too.
@@ -58,7 +58,7 @@ def predict(
         OSError: `out` cannot be written to, or a folder of photos not be read.
     """
     if [*paths] == [str(STREAM)]:
-        _predict_stream(model, kinds, d4, closer)
+        _predict_stream(load, kinds, d4, closer)
         return
     if str(STREAM) in paths:
         raise CarsegError("-: stands for a stream, and for that alone; name files instead")
@@ -75,6 +75,8 @@ def predict(
         if not listed:
             return
     check_writable(out)  # now, not when hours have been computed
+    model = load()
+    kinds.settle(model.threshold, model.cleanup)
     failed: list[str] = []
     made: list[Job] = []
     stopped = Event()
@@ -112,12 +114,14 @@ def predict(
         raise CarsegError("\n".join(failed))
 
 
-def _predict_stream(model: Model, kinds: Kinds, d4: bool, closer: bool) -> None:
+def _predict_stream(load: Callable[[], Model], kinds: Kinds, d4: bool, closer: bool) -> None:
     if len(kinds.names) > 1:
         raise CarsegError("-: makes one file of one photo; ask for one kind alone")
     for stream, name in ((sys.stdin, "input"), (sys.stdout, "output")):
         if stream is None:  # closed by who started this
             raise CarsegError(f"-: there is no standard {name}; name files instead")
+    model = load()
+    kinds.settle(model.threshold, model.cleanup)
     given = sys.stdin.buffer.read()
     try:
         photo = read(given, STREAM)

@@ -65,10 +65,9 @@ def run(stage: Callable[[], None], lighter: str = LIGHTER) -> None:
         except OSError:
             _drop_output()
         where = f"{error.filename}: " if error.filename else ""
-        sys.exit(
-            f"carseg: {where}{error.strerror or error}; put that right and run it again, nothing "
-            "was left half written"
-        )
+        # Without a name it is standard output, which may have a part.
+        left = ", nothing was left half written" if error.filename else ""
+        sys.exit(f"carseg: {where}{error.strerror or error}; put that right and run it again{left}")
     except (MemoryError, RuntimeError) as error:
         if any(words in str(error) for words in OF_WORKERS):  # else it is what went wrong in one
             sys.exit(

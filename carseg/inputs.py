@@ -5,7 +5,9 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterator, Sequence
+from fnmatch import fnmatch
 from functools import cache, partial
+from os.path import islink, join
 from pathlib import Path
 
 from PIL import ExifTags, Image
@@ -70,18 +72,30 @@ def list_photos(
 
 
 def matches(pattern: str) -> list[Path]:
-    """List what a pattern matches; of ** not what lies beyond links to folders, or in `SYSTEM`."""
+    """List what a pattern matches.
+
+    Of **, not what is hidden, lies in `SYSTEM` or beyond a link to a folder, which may have no end.
+
+    Raises:
+        OSError: a folder below ** may not be read.
+    """
     start = _fixed(pattern)
     rest = pattern[len(start) :]
-    found = map(Path, sorted(glob.glob(glob.escape(start) + rest, recursive=True)))
-    return [path for path in found if not ("**" in rest and _is_aside(path, start))]
+    if "**" not in rest:
+        return [Path(path) for path in sorted(glob.glob(glob.escape(start) + rest))]
+    wanted = Path(rest).parts
+    below = sorted(_all_below(Path(start)), key=str)
+    return [path for path in below if _fit(path.relative_to(start).parts, wanted)]
 
 
-def _is_aside(path: Path, start: str) -> bool:
-    inside = path.relative_to(start)
-    way = [each for each in (inside, *inside.parents) if each.name]
-    linked = (each for each in way if (start / each).is_symlink() and (start / each).is_dir())
-    return any(each.name.casefold() in SYSTEM for each in way) or any(linked)
+def _fit(names: Sequence[str], patterns: Sequence[str]) -> bool:
+    """Return whether folders' names and a file's fit patterns, ** any number of them."""
+    if not patterns:
+        return not names
+    first, *more = patterns
+    if first == "**":
+        return any(_fit(names[i:], more) for i in range(len(names) + 1))
+    return bool(names) and fnmatch(names[0], first) and _fit(names[1:], more)
 
 
 def _fixed(pattern: str) -> str:
@@ -107,16 +121,18 @@ def _photos_in(folder: Path, recursive: bool, out: Path | None) -> Iterator[Path
 
 
 def _all_below(folder: Path) -> Iterator[Path]:
-    """List files in folders in folders, but not in those that are linked to."""
+    """List what a folder and those in it hold, but nothing hidden, in `SYSTEM` or beyond links."""
 
     def tell(error: OSError) -> None:
         raise error  # else a folder that cannot be read would be passed over
 
     for place, folders, names in os.walk(folder, onerror=tell):
         folders[:] = [
-            name for name in folders if not name.startswith(".") and name.casefold() not in SYSTEM
+            name
+            for name in folders
+            if not (name.startswith(".") or name.casefold() in SYSTEM or islink(join(place, name)))
         ]
-        yield from (Path(place, name) for name in names)
+        yield from (Path(place, name) for name in (*folders, *names) if not name.startswith("."))
 
 
 def _results(pattern: str, met: Sequence[Path], out: Path | None) -> set[Path]:

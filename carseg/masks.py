@@ -16,7 +16,7 @@ from carseg.annotations import Annotated, Region, check_size, read
 from carseg.errors import IS_FOLDER, CarsegError, warn_of
 from carseg.files import write_bytes
 from carseg.pairs import MASKS, PHOTOS, shared_name
-from carseg.photos import read_photo
+from carseg.photos import HEIC, RAW, read_photo
 
 
 def import_masks(
@@ -45,7 +45,8 @@ def import_masks(
     annotated = [picture for _, picture in from_file]
     wanted = _wanted(annotated, classes, faults)
     ambiguous = _ambiguous(annotated)
-    photos, existing = _by_stem(images, Image.registered_extensions()), _by_stem(out, MASKS)
+    endings = Image.registered_extensions().keys() | HEIC | RAW  # which are told of
+    photos, existing = _by_stem(images, endings), _by_stem(out, MASKS)
     masks: dict[Path, bytes] = {}
     source: dict[Path, Path] = {}  # the annotation file that a mask is of
     several: list[str] = []

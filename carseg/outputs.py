@@ -29,23 +29,25 @@ class Kinds:
 
     Attributes:
         names: of the kinds wanted: mask, cutout, overlay, background.
+        threshold: probability from which a pixel is car.
+        cleanup: whether only the largest piece of car is kept, and its holes filled.
         scenery: the file of the background, where it is a picture.
     """
 
     def __init__(
         self,
         names: Sequence[str],
-        threshold: float,
-        background: str | None,
-        cleanup: bool = False,
+        threshold: float | None = None,
+        background: str | None = None,
+        cleanup: bool | None = None,
     ) -> None:
         """Read the background, too.
 
         Args:
             names: of the kinds wanted; none: mask.
-            threshold: probability from which a pixel is car.
+            threshold: probability from which a pixel is car; None: 0.5, or what `settle` says.
             background: a colour, as in CSS, or an image file.
-            cleanup: keep only the largest piece of car, and fill its holes.
+            cleanup: keep only the largest piece of car, and fill its holes; None: likewise.
 
         Raises:
             CarsegError: the background is neither, or is an image that cannot be read.
@@ -54,8 +56,8 @@ class Kinds:
         """
         wanted = [*names, *(["background"] if background is not None else [])] or ["mask"]
         self.names = list(dict.fromkeys(wanted))
-        self._threshold = threshold
-        self._cleanup = cleanup
+        self._given = threshold, cleanup
+        self.settle(0.5, False)
         self._scene = Image.new("RGB", (1, 1))
         self._converted: tuple[bytes | None, Image.Image] = (b"", self._scene)  # as of a photo
         self.scenery: Path | None = None
@@ -70,6 +72,12 @@ class Kinds:
                     f"--background {background}: neither a colour nor a file; try white or #1e90ff"
                 ) from error
 
+    def settle(self, threshold: float, cleanup: bool) -> None:
+        """Take a model's threshold and clean-up where none was given."""
+        wanted, clean = self._given
+        self.threshold = threshold if wanted is None else wanted
+        self.cleanup = cleanup if clean is None else clean
+
     def make(
         self, photo: Image.Image, found: NDArray[np.float32], names: Iterable[str] | None = None
     ) -> Iterator[tuple[str, bytes]]:
@@ -80,8 +88,8 @@ class Kinds:
             found: (H, W), probability of being car, 0…1.
             names: some of `Kinds.names`; None: all.
         """
-        if self._cleanup:
-            found = one_piece(found, self._threshold)
+        if self.cleanup:
+            found = one_piece(found, self.threshold)
         for kind in self.names if names is None else names:
             yield kind, self._content(kind, photo, found)
 
@@ -122,7 +130,7 @@ class Kinds:
         return scene
 
     def _car(self, found: NDArray[np.float32]) -> Image.Image:
-        return Image.fromarray(found >= self._threshold).convert("L")
+        return Image.fromarray(found >= self.threshold).convert("L")
 
 
 def in_colours(scene: Image.Image, wanted: bytes | None) -> Image.Image:

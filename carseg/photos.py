@@ -74,7 +74,9 @@ def read_truth(path: Path) -> NDArray[np.bool_]:
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
-    """Reduce a 16-bit image to its upper 8 bits; Pillow would clip levels above 255."""
+    """Scale levels of 16 bits, and floating-point ones from 0 to 1, to 8 bits; Pillow would not."""
+    if image.mode == "F" and np.asarray(image).max() <= 1:
+        return Image.fromarray((np.asarray(image).clip(0, 1) * 255).astype(np.uint8))
     if not image.mode.startswith("I"):
         return image
     levels = np.asarray(image, np.int64)
@@ -146,9 +148,17 @@ def decode(content: bytes) -> Image.Image:
         Exception: whatever Pillow raises, which has no common base; see `blaming`.
     """
     with Image.open(io.BytesIO(content)) as image:
+        if _is_raw(image):
+            raise ValueError("a camera's raw file, of which a preview at most; convert it to JPEG")
         image.load()
         drop_text(image)
         return turned_by_tag(image)
+
+
+def _is_raw(image: Image.Image) -> bool:
+    """Return whether a TIFF is one, by its tags: a file's name may not tell."""
+    tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+    return ExifTags.Base.DNGVersion in tags or tags.get(ExifTags.Base.NewSubfileType) == 1
 
 
 def as_rgb(image: Image.Image) -> Image.Image:

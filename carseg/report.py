@@ -164,6 +164,7 @@ def data_uri(picture: Image.Image | bytes) -> str:
     if isinstance(picture, Image.Image):
         small = picture.copy()
         small.thumbnail((LONG_SIDE, LONG_SIDE), Image.Resampling.BOX)
+        small.info = {}  # a comment would be saved
         content = io.BytesIO()
         small.save(content, "JPEG", quality=82)
         picture = content.getvalue()

@@ -1,5 +1,6 @@
 """`carseg predict`: every photo done or named, nothing lost."""
 
+import glob
 import io
 import os
 import signal
@@ -7,7 +8,7 @@ import struct
 import subprocess
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from threading import Barrier
@@ -78,7 +79,7 @@ def do(
     **options: bool,
 ) -> None:
     made = Kinds(kinds, threshold, background, cleanup)
-    predict(paths, Path(out), Red(), made, jobs=jobs, **options)
+    predict(paths, Path(out), Red, made, jobs=jobs, **options)
 
 
 def files(folder: str = "out") -> list[str]:
@@ -237,7 +238,7 @@ def test_drafts_are_masks_that_the_pipeline_takes() -> None:
     Path("Image").mkdir()
     photo().save("Image/a.jpeg")
     photo(30, 44).save("Image/b.jpg", exif=oriented(6))
-    predict(["Image"], Path("Mask"), Red(), Kinds([], 0.5, None), skip_existing=True)
+    predict(["Image"], Path("Mask"), Red, Kinds([], 0.5, None), skip_existing=True)
     assert [pair.name for pair in snapshot(Path(), Path("dataset"))] == ["a", "b"]
     assert pixels("dataset/Mask/b.png").shape == (30, 44)
 
@@ -249,7 +250,7 @@ def test_no_draft_is_made_beside_a_mask_whose_ending_is_written_otherwise() -> N
         photo().save(f"Image/{stem}.JPG")
     Path("Mask/a.PNG").touch()
     Path("Mask/bu\N{COMBINING DIAERESIS}.png").touch()  # as macOS writes it
-    predict(["Image"], Path("Mask"), Red(), Kinds([], 0.5, None), skip_existing=True)
+    predict(["Image"], Path("Mask"), Red, Kinds([], 0.5, None), skip_existing=True)
     assert all(path.stat().st_size == 0 for path in Path("Mask").iterdir())
     assert len(list(Path("Mask").iterdir())) == 2
 
@@ -331,7 +332,7 @@ def test_views_are_averaged_and_a_closer_look_taken_when_asked() -> None:
     ways = [(False, False), (True, False), (False, True)]
     for i, (d4, closer) in enumerate(ways):
         kinds = Kinds((), 0.5, None)
-        predict(["photos/a.png"], Path(f"out{i}"), model, kinds, d4=d4, closer=closer)
+        predict(["photos/a.png"], Path(f"out{i}"), lambda: model, kinds, d4=d4, closer=closer)
     assert model.asked == ways
 
 
@@ -538,8 +539,9 @@ def test_a_folder_that_cannot_be_looked_into_is_not_passed_over(
     photo().save("photos/@eaDir/SYNOPHOTO_THUMB.png")
     assert len(list_photos(["photos"], recursive=True)) == 3
     unreadable = "more"
-    with pytest.raises(PermissionError, match="photos/more"):
-        list_photos(["photos"], recursive=True)
+    for named in ("photos", "photos/**/*.png"):
+        with pytest.raises(PermissionError, match="photos/more"):
+            list_photos([named], recursive=True)
 
 
 def test_links_to_folders_are_not_followed() -> None:
@@ -557,6 +559,36 @@ def test_links_to_folders_are_not_followed() -> None:
     Path("photos/@eaDir").mkdir()
     photo().save("photos/@eaDir/e.png")
     assert len(list_photos(["photos/**/*.png"], recursive=True)) == 3
+
+
+def test_links_that_lead_back_have_an_end() -> None:
+    """Two of them make two ways on at every step, of which systems go forty."""
+    for name in "xy":
+        Path("photos/more", name).symlink_to("..")
+    for named in ("photos", "photos/**/*.png", "**/*.png"):
+        assert len(list_photos([named], recursive=True)) == 3
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("photos/**", ["a.png", "b.png", "more/c.png"]),
+        ("photos/**/c.png", ["more/c.png"]),
+        ("**/more/*", ["more/c.png"]),
+        ("**/[ab].png", ["a.png", "b.png"]),
+        ("p*/**/*.png", ["a.png", "b.png", "more/c.png"]),
+        ("photos/**/more/**/*.png", ["more/c.png"]),
+        ("photos/*", ["a.png", "b.png", "more/c.png"]),
+        ("photos/?.png", ["a.png", "b.png"]),
+    ],
+)
+def test_patterns_mean_what_they_mean_elsewhere(pattern: str, found: list[str]) -> None:
+    photos = {path for path, _ in list_photos([pattern], recursive=True)} - {
+        Path("photos/notes.txt")
+    }
+    assert sorted(path.relative_to("photos").as_posix() for path in photos) == found
+    by_glob = {Path(name) for name in glob.glob(pattern, recursive=True)}
+    assert set(matches(pattern)) | {Path("photos")} == by_glob | {Path("photos")}
 
 
 def test_a_photo_that_is_a_link_to_nothing_is_told_of() -> None:
@@ -610,6 +642,14 @@ def test_the_preview_in_raw_data_is_not_taken_for_the_photo(ending: str) -> None
     with pytest.raises(
         CarsegError, match=rf"^photos/c\.{ending}: is a camera's raw file, .* to JPEG or"
     ):
+        do("photos")
+    assert files() == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize("tag", [{254: 1}, {50706: b"\x01\x04\x00\x00"}])
+def test_raw_data_are_known_whatever_they_are_called(tag: dict[int, int | bytes]) -> None:
+    Image.open("photos/a.png").save("photos/c.tif", "TIFF", tiffinfo=tag)
+    with pytest.raises(CarsegError, match=r"^photos/c\.tif: .*\(a camera's raw file, of which a"):
         do("photos")
     assert files() == ["a.png", "b.png"]
 
@@ -715,10 +755,10 @@ def test_what_another_command_has_made_meanwhile_is_left() -> None:
             return super().predict(picture, **options)
 
     with pytest.raises(CarsegError, match=r"^out/a\.png: was made meanwhile, and is left as it is"):
-        predict(["photos"], Path("out"), Slow(), Kinds([], 0.5, None))
+        predict(["photos"], Path("out"), Slow, Kinds([], 0.5, None))
     assert Path("out/a.png").read_text() == "another's"
     assert files() == ["a.png", "b.png"], "the others are done"
-    predict(["photos"], Path("out"), Slow(), Kinds([], 0.5, None), force=True)
+    predict(["photos"], Path("out"), Slow, Kinds([], 0.5, None), force=True)
     assert pixels("out/a.png").any()
 
 
@@ -731,11 +771,11 @@ def test_a_kind_that_another_command_has_made_meanwhile_does_not_stop_the_others
 
     kinds = Kinds(["mask", "overlay"], 0.5, None)
     with pytest.raises(CarsegError, match=r"^out/a_mask\.png: was made meanwhile"):
-        predict(["photos/a.png"], Path("out"), Slow(), kinds)
+        predict(["photos/a.png"], Path("out"), Slow, kinds)
     assert files() == ["a_mask.png", "a_overlay.jpg"]
     for path in Path("out").iterdir():
         path.unlink()
-    predict(["photos/a.png"], Path("out"), Slow(), kinds, skip_existing=True)
+    predict(["photos/a.png"], Path("out"), Slow, kinds, skip_existing=True)
     assert files() == ["a_mask.png", "a_overlay.jpg"], "which is what was asked for"
     assert Path("out/a_mask.png").read_text() == "another's"
 
@@ -1041,7 +1081,7 @@ def look(photos):
         time.sleep(0.01)
     return photos[:, :1]
 
-run(lambda: predict(["photos"], Path("out"), Model(look, 64), Kinds([], 0.5, None), jobs=2))
+run(lambda: predict(["photos"], Path("out"), lambda: Model(look, 64), Kinds([], 0.5, None), jobs=2))
 """
     for i in range(6):
         photo().save(f"photos/{i}.png")
@@ -1076,7 +1116,7 @@ def test_photos_of_a_folder_are_looked_at_side_by_side() -> None:
         return torch.full((len(photos), 1, 64, 64), 0.2)  # of a car there might be a second look
 
     model = Model(look, 64, lambda jobs: nullcontext(look))
-    predict(["photos"], Path("out"), model, Kinds([], 0.5, None), jobs=2)
+    predict(["photos"], Path("out"), lambda: model, Kinds([], 0.5, None), jobs=2)
     assert not any(pixels(f"out/{name}").any() for name in files("out"))
     assert files("out") == ["a.png", "b.png"]
 
@@ -1104,12 +1144,13 @@ def test_the_command_line_predicts_with_trained_weights() -> None:
 
 def test_options_left_out_are_those_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[object] = []
-    monkeypatch.setattr(
-        "carseg.batch.predict",
-        lambda paths, out, model, kinds, **_: given.extend(
-            (model.size, kinds._threshold, kinds._cleanup, str(out))
-        ),
-    )
+
+    def take(_: object, out: Path, load: Callable[[], Model], kinds: Kinds, **__: object) -> None:
+        model = load()
+        kinds.settle(model.threshold, model.cleanup)
+        given.extend((model.size, kinds.threshold, kinds.cleanup, str(out)))
+
+    monkeypatch.setattr("carseg.batch.predict", take)
     weights.save(U2Net("u2netp"), Path("u2net_segmentation_dice_loss.pth"))
     run_carseg("predict", "photos")
     assert given == [320, 0.5, False, "predicted"]
@@ -1163,7 +1204,9 @@ def test_options_reach_what_they_are_for(
     )
     monkeypatch.setattr(
         "carseg.batch.predict",
-        lambda paths, out, model, kinds, **options: given.update(options, names=[*kinds.names]),
+        lambda paths, out, load, kinds, **options: (
+            load() and given.update(options, names=[*kinds.names])
+        ),
     )
     Path("net.pth").touch()
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
@@ -1171,6 +1214,26 @@ def test_options_reach_what_they_are_for(
     assert not torch.backends.cudnn.allow_tf32, "masks are those that were scored"
     left_out = dict.fromkeys(("d4", "closer", "recursive", "force", "skip_existing"), False)
     assert given == {**left_out, "jobs": None, "device": "auto", "names": ["mask"], **expected}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("gone.jpg",), "gone.jpg: there is no such file"),
+        (("photos", "--background", "greenish"), "--background greenish: neither"),
+        (("photos",), "made/a.png: exists already"),
+        (("-", "--mask", "--overlay"), "-: makes one file of one photo"),
+    ],
+)
+def test_what_cannot_be_done_is_told_before_weights_are_fetched(
+    words: tuple[str, ...], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("made").mkdir()
+    Path("made/a.png").touch()
+    monkeypatch.setattr("carseg.model.untrained", pytest.fail)
+    out = () if words[0] == "-" else ("--out", "made")
+    with pytest.raises(SystemExit, match=f"^carseg: {said}"):
+        run_carseg("predict", *words, "--untrained", *out)
 
 
 def test_options_of_an_export_reach_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1191,7 +1254,7 @@ def test_a_stream_is_looked_at_as_asked(monkeypatch: pytest.MonkeyPatch) -> None
     for d4, closer in ((True, False), (False, True)):
         monkeypatch.setattr(sys, "stdin", Standard(Path("photos/a.png").read_bytes()))
         monkeypatch.setattr(sys, "stdout", Standard())
-        predict(["-"], Path("out"), model, Kinds([], 0.5, None), d4=d4, closer=closer)
+        predict(["-"], Path("out"), lambda: model, Kinds([], 0.5, None), d4=d4, closer=closer)
     assert model.asked == [(True, False), (False, True)]
 
 
@@ -1199,7 +1262,7 @@ def test_settings_are_those_beside_the_weights(monkeypatch: pytest.MonkeyPatch) 
     given: list[object] = []
     monkeypatch.setattr(
         "carseg.batch.predict",
-        lambda paths, out, model, kinds, **_: given.extend((model.size, kinds._threshold)),
+        lambda paths, out, load, *_, **__: given.extend((load().size, load().threshold)),
     )
     monkeypatch.setattr(
         "carseg.export.export",
@@ -1234,6 +1297,7 @@ def test_settings_are_those_beside_the_weights(monkeypatch: pytest.MonkeyPatch) 
         ),
         (("--weights", "none/model.onnx"), "model.onnx: there is no such file; run carseg export"),
         (("--out", ""), "--out: names nothing; give a folder"),
+        (("--weights", ""), "--weights: names nothing; give a file"),
     ],
 )
 def test_wrong_options_are_one_line(arguments: tuple[str, ...], message: str) -> None:

@@ -129,7 +129,10 @@ def test_exported_files_tell_the_settings_of_then_wherever_they_lie(
     given: list[object] = []
     monkeypatch.setattr(
         "carseg.batch.predict",
-        lambda paths, out, model, kinds, **_: given.extend((kinds._threshold, kinds._cleanup)),
+        lambda paths, out, load, kinds, **_: (
+            kinds.settle(load().threshold, load().cleanup)
+            or given.extend((kinds.threshold, kinds.cleanup))
+        ),
     )
     words = ["predict", "photos", "--weights", str(written[0])]
     for more, expected in (([], [0.4, True]), (["--threshold", "0", "--no-cleanup"], [0, False])):

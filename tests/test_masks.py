@@ -362,11 +362,12 @@ def test_a_path_of_windows_names_its_photo() -> None:
     assert import_masks([Path("c.json")], (), IMAGE, MASK, False) == [MASK / "a.png"]
 
 
-def test_a_photo_of_another_kind_is_named() -> None:
-    (IMAGE / "a.jpg").rename(IMAGE / "a.webp")
+@pytest.mark.parametrize("ending", ["webp", "HEIC", "nef"])
+def test_a_photo_of_another_kind_is_named(ending: str) -> None:
+    (IMAGE / "a.jpg").rename(IMAGE / f"a.{ending}")
     (IMAGE / "a.json").write_text("{}")
     file = labelme("a.jpg", ("car", SQUARE))
-    assert refused(file) == ["Image/a.webp: is not a .jpg file; convert it"]
+    assert refused(file) == [f"Image/a.{ending}: is not a .jpg file; convert it"]
 
 
 def test_a_file_without_regions_has_no_classes_to_tell() -> None:

@@ -16,6 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 from carseg.errors import CarsegError
 from carseg.inputs import read
 from carseg.photos import (
+    as_rgb,
     eight_bits,
     read_levels,
     read_mask,
@@ -109,6 +110,22 @@ def test_sixteen_bits_keep_their_upper_eight(tmp_path: Path) -> None:
     Image.fromarray(values).save(tmp_path / "a.png")
     assert np.asarray(read_levels(tmp_path / "a.png")).tolist() == [[0, 0, 1, 127, 128, 255]]
     assert np.asarray(read_photo(tmp_path / "a.png"))[..., 1].tolist() == [[0, 0, 1, 127, 128, 255]]
+
+
+@pytest.mark.parametrize("most", [1, 255])
+def test_floating_point_levels_may_go_to_1_or_255(most: int) -> None:
+    levels = np.linspace(0, most, 256, dtype=np.float32)[None]
+    found = np.asarray(as_rgb(Image.fromarray(levels)))[0]
+    assert np.abs(found - np.arange(256)[:, None]).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "CMYK", "YCbCr", "P"])
+def test_colours_stay_what_they_are_in_every_mode(mode: str) -> None:
+    given = Image.new("RGB", (2, 1), (200, 40, 90))
+    given.putpixel((1, 0), (10, 250, 120))
+    found = np.asarray(as_rgb(given.convert(mode)), int)
+    # CMYK as Pillow makes it has no black; a palette has the nearest of its colours.
+    assert np.abs(found - np.asarray(given)).max() <= (40 if mode == "P" else 2)
 
 
 def test_what_is_beyond_16_bits_is_black_or_white() -> None:

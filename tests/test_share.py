@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import sys
 import tempfile
 import time
@@ -103,6 +104,12 @@ def test_a_project_without_results_and_with_folders_among_weights_is_prepared(
 ) -> None:
     source = tmp_path / "source"
     (source / "Weights/older").mkdir(parents=True)
+    for name in (".dvc", "Image", "Mask"):
+        (source / name).mkdir()
+        (source / name / ".gitkeep").touch()
+    (source / "dvc.lock").write_text("of an earlier run")
+    cars = tmp_path / "cars"
+    write_pairs(cars / "Image", cars / "Mask", 1)
     (source / "params.yaml").write_text("epochs: 1\n")
     (source / "Weights/README.md").touch()
     repository = Project.at(source)
@@ -110,10 +117,15 @@ def test_a_project_without_results_and_with_folders_among_weights_is_prepared(
     repository.commit("start")
     (source / "Weights/mine.pth").touch()
     monkeypatch.chdir(source)
-    project = share.prepare(tmp_path, None, None, [])
+    project = share.prepare(tmp_path, cars / "Image", cars / "Mask", [])
     assert sorted(path.name for path in (project / "Weights").iterdir()) == [
         "README.md", "mine.pth"
     ]  # fmt: skip
+    for path in ("Image/0.jpg", "Mask/0.png"):
+        assert (project / path).read_bytes() == (cars / path).read_bytes()
+    assert not (project / "dvc.lock").exists()
+    assert "dir = cache" in (project / ".dvc/config.local").read_text(), "the user's may be shared"
+    assert os.access(tmp_path / "python", os.X_OK)
 
 
 def test_the_share_is_of_what_is_not_imports() -> None:
