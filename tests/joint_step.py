@@ -52,7 +52,7 @@ with together() as processes:
         assert abs(loss - expected) < 1e-6, (size, loss, expected)
         whole = sum(float(g.norm()) ** 2 for g in wanted.values()) ** 0.5
         for name, gradient in gradients.items():
-            assert float((gradient - wanted[name]).norm()) < 1e-5 * whole, (size, name)
+            assert float((gradient - wanted[name]).norm()) < 1e-9 * whole, (size, name)
         for name, value in net.state_dict().items():
             torch.testing.assert_close(value, alone.state_dict()[name], msg=f"{size} {name}")
         processes.say("agrees")

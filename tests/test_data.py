@@ -1,5 +1,6 @@
 """What a training sees: each photo once an epoch, in another order and another variation."""
 
+import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,14 @@ def test_a_look_depends_on_seed_epoch_and_photo_alone() -> None:
     # The same picture twice is still turned differently.
     double = samples_of([pairs[0]] * 2, seed=1)
     assert any(not torch.equal(double[epoch, 0][0], double[epoch, 1][0]) for epoch in range(4))
+
+
+def test_a_process_that_is_spawned_makes_the_same_samples() -> None:
+    """As on macOS and Windows, and from Python 3.14 on everywhere."""
+    samples = samples_of(read_manifest(Path("split/train.csv")))
+    sent = pickle.loads(pickle.dumps(samples))
+    for here, there in zip(samples[2, 1], sent[2, 1], strict=True):
+        assert torch.equal(here, there)
 
 
 @pytest.mark.parametrize("scenes", [True, False])
