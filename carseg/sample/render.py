@@ -7,6 +7,7 @@ surroundings are traced once per pixel and again, finer, where two surfaces meet
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 
 from carseg.sample.arrays import Bools, Bytes, Floats, Ints, rotation
 from carseg.sample.car import BODY, WELL, Mesh, build_car
@@ -137,13 +138,7 @@ class _Openings:
 def _blur(values: Floats, radius: int) -> Floats:
     """Three box filters in a row, close to a Gaussian; (2 * radius + 1) samples wide each."""
     for _ in range(3):
-        for axis in (0, 1):
-            padded = np.pad(values, [(radius + 1, radius) if a == axis else (0, 0) for a in (0, 1)])
-            total = np.cumsum(padded, axis=axis, dtype=np.float64)
-            n = values.shape[axis]
-            upper = np.take(total, np.arange(2 * radius + 1, 2 * radius + 1 + n), axis=axis)
-            lower = np.take(total, np.arange(n), axis=axis)
-            values = ((upper - lower) / (2 * radius + 1)).astype(np.float32)
+        values = ndimage.uniform_filter(values, 2 * radius + 1, mode="constant")
     return values
 
 
