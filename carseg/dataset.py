@@ -197,10 +197,8 @@ def _read(read: Callable[[Path], Image.Image], path: Path, faults: list[str]) ->
 
 def _state(root: Path) -> int:
     """Return a number that changes with the user's files."""
-    entries = (entry.path for folder in FOLDERS for entry in entries_in(root / folder))
-    return state(
-        filter(os.path.isfile, entries)
-    )  # where entry.is_file() fails, at a link to itself
+    paths = (entry.path for folder in FOLDERS for entry in entries_in(root / folder))
+    return state(filter(os.path.isfile, paths))  # entry.is_file() fails at a link to itself
 
 
 def _copy_from_home(root: Path) -> bool:

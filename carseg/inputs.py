@@ -83,9 +83,9 @@ def matches(pattern: str) -> list[Path]:
     rest = pattern[len(start) :]
     if "**" not in rest:
         return [Path(path) for path in sorted(glob.glob(glob.escape(start) + rest))]
-    wanted = Path(rest).parts
-    below = sorted(_all_below(Path(start)), key=str)
-    return [path for path in below if _fit(path.relative_to(start).parts, wanted)]
+    wanted, top = Path(rest).parts, Path(start)
+    found = (path for path in _all_below(top) if _fit(path.relative_to(top).parts, wanted))
+    return sorted(found, key=str)
 
 
 def _fit(names: Sequence[str], patterns: Sequence[str]) -> bool:
