@@ -24,13 +24,12 @@ endif
 endif
 
 .venv/ready: requirements.txt pyproject.toml
+	@! [ -x $(BIN)/python ] || $(BIN)/python -c '$(NEW_ENOUGH)' \
+	  || { echo ".venv: was made with a Python before 3.11; rm -r .venv, then run this again"; exit 1; }
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON): is not installed"; exit 1; }
 	@$(PYTHON) -c '$(NEW_ENOUGH)' \
 	  || { echo "carseg needs Python 3.11 or newer: make setup PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
-	@# One that was there already keeps its Python.
-	@$(BIN)/python -c '$(NEW_ENOUGH)' \
-	  || { echo ".venv: was made with an older Python; rm -r .venv, then make setup again"; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
 	  -r requirements.txt -e .
 	@# On all cores, where pip takes one; some packages carry files that are not meant to compile.

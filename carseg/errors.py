@@ -65,7 +65,7 @@ def run(stage: Callable[[], None], lighter: str = LIGHTER) -> None:
         except OSError:
             _drop_output()
         where = f"{error.filename}: " if error.filename else ""
-        # Without a name it is standard output, which may have a part.
+        # Without a name it may be standard output, which may have got a part.
         left = ", nothing was left half written" if error.filename else ""
         sys.exit(f"carseg: {where}{error.strerror or error}; put that right and run it again{left}")
     except (MemoryError, RuntimeError) as error:

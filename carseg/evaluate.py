@@ -54,8 +54,8 @@ def evaluate(params: Params, recorded: Recorded | None = None) -> None:
     predict in the view `upright` into `plots/overlays`, and `report.html`, which shows all of it.
 
     Raises:
-        CarsegError: a manifest, photo or weights file cannot be read, or parameters or code were
-            changed meanwhile.
+        CarsegError: a manifest, photo or weights file cannot be read, or parameters, code
+            or data were changed meanwhile.
         OSError, MemoryError, RuntimeError: a curve cannot be read, a disk is full or fails, or
             there is too little memory.
     """

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+SYSTEMS = ("Thumbs.db", "desktop.ini")  # what file managers write into folders that they show
 PREFIX = ".part."  # of what is being written; its own name before that might be too long
 
 

@@ -20,6 +20,7 @@ NO_PHOTOS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 
 # Folders of systems and network disks: out of sight, out of reach, or of what was deleted.
 SYSTEM = {"lost+found", "$recycle.bin", "system volume information", "@eadir", "#recycle"}
+SEPARATORS = tuple(filter(None, (os.sep, os.altsep)))
 
 
 def list_photos(
@@ -81,11 +82,25 @@ def matches(pattern: str) -> list[Path]:
     """
     start = _fixed(pattern)
     rest = pattern[len(start) :]
-    if "**" not in rest:
+    wanted = Path(rest).parts
+    if "**" not in wanted:
         return [Path(path) for path in sorted(glob.glob(glob.escape(start) + rest))]
-    wanted, top = Path(rest).parts, Path(start)
-    found = (path for path in _all_below(top) if _fit(path.relative_to(top).parts, wanted))
-    return sorted(found, key=str)
+    first = wanted.index("**")
+    tops = matches(join(glob.escape(start), *wanted[:first])) if first else [Path(start)]
+    found = (
+        path
+        for top in tops
+        if not first or _is_entered(top)
+        for path in (top, *_all_below(top))
+        if _fit(path.relative_to(top).parts, wanted[first:])
+    )
+    folders_alone = rest.endswith(SEPARATORS)
+    return sorted((path for path in found if not folders_alone or path.is_dir()), key=str)
+
+
+def _is_entered(folder: Path) -> bool:
+    aside = folder.is_symlink() or folder.name.casefold() in SYSTEM
+    return folder.is_dir() and not aside
 
 
 def _fit(names: Sequence[str], patterns: Sequence[str]) -> bool:
@@ -100,7 +115,7 @@ def _fit(names: Sequence[str], patterns: Sequence[str]) -> bool:
 
 def _fixed(pattern: str) -> str:
     """Return the start of a pattern that is a folder's name as it is written, brackets and all."""
-    ends = [i + 1 for i, letter in enumerate(pattern) if letter in (os.sep, os.altsep)]
+    ends = [i + 1 for i, letter in enumerate(pattern) if letter in SEPARATORS]
     return next((pattern[:end] for end in reversed(ends) if Path(pattern[:end]).is_dir()), "")
 
 

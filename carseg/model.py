@@ -108,7 +108,8 @@ class Model:
         too, and averaged.
 
         Args:
-            picture: a file, a PIL image of any mode (levels 0…255 or, in modes I, 0…65535), or an
+            picture: a file, a PIL image of any mode (levels 0…255, in modes I 0…65535, in mode
+                F also 0…1), or an
                 array (H, W, 3), uint8, RGB. Files and PIL images are turned upright where their
                 EXIF tag says how the camera was held.
             d4: average over all eight right-angle turns and flips.

@@ -76,7 +76,8 @@ def provide(params: Params, own: Path, folder: Path) -> None:
         folder: made anew; holds `origin.txt` and, but for scratch, one weights file.
 
     Raises:
-        CarsegError: the file is missing, cannot be fetched, or is not the official one.
+        CarsegError: the file is missing, cannot be fetched, or is not the official one, or `own`
+            was changed meanwhile.
         OSError: one that is there may not be read, or `folder` not be written.
     """
     _bring(own)

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from carseg.errors import CarsegError
+from carseg.files import SYSTEMS
 
 PHOTOS = (".jpg", ".jpeg")
 MASKS = (".png",)
 ANNOTATIONS = (".json", ".xml")
-SYSTEMS = ("Thumbs.db", "desktop.ini")
 LONGEST = 190  # bytes of a name without its ending: file systems take 255, DVC's plots add 65
 UNWRITABLE = ("Cc", "Cs", "Zl", "Zp")  # control characters, broken encodings, ends of lines
 
@@ -76,7 +76,12 @@ def read_manifest(path: Path) -> list[Pair]:
                 pairs.append(Pair(row["photo"], row["mask"]))
         if not pairs:
             raise ValueError
-    except (FileNotFoundError, ValueError, csv.Error) as error:  # or not UTF-8, CSV, ours
+    except (
+        FileNotFoundError,
+        NotADirectoryError,
+        ValueError,
+        csv.Error,
+    ) as error:  # or not UTF-8, CSV, ours
         raise CarsegError(
             f"{path}: expected the columns photo,mask and a row for each pair; run dvc repro"
         ) from error

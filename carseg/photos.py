@@ -76,7 +76,7 @@ def read_truth(path: Path) -> NDArray[np.bool_]:
 def eight_bits(image: Image.Image) -> Image.Image:
     """Scale levels of 16 bits, and floating-point ones from 0 to 1, to 8 bits; Pillow would not."""
     if image.mode == "F" and np.asarray(image).max() <= 1:
-        return Image.fromarray((np.asarray(image).clip(0, 1) * 255).astype(np.uint8))
+        return Image.fromarray((np.asarray(image).clip(0, 1) * 255 + 0.5).astype(np.uint8))
     if not image.mode.startswith("I"):
         return image
     levels = np.asarray(image, np.int64)
@@ -141,6 +141,10 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise CarsegError(f"{path}: takes more memory than there is; scale it down") from error
 
 
+class RawFile(Exception):
+    """The file is a camera's raw one."""
+
+
 def decode(content: bytes) -> Image.Image:
     """Decode an image file, turned upright by its EXIF tag.
 
@@ -149,7 +153,7 @@ def decode(content: bytes) -> Image.Image:
     """
     with Image.open(io.BytesIO(content)) as image:
         if _is_raw(image):
-            raise ValueError("a camera's raw file, of which a preview at most; convert it to JPEG")
+            raise RawFile
         image.load()
         drop_text(image)
         return turned_by_tag(image)
@@ -179,15 +183,17 @@ def blaming(source: Path, content: bytes) -> Iterator[None]:
             a preview.
         MemoryError: of which the file is not to blame.
     """
-    if source.suffix.lower() in RAW:
-        raise CarsegError(
-            f"{source}: is a camera's raw file, of which a preview at most can be read; convert it "
-            "to JPEG or leave it out"
-        )
     try:
+        if source.suffix.lower() in RAW:
+            raise RawFile
         yield
     except MemoryError:
         raise
+    except RawFile as error:
+        raise CarsegError(
+            f"{source}: is a camera's raw file, of which a preview at most can be read; convert it "
+            "to JPEG or leave it out"
+        ) from error
     except Image.DecompressionBombError as error:
         raise CarsegError(f"{source}: has too many pixels ({error}); scale it down") from error
     except UnidentifiedImageError as error:

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from carseg.errors import CarsegError
+from carseg.files import SYSTEMS
 from carseg.params import read_yaml
 
 CODE = ("carseg/", "stages/")
@@ -18,7 +19,9 @@ OWN = "Weights"  # the user's, where `official.provide` looks itself, as it brin
 
 
 class Recorded:
-    """A stage's parameters, code and data as they are when this is made; none without a project.
+    """A stage's parameters, code and data as they are when this is made.
+
+    Outside of a project there are none.
 
     Attributes:
         code: SHA-256 of each module that dvc.yaml names under the stage, by its path.
@@ -43,9 +46,10 @@ class Recorded:
         now = self._look(self._digests())
         for name in self._before | now:
             if self._before.get(name) != now.get(name):
+                is_data = name.removesuffix(":") in self._data
                 raise CarsegError(
-                    f"{name} was changed while this ran; set it back and run again, as DVC would "
-                    "record the result as made with it"
+                    f"{name} was changed while this ran; {'' if is_data else 'set it back and '}run "
+                    "again, as DVC would record the result as made with it"
                 )
 
     def _look(self, code: Mapping[str, str]) -> dict[str, object]:
@@ -74,12 +78,17 @@ def state(paths: Iterable[str]) -> int:
 
 
 def files_below(path: str | Path) -> Iterable[str]:
-    """Yield the paths of all files in a folder and those in it, or that of a file."""
+    """Yield the paths of all files in a folder and its subfolders, or that of a file.
+
+    What is hidden, or a file manager's, is left out, as `.dvcignore` leaves it out.
+    """
     if os.path.isfile(path):
         yield os.fspath(path)
     for folder, _, names in os.walk(path):
-        # Not a link to itself, or to nothing.
-        yield from filter(os.path.isfile, (os.path.join(folder, name) for name in names))
+        for name in names:
+            path = os.path.join(folder, name)
+            if not name.startswith(".") and name not in SYSTEMS and os.path.isfile(path):
+                yield path
 
 
 def _read(path: Path) -> dict[str, Any]:

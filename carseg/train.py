@@ -123,13 +123,13 @@ def train(
         folder: where prepared photos are kept meanwhile.
         remembered: a net to interpolate towards, by `UNTRAINED_SHARE + TASK_1_SHARE`, if any.
         processes: of the training; each calls this with the same arguments.
-        recorded: parameters and code to check for changes at the end, if any.
+        recorded: parameters, code and data to check for changes at the end, if any.
 
     Raises:
         CarsegError: a manifest, a photo or the checkpoint cannot be read, there are not as many
             rendered pairs as `params.renderings`, processes have other number formats or
             parameters, the loss is no longer finite (the epoch kept until then is saved), or
-            parameters or code were changed meanwhile.
+            parameters, code or data were changed meanwhile.
         OSError, MemoryError, RuntimeError: a disk is full or fails, or there is too little memory.
     """
     device = Device(params.precision)

@@ -580,6 +580,10 @@ def test_links_that_lead_back_have_an_end() -> None:
         ("photos/**/more/**/*.png", ["more/c.png"]),
         ("photos/*", ["a.png", "b.png", "more/c.png"]),
         ("photos/?.png", ["a.png", "b.png"]),
+        ("photos/**.png", ["a.png", "b.png"]),
+        ("photos/mo*/**", ["more/c.png"]),
+        ("photos/*/**/*.png", ["more/c.png"]),
+        ("photos/**/", ["a.png", "b.png", "more/c.png"]),
     ],
 )
 def test_patterns_mean_what_they_mean_elsewhere(pattern: str, found: list[str]) -> None:
@@ -588,7 +592,7 @@ def test_patterns_mean_what_they_mean_elsewhere(pattern: str, found: list[str]) 
     }
     assert sorted(path.relative_to("photos").as_posix() for path in photos) == found
     by_glob = {Path(name) for name in glob.glob(pattern, recursive=True)}
-    assert set(matches(pattern)) | {Path("photos")} == by_glob | {Path("photos")}
+    assert set(matches(pattern)) == by_glob
 
 
 def test_a_photo_that_is_a_link_to_nothing_is_told_of() -> None:
@@ -646,10 +650,24 @@ def test_the_preview_in_raw_data_is_not_taken_for_the_photo(ending: str) -> None
     assert files() == ["a.png", "b.png"]
 
 
+def test_only_what_lies_below_a_pattern_is_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
+    scan, seen = os.scandir, []
+    monkeypatch.setattr(os, "scandir", lambda path: seen.append(str(path)) or scan(path))
+    Path("photos/private").mkdir()
+    assert [path for path, _ in list_photos(["photos/mo*/**/*.png"], recursive=True)] == [
+        Path("photos/more/c.png")
+    ]
+    assert not any("private" in path for path in seen)
+    seen.clear()
+    with pytest.raises(CarsegError, match=r"^/nowhere/\*\*/\*\.jpg: there is no such file"):
+        list_photos(["/nowhere/**/*.jpg"], recursive=True)
+    assert set(seen) <= {"/"}
+
+
 @pytest.mark.parametrize("tag", [{254: 1}, {50706: b"\x01\x04\x00\x00"}])
 def test_raw_data_are_known_whatever_they_are_called(tag: dict[int, int | bytes]) -> None:
     Image.open("photos/a.png").save("photos/c.tif", "TIFF", tiffinfo=tag)
-    with pytest.raises(CarsegError, match=r"^photos/c\.tif: .*\(a camera's raw file, of which a"):
+    with pytest.raises(CarsegError, match=r"^photos/c\.tif: is a camera's raw file, of which a"):
         do("photos")
     assert files() == ["a.png", "b.png"]
 
@@ -1140,6 +1158,30 @@ def test_the_command_line_predicts_with_trained_weights() -> None:
     with pytest.raises(SystemExit) as stop:
         run_carseg("predict", "photos", *options, "--mask", "--cutout")
     assert "carseg: made/a_mask.png: exists already" in str(stop.value)
+
+
+def test_a_models_own_threshold_and_clean_up_are_those_of_its_masks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Own(Red):
+        def __init__(self) -> None:
+            super().__init__()
+            self.threshold, self.cleanup = 0.3, True  # a dark part of the car has 0.4
+
+    speck = photo()
+    speck.putpixel((39, 29), (255, 20, 30))
+    speck.save("photos/a.png")
+    expected = np.zeros((30, 40), np.uint8)
+    expected[5:20, 4:30] = 255
+    predict(["photos/a.png"], Path("out"), Own, Kinds([]))
+    assert np.array_equal(pixels("out/a.png"), expected)
+    out = Standard()
+    monkeypatch.setattr(sys, "stdin", Standard(Path("photos/a.png").read_bytes()))
+    monkeypatch.setattr(sys, "stdout", out)
+    predict(["-"], Path("out"), Own, Kinds([]))
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(out.buffer.getvalue()))), expected)
+    predict(["photos/a.png"], Path("given"), Own, Kinds([], 0.5, None, False))
+    assert pixels("given/a.png")[29, 39] == 255 > pixels("given/a.png")[10, 5]
 
 
 def test_options_left_out_are_those_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
