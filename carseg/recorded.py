@@ -46,10 +46,10 @@ class Recorded:
         now = self._look(self._digests())
         for name in self._before | now:
             if self._before.get(name) != now.get(name):
-                is_data = name.removesuffix(":") in self._data
+                first = "" if name.removesuffix(":") in self._data else "set it back and "
                 raise CarsegError(
-                    f"{name} was changed while this ran; {'' if is_data else 'set it back and '}run "
-                    "again, as DVC would record the result as made with it"
+                    f"{name} was changed while this ran; {first}run again, as DVC would record the "
+                    "result as made with it"
                 )
 
     def _look(self, code: Mapping[str, str]) -> dict[str, object]:
