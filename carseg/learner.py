@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +19,14 @@ from carseg.u2net import U2Net
 
 WARM_UP = 0.2  # share of all steps in which the learning rate climbs to its peak
 EMA_SHARE = 0.2  # share of all steps over which weights are averaged
-# The net that task 2 keeps is a weighted mean: these are the fractions of the untrained weights and
-# of task 1's; the rest is what task 2 has learnt.
-UNTRAINED_SHARE, TASK_1_SHARE = 0.5, 0.25
 MAX_DICE_RATE = 0.0005  # of learning in task 2: more undoes what task 1 has learnt
+
+
+class Remembered(NamedTuple):
+    """Weights that what is learnt is averaged with, and their share of that average, 0…1."""
+
+    net: U2Net
+    share: float
 
 
 class Learner:
@@ -85,17 +89,17 @@ class Learner:
         self._average.update_parameters(self._net)
         return loss
 
-    def averaged(self, remembered: U2Net | None, batches: Iterable[Tensor]) -> U2Net:
+    def averaged(self, remembered: Remembered | None, batches: Iterable[Tensor]) -> U2Net:
         """Return the averaged net, to score and keep, with batch norm statistics recomputed.
 
         Args:
-            remembered: a net to interpolate towards, by `UNTRAINED_SHARE + TASK_1_SHARE`, if any.
+            remembered: what to interpolate towards, if anything.
             batches: photos (N, 3, H, W) to recompute the statistics on.
         """
         self._optimizer.zero_grad(set_to_none=True)  # measuring needs the memory
         net = cast(U2Net, copy.deepcopy(self._average.module))
         if remembered is not None:
-            weights.interpolate(net, remembered, UNTRAINED_SHARE + TASK_1_SHARE)
+            weights.interpolate(net, remembered.net, remembered.share)
         with self._device.autocast():
             update_bn((self._device.place(photos) for photos in batches), net)
         net.keep_exact()  # as when these weights are loaded again

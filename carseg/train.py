@@ -17,7 +17,7 @@ from carseg.columns import TRAINED
 from carseg.curve import Curve
 from carseg.device import Device
 from carseg.errors import CarsegError, named, warn
-from carseg.learner import MAX_DICE_RATE, TASK_1_SHARE, UNTRAINED_SHARE, Learner
+from carseg.learner import MAX_DICE_RATE, Learner, Remembered
 from carseg.losses import BCEWithLogitsLoss, DiceLoss
 from carseg.material import BN_PHOTOS, Material, prepare, read_parts
 from carseg.pairs import evenly, read_manifest
@@ -29,6 +29,10 @@ from carseg.recorded import Recorded
 from carseg.store import scratch_folder
 from carseg.tensors import photo_tensor
 from carseg.u2net import U2Net
+
+# The net that task 2 keeps is a weighted mean: these are the fractions of the untrained weights and
+# of task 1's; the rest is what task 2 has learnt.
+UNTRAINED_SHARE, TASK_1_SHARE = 0.5, 0.25
 
 
 def train_bce(params: Params, recorded: Recorded | None = None) -> None:
@@ -56,9 +60,9 @@ def train_dice(params: Params, recorded: Recorded | None = None) -> None:
         net = weights.load(params.model, Path(TRAINED["bce"]))
         remembered = None
         if params.init != "scratch":  # what begins at random has nothing to remember, all to learn
-            share = TASK_1_SHARE / (UNTRAINED_SHARE + TASK_1_SHARE)
-            remembered = calibrated_start(params)
-            weights.interpolate(remembered, net, share)
+            share = UNTRAINED_SHARE + TASK_1_SHARE
+            remembered = Remembered(calibrated_start(params), share)
+            weights.interpolate(remembered.net, net, TASK_1_SHARE / share)
         fine = params.model_copy(update={"learning_rate": min(params.learning_rate, MAX_DICE_RATE)})
         train(
             "dice",
@@ -99,7 +103,7 @@ def train(
     params: Params,
     folder: Path,
     *,
-    remembered: U2Net | None = None,
+    remembered: Remembered | None = None,
     processes: Processes = ALONE,
     recorded: Recorded | None = None,
 ) -> None:
@@ -121,7 +125,7 @@ def train(
         criterion: of logits (N, 7, H, W) and masks (N, 1, H, W).
         params: of the run.
         folder: where prepared photos are kept meanwhile.
-        remembered: a net to interpolate towards, by `UNTRAINED_SHARE + TASK_1_SHARE`, if any.
+        remembered: what to interpolate towards, if anything.
         processes: of the training; each calls this with the same arguments.
         recorded: parameters, code and data to check for changes at the end, if any.
 
@@ -150,12 +154,12 @@ def train(
     steps = params.epochs * len(material.loader)
     learner = Learner(net, criterion, params.learning_rate, steps, device, processes)
     if remembered is not None:
-        processes.equalise(device.place_net(remembered))
+        processes.equalise(device.place_net(remembered.net))
     kept = copy.deepcopy(net)
 
     digest = ""
     if processes.first:
-        starts = [net] if remembered is None else [net, remembered]
+        starts = [net] if remembered is None else [net, remembered.net]
         code = recorded.code if recorded else {}
         digest = fingerprint(params, device, processes.world_size, parts, starts, code)
     checkpoint = Checkpoint(task, digest, processes)

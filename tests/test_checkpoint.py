@@ -22,6 +22,7 @@ from carseg.columns import TRAINED
 from carseg.curve import Curve, EpochScore
 from carseg.device import Device
 from carseg.errors import CarsegError
+from carseg.learner import Remembered
 from carseg.losses import BCEWithLogitsLoss
 from carseg.pairs import read_manifest
 from carseg.params import Params
@@ -55,7 +56,8 @@ def net(seed: int = 0) -> U2Net:
 
 
 def run(params: Params = PARAMS, task: str = "bce", remembered: U2Net | None = None) -> list[bytes]:
-    train(task, net(), BCEWithLogitsLoss(), params, Path(), remembered=remembered)
+    kept = None if remembered is None else Remembered(remembered, 0.75)
+    train(task, net(), BCEWithLogitsLoss(), params, Path(), remembered=kept)
     return [Path(TRAINED[task]).read_bytes(), Path(f"plots/{task}.csv").read_bytes()]
 
 

@@ -23,12 +23,13 @@ from carseg.augment import ALTERED
 from carseg.data import P_BEHIND, P_CAMOUFLAGE, P_CROP, P_ELSEWHERE, P_RECOLOUR
 from carseg.dataset import BYTES, FILES
 from carseg.formats import TOLERANCE, Probability, write_onnx
-from carseg.learner import EMA_SHARE, MAX_DICE_RATE, TASK_1_SHARE, UNTRAINED_SHARE, WARM_UP
+from carseg.learner import EMA_SHARE, MAX_DICE_RATE, WARM_UP
 from carseg.lock import parse_lock
 from carseg.model import load
 from carseg.photos import read_photo, read_truth
 from carseg.quantize import AGREEMENT, MOST
 from carseg.report import SHOWN
+from carseg.train import TASK_1_SHARE, UNTRAINED_SHARE
 from carseg.u2net import U2Net
 
 DOCUMENTS = [

@@ -29,10 +29,9 @@ from carseg.evaluate import net_called
 from carseg.files import read_csv, write_csv
 from carseg.learner import (
     MAX_DICE_RATE,
-    TASK_1_SHARE,
-    UNTRAINED_SHARE,
     WARM_UP,
     Learner,
+    Remembered,
     moving_average,
     train_step,
     warmup_cosine,
@@ -46,7 +45,14 @@ from carseg.probe import Probe
 from carseg.processes import ALONE, Processes
 from carseg.recorded import Recorded
 from carseg.squares import Squares
-from carseg.train import calibrated_start, train, train_bce, train_dice
+from carseg.train import (
+    TASK_1_SHARE,
+    UNTRAINED_SHARE,
+    calibrated_start,
+    train,
+    train_bce,
+    train_dice,
+)
 from carseg.u2net import VARIANTS, U2Net
 from carseg.upright import on_its_side, stand_up
 
@@ -538,15 +544,13 @@ def test_a_probe_measures_at_each_photos_own_size_and_cars_as_they_stand() -> No
 
 
 def test_what_is_kept_lies_between_what_was_learnt_and_what_is_remembered() -> None:
-    params, remembered = tiny(keep="last"), uneven(fresh_net(1), 2)
+    params, remembered = tiny(keep="last"), Remembered(uneven(fresh_net(1), 2), 0.6)
     learnt = learnt_by(params)
     train("bce", fresh_net(), BCEWithLogitsLoss(), params, Path(), remembered=remembered)
     kept = weights.load("u2netp", OUTPUT)
-    origin = dict(remembered.named_parameters())
+    origin = dict(remembered.net.named_parameters())
     for key, value in kept.named_parameters():
-        expected = (1 - UNTRAINED_SHARE - TASK_1_SHARE) * learnt[key] + (
-            UNTRAINED_SHARE + TASK_1_SHARE
-        ) * origin[key]
+        expected = 0.4 * learnt[key] + 0.6 * origin[key]
         torch.testing.assert_close(value, expected, msg=key)
     # What is measured is what is kept, and the start is what it began as.
     probe = Probe(read_manifest(Path("split/val.csv")), params, Path())
@@ -557,7 +561,7 @@ def test_what_is_kept_lies_between_what_was_learnt_and_what_is_remembered() -> N
 
 @pytest.mark.parametrize("remembers", [False, True])
 def test_batch_norms_of_what_is_kept_are_measured_on_unchanged_photos(remembers: bool) -> None:
-    remembered = uneven(fresh_net(1), 2) if remembers else None
+    remembered = Remembered(uneven(fresh_net(1), 2), 0.6) if remembers else None
     train("bce", fresh_net(), BCEWithLogitsLoss(), tiny(keep="last"), Path(), remembered=remembered)
     kept = weights.load("u2netp", OUTPUT).train()
     pairs = read_manifest(Path("split/train.csv"))
@@ -727,7 +731,7 @@ def test_only_given_weights_are_settled_and_begin_as_given(
 def test_the_second_task_remembers_earlier_and_given_weights_but_from_scratch_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    seen: list[U2Net | None] = []
+    seen: list[Remembered | None] = []
     monkeypatch.setattr(training, "train", lambda *_, remembered, **__: seen.append(remembered))
     weights.save(fresh_net(), Path("u2net_segmentation.pth"))
     for init in ("u2netp", "scratch"):
@@ -735,9 +739,10 @@ def test_the_second_task_remembers_earlier_and_given_weights_but_from_scratch_no
     remembered, nothing = seen
     assert nothing is None
     assert remembered is not None
+    assert remembered.share == UNTRAINED_SHARE + TASK_1_SHARE
     settled = calibrated_start(tiny(init="u2netp"))
     before = dict(fresh_net().named_parameters())
-    for key, value in remembered.named_parameters():
+    for key, value in remembered.net.named_parameters():
         untrained = settled.get_parameter(key)
         expected = (UNTRAINED_SHARE * untrained + TASK_1_SHARE * before[key]) / (
             UNTRAINED_SHARE + TASK_1_SHARE
@@ -772,7 +777,7 @@ class Elsewhere(Device):
 def test_what_the_second_task_begins_with_meets_on_any_device(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    seen: list[U2Net] = []
+    seen: list[Remembered] = []
     monkeypatch.setattr(training, "Device", Elsewhere)
     monkeypatch.setattr(training, "train", lambda *_, remembered, **__: seen.append(remembered))
     # Not the published weights, which ask for the device's autocast, and meta has none.
@@ -780,7 +785,7 @@ def test_what_the_second_task_begins_with_meets_on_any_device(
         weights.save(fresh_net(seed), Path(path))
     train_dice(tiny(init="own.pth"))
     (remembered,) = seen
-    assert {value.device.type for value in remembered.state_dict().values()} == {"meta"}
+    assert {value.device.type for value in remembered.net.state_dict().values()} == {"meta"}
 
 
 @pytest.mark.usefixtures("pretrained")
